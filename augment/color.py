@@ -37,9 +37,7 @@ def adjust_hue(images, shifts):
     )
     hue = hue + 6 * shifts[:, None, None]
     # Each channel falls from `value` by up to `chroma` as the hue moves away from its own colour.
-    channels = [
-        value - chroma * falloff(hue, offset) for offset in (5.0, 3.0, 1.0)
-    ]
+    channels = [value - chroma * falloff(hue, offset) for offset in (5.0, 3.0, 1.0)]
     return torch.stack(channels, dim=1).clamp_(0, 1)
 
 

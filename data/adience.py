@@ -20,9 +20,7 @@ from data import DataError
 
 AGE_GROUPS = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+")
 FOLDS = (0, 1, 2, 3, 4)
-HEADER = (
-    "user_id original_image face_id age gender x y dx dy tilt_ang fiducial_yaw_angle fiducial_score"
-).split()
+HEADER = ("user_id original_image face_id age gender x y dx dy tilt_ang fiducial_yaw_angle fiducial_score").split()
 HOW_TO_GET_ADIENCE = "Adience is at https://talhassner.github.io/home/projects/Adience/Adience-data.html"
 
 # The two downloads name the same face differently.
@@ -87,9 +85,7 @@ class LabelReport:
         told = [f"{count:,} {reason}" for reason, count in reasons.items() if count]
         lines.append("  left out: " + (", ".join(told) or "nothing"))
         lines.append("  per fold: " + "  ".join(f"{k}: {n:,}" for k, n in self.faces_per_fold.items()))
-        lines.append(
-            "  per group: " + "  ".join(f"{AGE_GROUPS[k]}: {n:,}" for k, n in self.faces_per_class.items())
-        )
+        lines.append("  per group: " + "  ".join(f"{AGE_GROUPS[k]}: {n:,}" for k, n in self.faces_per_class.items()))
         return "\n".join(lines)
 
 
@@ -259,7 +255,9 @@ def find_prefix(rows, image_dir):
             for prefix in FILE_PREFIXES:
                 if name.startswith(prefix + "."):
                     return prefix
-    hint = next((f"; did you mean '{image_dir / name}'?" for name in ("aligned", "faces") if (image_dir / name).is_dir()), "")
+    hint = next(
+        (f"; did you mean '{image_dir / name}'?" for name in ("aligned", "faces") if (image_dir / name).is_dir()), ""
+    )
     raise DataError(
         f"no '{FILE_PREFIXES[0]}.*' or '{FILE_PREFIXES[1]}.*' image of a listed album under '{image_dir}'{hint}"
     )

@@ -1,0 +1,137 @@
+"""Train one model per fold of Adience and print the cross-validation table.
+
+    python main.py --label-dir DIR --image-dir DIR
+    python main.py --demo
+
+Or set the two paths below and run `python main.py`.
+"""
+
+import torch
+
+from augment import TrainAugment, gridmask_probability
+from data.adience import load_faces
+from data.cache import open_cache
+from data.demo import DEMO_DIR, make_demo_faces
+from data.loader import FaceDataset, derive_seed, epoch_generator, shuffled_batches
+from utils import UserError
+from utils.checkpoint import build_model, describe_training, parameter_count, size_mib
+from utils.cli import run_script
+from utils.config import DEMO_SETTINGS, Parser, add_options, make_config
+from utils.device import Compute, keep_large_buffers
+from utils.engine import evaluate, learning_rate, set_learning_rate, train_one_epoch
+from utils.losses import LOSSES
+from utils.pictures import draw_run
+from utils.progress import FoldProgress
+from utils.report import cross_validation_table
+from utils.run import Run, merge_runs
+
+LABEL_DIR = ""  # the folder of fold_0_data.txt to fold_4_data.txt
+IMAGE_DIR = ""  # the folder of the albums, Adience's "aligned"
+
+SHUFFLE, AUGMENT = 0, 1  # the independent streams of random numbers within an epoch
+
+
+def main():
+    config, resume = read_command_line()
+    keep_large_buffers()
+    compute = Compute.choose(config.device, config.precision, config.threads)
+    run = Run(config, resume)
+    faces, report = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
+    print(report)
+    images = open_cache(config.image_dir, faces.path, config.image_size, config.cache_dir)
+    describe(config, compute)
+    run.start()
+    for fold in config.folds:
+        if not run.is_finished(fold):
+            train_fold(config, fold, faces, images, run, compute)
+    results = run.finish()
+    print(f"\n{cross_validation_table(results)}\n")
+    draw_run(run, faces, images, make_augment(config, config.folds[0], config.epochs - 1))
+    print(f"{config.run_dir}/ holds the models, log.csv, predictions.csv, results.json and the plots")
+    print(f"evaluate one model: python test_code.py {run.model_path(config.folds[0])} --show-errors")
+
+
+def train_fold(config, fold, faces, images, run, compute):
+    """Train on four folds; record the last epoch's model and what it predicts for the fifth."""
+    train_faces, test_faces = faces[faces.fold != fold], faces[faces.fold == fold]
+    train_set = FaceDataset(images, train_faces.index, train_faces.label)
+    test_set = FaceDataset(images, test_faces.index, test_faces.label)
+    description = describe_training(config, fold, train_faces)
+
+    torch.manual_seed(derive_seed(config.seed, fold))
+    model = build_model(config).to(compute.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, fused=True
+    )
+    run.restore_progress(fold, description, model, optimizer)
+
+    with FoldProgress(fold, config.epochs, run.epochs_done(fold), len(train_set)) as bar:
+        for epoch in range(run.epochs_done(fold), config.epochs):
+            rate = learning_rate(epoch, config.lr, config.lr_steps, config.lr_gamma)
+            set_learning_rate(optimizer, rate)
+            order = epoch_generator(config.seed, fold, epoch, SHUFFLE)
+            batches = shuffled_batches(train_set, config.batch_size, order)
+            augment = make_augment(config, fold, epoch)
+            totals = train_one_epoch(model, batches, augment, LOSSES[config.loss], optimizer, compute, bar.step)
+            tested = evaluate(model, test_set, config.batch_size, compute)
+            row = run.log_row(fold, epoch, rate, augment.gridmask_probability, totals, tested)
+            run.save_progress(fold, description, model, optimizer, row)
+            bar.epoch_done(row)
+    run.finish_fold(fold, description, model, test_faces, evaluate(model, test_set, config.batch_size, compute))
+
+
+def make_augment(config, fold, epoch):
+    return TrainAugment(
+        epoch_generator(config.seed, fold, epoch, AUGMENT),
+        gridmask_probability(epoch, config.epochs, config.gridmask_start, config.gridmask_end),
+        flip_probability=config.flip,
+        rotation_degrees=config.rotation,
+        brightness=config.brightness,
+        contrast=config.contrast,
+        saturation=config.saturation,
+        hue=config.hue,
+        gridmask_ratio=config.gridmask_ratio,
+        gridmask_rotated=config.gridmask_rotated,
+    )
+
+
+def read_command_line():
+    """(Config, whether to resume), from the command line over the constants above."""
+    parser = Parser(prog="main.py", description="Train one age-group model per fold of Adience.")
+    parser.add_argument("--demo", action="store_true", help="small drawn faces and settings that take two minutes")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
+    parser.add_argument("--merge", nargs="+", metavar="RUN", help="join the folds of finished runs into --run-dir")
+    add_options(parser)
+    given = vars(parser.parse_args())
+    demo, resume, merge = (given.pop(name) for name in ("demo", "resume", "merge"))
+    if merge:
+        if given.keys() != {"run_dir"}:
+            raise UserError("--merge takes the runs to join and a --run-dir for the result, nothing else")
+        return merge_runs(merge, given["run_dir"]), True
+    if demo:
+        if "label_dir" in given or "image_dir" in given:
+            raise UserError("--demo draws its own faces; leave --label-dir and --image-dir out")
+        make_demo_faces(DEMO_DIR)
+        return make_config(given, label_dir=DEMO_DIR, image_dir=f"{DEMO_DIR}/aligned", **DEMO_SETTINGS), resume
+    config = make_config(given, label_dir=LABEL_DIR, image_dir=IMAGE_DIR)
+    for name in ("label_dir", "image_dir"):
+        if not getattr(config, name):
+            option = name.replace("_", "-")
+            raise UserError(f"no --{option}: give it, or set {name.upper()} at the top of main.py, or try --demo")
+    return config, resume
+
+
+def describe(config, compute):
+    model = build_model(config)
+    print(f"model: {config.model}, {parameter_count(model):,} parameters, {size_mib(model):.2f} MiB")
+    print(f"device: {compute}")
+    print(f"run: {config.run_dir}, {config.epochs} epochs, folds {' '.join(map(str, config.folds))}")
+    late = [step for step in config.lr_steps if step >= config.epochs]
+    if late:
+        print(
+            f"note: the learning rate's decay at epoch {', '.join(map(str, late))} lies beyond --epochs {config.epochs}"
+        )
+
+
+if __name__ == "__main__":
+    run_script(main)

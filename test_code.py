@@ -1,0 +1,157 @@
+"""Evaluate saved models on the fold that each of them held out.
+
+    python test_code.py runs/NAME/fold_0.pt [more.pt ...] [--show-errors]
+
+The checkpoint says which network, fold, label policy and image size it was made with, and where
+the data was; --label-dir and --image-dir say where it is now.
+"""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import torch
+
+from augment import to_network_input
+from data.adience import AGE_GROUPS, FOLDS, load_faces
+from data.cache import open_cache
+from data.loader import FaceDataset
+from utils import UserError
+from utils.checkpoint import load_checkpoint, parameter_count, people, restore_model, size_mib
+from utils.cli import run_script
+from utils.config import Parser, add_options
+from utils.device import Compute, keep_large_buffers
+from utils.engine import evaluate, median_seconds
+from utils.errors import find_errors, rank, write_errors
+from utils.files import write_json
+from utils.metrics import per_class
+from utils.report import confusion_table, per_class_table
+
+SETTINGS = ("label_dir", "image_dir", "cache_dir", "batch_size", "device", "precision", "threads", "allow_missing")
+
+
+def main():
+    options = read_command_line()
+    keep_large_buffers()
+    reports, errors = [], []
+    for path in options.checkpoints:
+        report, wrong, images = evaluate_checkpoint(path, options)
+        reports.append(report)
+        errors.append(wrong)
+    if len(reports) > 1:
+        print(f"\nmean of {len(reports)} models: {mean_line(reports)}")
+    if options.show_errors:
+        errors = rank(pd.concat(errors))
+        write_errors(options.error_dir, errors, images)
+        print(f"\nwrote {len(errors):,} misclassified images and errors.csv to {options.error_dir}/")
+    if options.json:
+        write_json(options.json, reports)
+
+
+def evaluate_checkpoint(path, options):
+    """Print one model's report; returns it as plain values, its errors, and the images they index."""
+    content = load_checkpoint(path)
+    model, trained = restore_model(path, content)
+    given = {name: value for name, value in vars(options).items() if name in SETTINGS}
+    # Where the data is comes from the checkpoint; how to compute is this machine's affair.
+    config = dataclasses.replace(trained, **{"device": "auto", "precision": "auto", "threads": 0, **given})
+    compute = Compute.choose(config.device, config.precision, config.threads)
+    fold = content["fold"] if options.fold is None else options.fold
+    faces, _ = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
+    test_faces = faces[faces.fold == fold]
+    refuse_known_people(path, content, test_faces, fold)
+    images = open_cache(config.image_dir, faces.path, config.image_size, config.cache_dir)
+    test_set = FaceDataset(images, test_faces.index, test_faces.label)
+    model.to(compute.device, memory_format=torch.channels_last)
+    evaluation = evaluate(model, test_set, config.batch_size, compute)
+    latency = measure_latency(model, test_set, config.batch_size, compute)
+    report = {"checkpoint": str(path), "fold": fold, **as_record(model, evaluation, latency, compute)}
+    print_report(report, evaluation)
+    return report, find_errors(evaluation.table(test_faces)), images
+
+
+def refuse_known_people(path, content, test_faces, fold):
+    known = set(content["train_people"])
+    seen = people(test_faces).isin(known)
+    if seen.any():
+        raise UserError(
+            f"'{path}' was trained on people of these faces: {int(seen.sum()):,} of {len(seen):,} in fold {fold},"
+            f" first {test_faces.path[seen].iloc[0]}; it held out fold {content['fold']}"
+        )
+
+
+@torch.inference_mode()
+def measure_latency(model, dataset, batch_size, compute):
+    """Median seconds from cached bytes to logits, for one face and for a batch."""
+    latency = {}
+    for name, count in (("one", 1), ("batch", min(batch_size, len(dataset)))):
+        images = dataset[list(range(count))][0].to(compute.device)
+
+        def forward(images=images):
+            with compute.autocast():
+                model(to_network_input(images))
+
+        latency[name] = {"images": count, "seconds": median_seconds(forward, compute)}
+    return latency
+
+
+def as_record(model, evaluation, latency, compute):
+    """What --json writes for a checkpoint; fractions, seconds and counts."""
+    faces, class_top1, class_one_off = per_class(evaluation.confusion)
+    return {
+        "parameters": parameter_count(model),
+        "size_mib": size_mib(model),
+        "faces": len(evaluation.labels),
+        **evaluation.summary(),
+        "groups": [
+            {"group": group, "faces": int(n), "top1": none_if_nan(exact), "one_off": none_if_nan(near)}
+            for group, n, exact, near in zip(AGE_GROUPS, faces, class_top1, class_one_off, strict=True)
+        ],
+        "confusion": evaluation.confusion.tolist(),
+        "seconds": evaluation.seconds,
+        "latency": latency,
+        "device": str(compute),
+    }
+
+
+def none_if_nan(value):
+    return None if np.isnan(value) else float(value)
+
+
+def print_report(report, evaluation):
+    one, batch = report["latency"]["one"], report["latency"]["batch"]
+    print(f"\n{report['checkpoint']}: the {report['faces']:,} faces of fold {report['fold']}, on {report['device']}")
+    print(f"our model has size={report['size_mib']:.2f} MiB")
+    milliseconds = 1000 * report["seconds"] / report["faces"]
+    print(f"inference time: {report['seconds']:.2f} s ({milliseconds:.2f} ms per image)")
+    print(f"eval accuracy: {report['top1']:.2%}")
+    print(f"one-off accuracy: {report['one_off']:.2%}")
+    print(f"mean absolute error: {report['mae']:.3f} groups")
+    print(
+        f"latency: {1000 * one['seconds']:.2f} ms for one image, {1000 * batch['seconds']:.2f} ms for a batch of"
+        f" {batch['images']} ({batch['images'] / batch['seconds']:,.0f} images/s), medians"
+    )
+    print(f"\n{per_class_table(evaluation.confusion)}\n\n{confusion_table(evaluation.confusion)}")
+
+
+def mean_line(reports):
+    parts = []
+    for name, text, show in (("top1", "top-1", "{:.2%}"), ("one_off", "one-off", "{:.2%}"), ("mae", "MAE", "{:.3f}")):
+        values = np.array([report[name] for report in reports])
+        parts.append(f"{text} {show.format(values.mean())} ± {show.format(values.std(ddof=1))}")
+    return ", ".join(parts)
+
+
+def read_command_line():
+    parser = Parser(prog="test_code.py", description="Evaluate checkpoints of main.py on the fold each held out.")
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="fold_0.pt and the like")
+    parser.add_argument("--fold", type=int, choices=FOLDS, help="another fold than the one held out (of other data)")
+    parser.add_argument("--show-errors", action="store_true", help="write the misclassified images")
+    parser.add_argument("--error-dir", default="error", metavar="DIR", help="where to (default error)")
+    parser.add_argument("--json", metavar="FILE", help="write the report there too")
+    add_options(parser, SETTINGS, defaults_from="the checkpoint")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,153 @@
+"""The configuration of a run: one dataclass, whose fields are the command line's options.
+
+A run's config.json and its checkpoints record every field, so that a number can be traced to
+the settings that made it.
+"""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+
+from data.adience import FOLDS, LABEL_POLICIES
+from models import MODELS
+from utils import UserError
+from utils.losses import LOSSES
+
+
+def option(default, text, **limits):
+    """A field with its help text; limits: choices, or low and high, both included."""
+    return field(default=default, metadata={"help": text, **limits})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of an experiment; the defaults are the published system's.
+
+    Raises UserError for a value that makes no sense.
+    """
+
+    label_dir: str = option("", "folder of fold_0_data.txt to fold_4_data.txt")
+    image_dir: str = option("", "folder of the face images, Adience's 'aligned' or 'faces'")
+    run_dir: str = option("runs/adience", "where everything the run makes goes")
+    cache_dir: str = option("cache", "where decoded images are kept")
+    folds: tuple = option(FOLDS, "the folds to hold out, one model each", choices=FOLDS)
+    label_policy: str = option("strict", "which age texts count as labels", choices=tuple(LABEL_POLICIES))
+    allow_missing: bool = option(False, "go on without listed images that are missing")
+    seed: int = option(0, "everything random follows from it", low=0)
+
+    model: str = option("resnet18", "the network", choices=tuple(MODELS))
+    negative_slope: float = option(0.2, "of the leaky rectifiers; 0 makes them plain ReLU", low=0, high=1)
+    shortcut: str = option(
+        "3x3", "down-sampling shortcuts: the published 3x3 or the textbook's 1x1", choices=("3x3", "1x1")
+    )
+    image_size: int = option(224, "side of the network's input, in pixels", low=40, high=2048)
+
+    epochs: int = option(100, "passes over the training faces", low=1)
+    batch_size: int = option(128, "faces per step", low=2)
+    loss: str = option("cross_entropy", "what training minimises", choices=tuple(LOSSES))
+    lr: float = option(0.1, "learning rate at the start", low=0)
+    lr_steps: tuple = option((20, 50, 75), "epochs at which the learning rate decays", low=0)
+    lr_gamma: float = option(0.1, "factor of each decay", low=0, high=1)
+    momentum: float = option(0.9, "of SGD", low=0, high=1)
+    weight_decay: float = option(1e-4, "of SGD, on every parameter", low=0)
+
+    flip: float = option(0.5, "probability of mirroring a face", low=0, high=1)
+    rotation: float = option(20.0, "largest rotation, in degrees either way", low=0, high=180)
+    brightness: float = option(0.1, "strength of the brightness jitter", low=0, high=1)
+    contrast: float = option(0.1, "strength of the contrast jitter", low=0, high=1)
+    saturation: float = option(0.1, "strength of the saturation jitter", low=0, high=1)
+    hue: float = option(0.02, "strength of the hue jitter, as a fraction of the circle", low=0, high=0.5)
+    gridmask_ratio: float = option(0.6, "GridMask's r, the kept stripes' share of the period", low=0.01, high=0.99)
+    gridmask_start: float = option(0.6, "GridMask's probability in the first epoch", low=0, high=1)
+    gridmask_end: float = option(0.8, "GridMask's probability in the last epoch", low=0, high=1)
+    gridmask_rotated: bool = option(True, "rotate GridMask's grid")
+
+    device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    precision: str = option("auto", "bf16 where the processor multiplies it faster", choices=("auto", "fp32", "bf16"))
+    threads: int = option(0, "CPU threads; 0 leaves the choice to torch", low=0)
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            for item in value if isinstance(value, tuple) else (value,):
+                check(flag(f.name), item, f.metadata)
+        if not self.folds or len(set(self.folds)) < len(self.folds):
+            raise UserError(f"--folds {' '.join(map(str, self.folds))}: name each fold once, out of 0 to 4")
+
+
+# What --demo changes, unless the command line says otherwise.
+DEMO_SETTINGS = {
+    "run_dir": "runs/demo",
+    "image_size": 48,
+    "epochs": 6,
+    "batch_size": 32,
+    "lr": 0.05,
+    "lr_steps": (4,),
+}
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def check(name, value, limits):
+    choices, low, high = (limits.get(key) for key in ("choices", "low", "high"))
+    if choices and value not in choices:
+        raise UserError(f"{name} {value}: choose from {', '.join(map(str, choices))}")
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"from {low}" + (f" to {high}" if high is not None else " upwards")
+        raise UserError(f"{name} {value}: a number {bounds} is wanted")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors as one line on standard error and exit status 2."""
+
+    def error(self, message):
+        raise UserError(f"{message} ({self.prog} --help lists the options)")
+
+
+def add_options(parser, names=None, defaults_from=None):
+    """One option per field of Config (or per named one); an option that is not given sets nothing."""
+    for f in dataclasses.fields(Config):
+        if names and f.name not in names:
+            continue
+        several = isinstance(f.default, tuple)
+        shown = " ".join(map(str, f.default)) if several else f.default
+        shown = f" (default: from {defaults_from})" if defaults_from else f" (default {shown})" if shown != "" else ""
+        text = f.metadata["help"] + shown
+        kind = {"dest": f.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        if isinstance(f.default, bool):
+            kind["action"] = argparse.BooleanOptionalAction
+        else:
+            kind["type"] = type(f.default[0]) if several else type(f.default)
+            kind["metavar"] = metavar(f)
+            if several:
+                kind["nargs"] = "*"
+        parser.add_argument(flag(f.name), **kind)
+
+
+def metavar(f):
+    choices = f.metadata.get("choices")
+    if choices:
+        return "{" + ",".join(map(str, choices)) + "}"
+    return {int: "N", float: "X", str: "DIR", tuple: "N"}[type(f.default)]
+
+
+def make_config(given, **defaults):
+    """A Config from what the command line gave, over the script's own defaults."""
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return Config(**{**defaults, **given})
+
+
+def from_record(record):
+    """The Config that config.json or a checkpoint recorded. Raises UserError."""
+    names = {f.name for f in dataclasses.fields(Config)}
+    unknown = sorted(record.keys() - names)
+    if unknown:
+        raise UserError(f"the recorded configuration has unknown settings: {', '.join(unknown)}")
+    return make_config(record)
+
+
+def to_record(config):
+    """Plain types that JSON and a checkpoint can hold."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(config).items()}

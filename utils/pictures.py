@@ -1,0 +1,40 @@
+"""Which pictures a finished run gets."""
+
+import torch
+
+from data.adience import AGE_GROUPS
+from utils.checkpoint import load_checkpoint, restore_model
+from utils.errors import find_errors
+from utils.metrics import confusion_matrix
+from utils.plots import plot_augmentation, plot_confusion, plot_errors, plot_learning_curves, plot_parameters
+
+PREVIEWED_FACES, PREVIEWED_DRAWS = 8, 9
+
+
+def draw_run(run, faces, images, augment):
+    """Draw every picture of a run into its directory.
+
+    faces, images: the table of faces and the cached images in the same order. augment: the
+    training transform whose effect is shown.
+    """
+    plot_learning_curves(run.history, run.folder / "learning_curves.png")
+    for fold in run.config.folds:
+        path = run.model_path(fold)
+        model, _ = restore_model(path, load_checkpoint(path))
+        plot_parameters(model, run.folder / f"parameters_fold_{fold}.png", f"fold {fold}")
+    predictions = run.predictions()
+    confusion = confusion_matrix(predictions.label, predictions.prediction, len(AGE_GROUPS))
+    plot_confusion(confusion, run.folder / "confusion.png", "all held-out faces")
+    # The index of the predictions becomes the position of the face among the images.
+    predictions.index = faces.reset_index().set_index("path")["index"].loc[predictions.path].to_numpy()
+    plot_errors(images, find_errors(predictions), run.folder / "worst_errors.png")
+    preview(faces, images, augment, run.folder / "augmentation.png")
+
+
+def preview(faces, images, augment, path):
+    """One face of each age group, several times augmented."""
+    rows = [faces.index[faces.label == group][0] for group in range(len(AGE_GROUPS)) if (faces.label == group).any()]
+    shown = images[rows[:PREVIEWED_FACES]]
+    batch = torch.from_numpy(shown)
+    augmented = torch.stack([augment(batch) for _ in range(PREVIEWED_DRAWS)])
+    plot_augmentation(shown, augmented.numpy(), path)

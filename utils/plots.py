@@ -1,0 +1,189 @@
+"""The pictures of a run. Each function takes data and the file to write."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from augment.pipeline import MEAN, STD
+from data.adience import AGE_GROUPS
+from utils.files import replacing
+from utils.metrics import one_off, top1
+
+FOLD_COLOURS = (
+    "#4477AA",
+    "#EE6677",
+    "#228833",
+    "#CCBB44",
+    "#AA3377",
+)  # Tol's bright scheme, safe for colour-blind readers
+INK, FAINT = "#222222", "#999999"
+
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "text.color": INK,
+    "figure.dpi": 130,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.15,
+}
+
+
+def save(figure, path):
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished)
+    plt.close(figure)
+
+
+@plt.rc_context(STYLE)
+def plot_learning_curves(history, path):
+    """Loss and top-1 over the epochs, training dotted and test solid, one colour per fold.
+
+    history: {fold: rows of log.csv}.
+    """
+    figure, (loss_axes, top1_axes) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for fold, rows in history.items():
+        table, colour = pd.DataFrame(rows), FOLD_COLOURS[fold]
+        epochs = table.epoch + 1
+        marker = "o" if len(table) == 1 else None  # a line of one point shows nothing
+        for axes, name in ((loss_axes, "loss"), (top1_axes, "top1")):
+            axes.plot(epochs, table[f"train_{name}"], ":", color=colour, linewidth=1.2, marker=marker)
+            axes.plot(
+                epochs, table[f"test_{name}"], "-", color=colour, linewidth=1.8, marker=marker, label=f"fold {fold}"
+            )
+    # A spike of the test loss would flatten everything else, so training and the end set the scale.
+    tables = [pd.DataFrame(rows) for rows in history.values()]
+    highest = max(max(table.train_loss.max(), table.test_loss.iloc[-1]) for table in tables)
+    loss_axes.set_ylim(0, 1.2 * highest)
+    loss_axes.set_title("cross entropy")
+    top1_axes.set_title("top-1 accuracy")
+    top1_axes.set_ylim(0, 1)
+    top1_axes.yaxis.set_major_formatter(PercentFormatter(1))
+    for axes in (loss_axes, top1_axes):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", alpha=0.25)
+    handles, _ = top1_axes.get_legend_handles_labels()
+    styles = [
+        plt.Line2D([], [], color=INK, linestyle=s, label=n) for s, n in (("-", "held-out fold"), (":", "training"))
+    ]
+    figure.legend(handles=handles + styles, loc="outside right center", frameon=False)
+    save(figure, path)
+
+
+@plt.rc_context(STYLE)
+def plot_confusion(confusion, path, title):
+    """Shares of each true group, with the counts; the outlined band counts as right for one-off.
+
+    confusion: int (8, 8), true group by row.
+    """
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    figure, axes = plt.subplots(figsize=(6.6, 6.2), layout="constrained")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    groups = range(len(AGE_GROUPS))
+    for true in groups:
+        for predicted in groups:
+            colour = "white" if shares[true, predicted] > 0.55 else INK
+            axes.text(
+                predicted,
+                true,
+                f"{shares[true, predicted]:.0%}\n{confusion[true, predicted]:,}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=colour,
+            )
+            if abs(true - predicted) <= 1:
+                axes.add_patch(Rectangle((predicted - 0.47, true - 0.47), 0.94, 0.94, fill=False, edgecolor="#EE7733"))
+    axes.set_xticks(groups, AGE_GROUPS)
+    axes.set_yticks(groups, AGE_GROUPS)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted group")
+    axes.set_ylabel("true group")
+    axes.set_title(f"{title}: top-1 {top1(confusion):.1%}, one-off {one_off(confusion):.1%} (outlined)")
+    save(figure, path)
+
+
+@plt.rc_context(STYLE)
+def plot_parameters(model, path, title):
+    """Histograms of the parameters' values, per layer group and over the whole network.
+
+    After convergence with weight decay they are narrow and centred near zero; weights that are
+    stuck, dead or exploding show at once.
+    """
+    groups = {"stem": model.stem, **{f"stage {k}": s for k, s in enumerate(model.stages, 1)}, "head": model.head}
+    panels = {name: flat_parameters(part) for name, part in groups.items()}
+    panels["whole network"] = flat_parameters(model)
+    figure, grid = plt.subplots(2, 4, figsize=(11, 5), layout="constrained")
+    for axes, (name, values), colour in zip(grid.flat, panels.items(), ["#4477AA"] * 6 + ["#222222"], strict=False):
+        reach = 1.8 * np.quantile(np.abs(values), 0.99)
+        axes.hist(values.clip(-reach, reach), bins=101, range=(-reach, reach), color=colour, log=True)
+        axes.set_title(name)
+        axes.set_xlabel(f"{len(values):,} values, std {values.std():.3f}", fontsize=9)
+        axes.yaxis.set_tick_params(labelsize=8)
+    grid.flat[-1].axis("off")
+    grid.flat[-1].text(
+        0, 0.5, f"{title}\n\ncounts on a log scale;\nthe outermost bins hold\neverything beyond", va="center"
+    )
+    save(figure, path)
+
+
+def flat_parameters(module):
+    return torch.cat([p.detach().flatten().float().cpu() for p in module.parameters()]).numpy()
+
+
+@plt.rc_context(STYLE)
+def plot_augmentation(faces, augmented, path):
+    """Each row: a face as cached, then as the network saw it in training.
+
+    faces: uint8 (F, 3, S, S). augmented: float (V, F, 3, S, S), normalised.
+    """
+    mean, std = (np.array(v)[:, None, None] for v in (MEAN, STD))
+    shown = (augmented * std + mean).clip(0, 1)
+    columns = 1 + len(shown)
+    figure, grid = plt.subplots(len(faces), columns, figsize=(columns * 1.3, len(faces) * 1.38), squeeze=False)
+    figure.subplots_adjust(wspace=0.04, hspace=0.04)
+    for row, face in enumerate(faces):
+        for axes, image in zip(grid[row], [face / 255, *shown[:, row]], strict=True):
+            axes.imshow(image.transpose(1, 2, 0))
+            axes.axis("off")
+    grid[0, 0].set_title("as cached", fontweight="normal")
+    grid[0, 1].set_title("in training", fontweight="normal")
+    save(figure, path)
+
+
+@plt.rc_context(STYLE)
+def plot_errors(images, errors, path, rows=5, columns=8):
+    """A contact sheet of the most confidently wrong faces.
+
+    images: uint8 (N, 3, S, S). errors: table in order, worst first, with columns row (into
+    images), label, prediction, confidence.
+    """
+    worst = errors.head(rows * columns)
+    rows = max(1, -(-len(worst) // columns))
+    figure, grid = plt.subplots(rows, columns, figsize=(columns * 1.35, rows * 1.72), squeeze=False)
+    figure.subplots_adjust(wspace=0.06, hspace=0.32)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, error in zip(grid.flat, worst.itertuples(), strict=False):
+        axes.imshow(images[error.row].transpose(1, 2, 0))
+        axes.set_title(
+            f"true {AGE_GROUPS[error.label]}\nsaid {AGE_GROUPS[error.prediction]}, {error.confidence:.0%}",
+            fontsize=7.5,
+            fontweight="normal",
+            loc="center",
+            pad=3,
+        )
+    save(figure, path)

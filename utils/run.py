@@ -1,0 +1,212 @@
+"""The run directory: its configuration, log, checkpoints, predictions and results.
+
+The log and the results follow from the checkpoints, so whatever a killed run left behind, the
+files agree with each other once it goes on.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from utils import UserError
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.config import from_record, to_record
+from utils.files import replacing, write_csv, write_json
+
+LOG_COLUMNS = (
+    "fold epoch lr gridmask_prob train_loss train_top1 test_loss test_top1 test_one_off seconds images_per_second"
+).split()
+# Where a run's files are and how fast it may go do not change what it learns.
+FREE_TO_CHANGE = ("run_dir", "cache_dir", "label_dir", "image_dir", "folds", "threads")
+
+
+class Run:
+    """An open run directory.
+
+    history: {fold: [log rows]} of all epochs so far.
+    """
+
+    def __init__(self, config, resume):
+        """Look whether a run may start in this directory or, with `resume`, go on. Writes nothing. Raises UserError."""
+        self.folder = Path(config.run_dir)
+        self.config = config
+        recorded = self.folder / "config.json"
+        if recorded.exists():
+            self.require_permission(resume)
+            require_same_settings(self.folder, read_record(self.folder), to_record(config))
+        elif resume:
+            raise UserError(f"--resume: '{self.folder}' holds no run to go on with")
+        self.history = {fold: self.recorded_history(fold) for fold in config.folds}
+
+    def start(self):
+        """Record the configuration; from here on the directory holds a run."""
+        write_json(self.folder / "config.json", to_record(self.config))
+
+    def require_permission(self, resume):
+        if resume:
+            return
+        finished = (self.folder / "results.json").exists()
+        advice = "choose another --run-dir" if finished else "go on with --resume, or choose another --run-dir"
+        state = "a finished run" if finished else "an unfinished run"
+        raise UserError(f"'{self.folder}' already holds {state}; {advice}")
+
+    @property
+    def predictions_path(self):
+        return self.folder / "predictions.csv"
+
+    def model_path(self, fold):
+        return self.folder / f"fold_{fold}.pt"
+
+    def progress_path(self, fold):
+        return self.folder / f"fold_{fold}.progress.pt"
+
+    def recorded_history(self, fold):
+        for path in (self.model_path(fold), self.progress_path(fold)):
+            if path.exists():
+                return load_checkpoint(path)["history"]
+        return []
+
+    def is_finished(self, fold):
+        return self.model_path(fold).exists()
+
+    def epochs_done(self, fold):
+        return len(self.history[fold])
+
+    def restore_progress(self, fold, description, model, optimizer):
+        """Put model and optimizer back to the end of the last complete epoch, if there is one. Raises UserError."""
+        path = self.progress_path(fold)
+        if not path.exists():
+            return
+        content = load_checkpoint(path)
+        if content["train_fingerprint"] != description["train_fingerprint"]:
+            raise UserError(f"--resume: '{path}' was trained on other faces or labels than are there now")
+        model.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+
+    @staticmethod
+    def log_row(fold, epoch, rate, gridmask_prob, totals, tested):
+        """One row of log.csv. totals: the epoch's training; tested: the Evaluation of the held-out fold."""
+        train_loss, train_top1 = totals.read()
+        metrics = tested.summary()
+        values = (fold, epoch, rate, gridmask_prob, train_loss, train_top1, tested.loss, metrics["top1"])
+        speed = (metrics["one_off"], totals.seconds, totals.faces / totals.seconds)
+        return dict(zip(LOG_COLUMNS, values + speed, strict=True))
+
+    def save_progress(self, fold, description, model, optimizer, row):
+        """Record a finished epoch: everything the next one starts from, then the log."""
+        self.history[fold].append(row)
+        content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": self.history[fold]}
+        save_checkpoint(self.progress_path(fold), {**description, **content})
+        self.write_log()
+
+    def write_log(self):
+        rows = [row for fold in sorted(self.history) for row in self.history[fold]]
+        write_csv(self.folder / "log.csv", pd.DataFrame(rows, columns=LOG_COLUMNS))
+
+    def finish_fold(self, fold, description, model, faces, tested):
+        """Record a trained fold: the predictions first, since the checkpoint marks the fold as done."""
+        self.write_predictions(fold, faces, tested)
+        content = {
+            "model": model.state_dict(),
+            "history": self.history[fold],
+            "metrics": {**tested.summary(), "confusion": torch.from_numpy(tested.confusion)},
+        }
+        save_checkpoint(self.model_path(fold), {**description, **content})
+        self.progress_path(fold).unlink(missing_ok=True)
+
+    def write_predictions(self, fold, faces, tested):
+        """Put this fold's faces into predictions.csv, in place of any that it already has."""
+        table = tested.table(faces)
+        if self.predictions_path.exists():
+            others = self.predictions()
+            table = pd.concat([others[others.fold != fold], table])
+        write_csv(self.predictions_path, table.sort_values("fold", kind="stable"))
+
+    def predictions(self):
+        return pd.read_csv(self.predictions_path, dtype={"subject": str})
+
+    def finish(self):
+        """Write results.json and return its content."""
+        folds = [self.fold_result(fold) for fold in self.config.folds]
+        names = [name for name in folds[0] if name != "fold"]
+        values = {name: np.array([result[name] for result in folds]) for name in names}
+        results = {
+            "folds": folds,
+            "mean": {name: float(value.mean()) for name, value in values.items()},
+            # The sample's standard deviation; one fold alone has none.
+            "std": {name: float(value.std(ddof=1)) if len(folds) > 1 else None for name, value in values.items()},
+        }
+        write_json(self.folder / "results.json", results)
+        return results
+
+    def fold_result(self, fold):
+        """The last epoch's metrics, and beside them the averages over all epochs."""
+        metrics = load_checkpoint(self.model_path(fold))["metrics"]
+        rows = self.history[fold]
+        return {
+            "fold": fold,
+            **{name: metrics[name] for name in ("top1", "one_off", "mae")},
+            "top1_over_epochs": float(np.mean([row["test_top1"] for row in rows])),
+            "one_off_over_epochs": float(np.mean([row["test_one_off"] for row in rows])),
+        }
+
+
+def read_record(folder):
+    """The settings in a run directory's config.json. Raises UserError."""
+    path = Path(folder) / "config.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"'{folder}' is no run directory: it has no config.json") from None
+    except ValueError as error:
+        raise UserError(f"'{path}' is damaged: {error}") from None
+    if not isinstance(record, dict):
+        raise UserError(f"'{path}' is damaged: it holds no settings")
+    return record
+
+
+def require_same_settings(folder, recorded, wanted):
+    differing = [
+        f"{name} was {recorded.get(name)}, now {value}"
+        for name, value in wanted.items()
+        if name not in FREE_TO_CHANGE and recorded.get(name) != value
+    ]
+    if differing:
+        raise UserError(f"'{folder}' was trained with other settings: {'; '.join(differing)}")
+
+
+def merge_runs(sources, target):
+    """Join finished folds of runs with the same settings into one run directory; returns its Config.
+
+    Raises UserError when the settings differ, a fold is there twice or nothing is finished.
+    """
+    target = Path(target)
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"--merge: '{target}' is not empty; choose another --run-dir")
+    first = read_record(sources[0])
+    models, predictions = {}, []
+    for source in map(Path, sources):
+        require_same_settings(source, read_record(source), first)
+        for path in sorted(source.glob("fold_[0-4].pt")):
+            fold = int(path.stem[-1])
+            if fold in models:
+                raise UserError(f"--merge: fold {fold} is in '{models[fold].parent}' and in '{source}'")
+            models[fold] = path
+        if any(path.parent == source for path in models.values()):
+            predictions.append(pd.read_csv(source / "predictions.csv", dtype={"subject": str}))
+    if not models:
+        raise UserError(f"--merge: no finished fold in {', '.join(map(str, sources))}")
+    config = from_record({**first, "run_dir": str(target), "folds": sorted(models)})
+    for path in models.values():
+        with replacing(target / path.name) as unfinished:
+            shutil.copyfile(path, unfinished)
+    table = pd.concat(predictions)
+    write_csv(target / "predictions.csv", table[table.fold.isin(models)].sort_values("fold", kind="stable"))
+    write_json(target / "config.json", to_record(config))
+    run = Run(config, resume=True)
+    run.write_log()
+    return config
