@@ -33,7 +33,7 @@ class GridMask:
         return images * kept.unsqueeze(1)
 
     def draw(self, batch, size, generator):
-        """Per image: period and two offsets in pixels, angle in degrees; four (B,) tensors on the CPU."""
+        """Per image: period and two offsets in pixels, clockwise angle in degrees; four (B,) tensors on the CPU."""
         shortest = max(2, round(SHORTEST_PERIOD * size / REFERENCE_SIZE))
         period = torch.randint(shortest, max(size, shortest + 1), (batch,), generator=generator)
         offsets = (torch.rand(2, batch, generator=generator, dtype=torch.float64) * period).long()

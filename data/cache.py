@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,9 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from data import DataError
+
+# decode_face refuses such images itself, by name.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 FORMAT = 1
 ROWS_PER_TASK = 32

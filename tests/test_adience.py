@@ -1,0 +1,178 @@
+"""Labels: the counts of the real files, the three policies, and every kind of broken file."""
+
+import pytest
+from conftest import REAL_LABELS, needs_real_labels, row, write_images, write_labels
+
+from data import DataError
+from data.adience import LABEL_POLICIES, load_faces, nearest_group, read_rows, select_faces
+
+# Counted from Adience's five files, fold by fold.
+ROWS_PER_FOLD = [4496, 3745, 3953, 3459, 3834]
+LABELLED_ROWS = {
+    "strict": [4316, 3101, 3339, 2975, 3693],
+    "fixed": [4389, 3124, 3339, 3080, 3698],
+    "nearest": [4444, 3708, 3398, 3412, 3772],
+}
+DISTINCT = {"strict": 17321, "fixed": 17523, "nearest": 18622}
+NEAREST_PER_CLASS = [2509, 2140, 2293, 1791, 5589, 2490, 909, 901]
+AGE_TEXTS = {
+    "(0, 2)": 2519, "(4, 6)": 2163, "(8, 12)": 2132, "(15, 20)": 1655,
+    "(25, 32)": 4950, "(38, 43)": 2300, "(48, 53)": 830, "(60, 100)": 875,
+    "None": 753, "35": 294, "13": 169, "22": 149, "34": 105, "23": 96, "45": 88, "55": 77, "(27, 32)": 77,
+    "(25, 23)": 72, "36": 57, "(38, 42)": 50, "57": 24, "3": 18, "29": 12, "(38, 48)": 6, "58": 5, "2": 3, "32": 3,
+    "56": 2, "42": 1, "46": 1, "(8, 23)": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return read_rows(REAL_LABELS)
+
+
+@needs_real_labels
+class TestRealFiles:
+    def test_rows(self, rows):
+        assert len(rows) == 19487
+        assert rows.fold.value_counts().sort_index().tolist() == ROWS_PER_FOLD
+
+    def test_age_texts(self, rows):
+        assert rows.age.value_counts().to_dict() == AGE_TEXTS
+
+    def test_people_and_albums(self, rows):
+        assert rows.face_id.nunique() == 2284
+        assert rows.user_id.nunique() == 168
+        assert rows.groupby("face_id").fold.nunique().max() == 1
+        assert rows.groupby("user_id").fold.nunique().max() == 1
+
+    def test_gender_and_frontal(self, rows):
+        assert rows.gender.value_counts().to_dict() == {"f": 9411, "m": 8192, "u": 1100, "": 784}
+        assert (rows.fiducial_yaw_angle == "0").sum() == 13649
+
+    def test_fold_zero_and_one_differ(self, rows):
+        infants = rows[rows.age == "(0, 2)"].fold.value_counts()
+        assert (infants[0], infants[1]) == (960, 84)
+
+    @pytest.mark.parametrize("policy", LABEL_POLICIES)
+    def test_policy(self, rows, policy):
+        faces, report = select_faces(rows, policy)
+        assert list(report.rows_per_fold.values()) == LABELLED_ROWS[policy]
+        assert len(faces) == DISTINCT[policy]
+        assert report.repeats == 117
+
+    def test_nearest_per_class(self, rows):
+        _, report = select_faces(rows, "nearest")
+        assert list(report.faces_per_class.values()) == NEAREST_PER_CLASS
+
+
+@pytest.mark.parametrize(
+    ("age", "group"),
+    # By hand: distance to the nearest end of each interval, the younger group on a tie (3, 7, 35).
+    [(0, 0), (2, 0), (3, 0), (4, 1), (7, 1), (8, 2), (12, 2), (13, 2), (14, 3), (22, 3), (23, 4), (29, 4), (34, 4),
+     (35, 4), (36, 5), (42, 5), (45, 5), (46, 6), (55, 6), (56, 6), (57, 7), (58, 7), (60, 7), (100, 7), (101, 7)],
+)  # fmt: skip
+def test_nearest_group(age, group):
+    assert nearest_group(age) == group
+
+
+def test_policies_on_odd_ages(tmp_path):
+    ages = ["(25, 32)", "(25, 23)", "(38, 48)", "(8, 23)", "35", "None", ""]
+    rows = {0: [row("a", f"{k}.jpg", k, age) for k, age in enumerate(ages)]}
+    rows[0].append(rows[0][0])  # a repeat
+    table = read_rows(write_labels(tmp_path, rows))
+    labels = {policy: select_faces(table, policy)[0].query("fold == 0").label.tolist() for policy in LABEL_POLICIES}
+    assert labels == {"strict": [4], "fixed": [4, 4, 5, 2], "nearest": [4, 4, 5, 2, 4]}
+    _, report = select_faces(table, "strict")
+    assert report.rows == 8 + 4
+    assert report.repeats == 1
+    assert report.left_out == {"with an odd interval": 3, "with a single age": 1, "without an age": 2}
+
+
+def test_table_and_report(small_faces):
+    faces, report = load_faces(*small_faces)
+    assert len(faces) == 40
+    first = faces.iloc[0]
+    assert first.path == "album0/landmark_aligned_face.0.0.jpg"
+    assert (first.label, first.fold, first.subject, first.album, first.gender) == (0, 0, "0", "album0", "f")
+    assert (first.yaw, first.score) == (0, 90)
+    assert faces.label.tolist() == [0, 1, 2, 3, 4, 5, 6, 7] * 5
+    assert "40 rows read, 40 faces used" in str(report)
+    assert "left out: nothing" in str(report)
+
+
+def test_the_other_download_is_found_by_itself(tmp_path):
+    labels = write_labels(tmp_path / "labels", {})
+    images = write_images(tmp_path / "faces", {}, prefix="coarse_tilt_aligned_face")
+    faces, _ = load_faces(labels, images)
+    assert faces.path[0] == "album0/coarse_tilt_aligned_face.100.a.jpg"
+
+
+def test_missing_images_are_counted_and_named(small_faces):
+    labels, images = small_faces
+    for name in ("landmark_aligned_face.1.1.jpg", "landmark_aligned_face.2.2.jpg"):
+        (images / "album0" / name).unlink()
+    with pytest.raises(DataError, match=r"2 of 40 listed images are missing.*landmark_aligned_face\.1\.1\.jpg"):
+        load_faces(labels, images)
+    faces, report = load_faces(labels, images, allow_missing=True)
+    assert len(faces) == 38
+    assert faces.index.tolist() == list(range(38))
+    assert report.missing == 2
+    assert "2 missing images" in str(report)
+    assert report.faces_per_fold[0] == 6
+
+
+def broken(fields):
+    return {2: [fields]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (broken(row("a", "a.jpg", 1, age="(1, 99)")), r"fold_2_data.txt, line 2: unknown age label '\(1, 99\)'"),
+        (broken(row("a", "a.jpg", 1, age="121")), "unknown age label '121'"),
+        (broken(row("a", "a.jpg", 1)[:-1]), "fold_2_data.txt, line 2: 11 fields instead of 12"),
+        (broken([*row("a", "a.jpg", 1), "more"]), "line 2: 13 fields instead of 12"),
+        (broken(row("..", "a.jpg", 1)), r"line 2: user_id '\.\.' is not a plain file name"),
+        (broken(row("a", "../a.jpg", 1)), r"line 2: original_image '\.\./a\.jpg' is not a plain file name"),
+        (broken(row("/etc", "a.jpg", 1)), "user_id '/etc' is not a plain file name"),
+        (broken(row("a", "a.jpg", "")), "face_id '' is not a plain file name"),
+        (broken(row("a", "a\x1b.jpg", 1)), r"line 2: control character '\\x1b'"),
+        ({2: [row("a", "a.jpg", 1), row("a", "a.jpg", 1, "(0, 2)")]}, "line 3: face 1 of a/a.jpg is listed with"),
+        ({2: [row("a", "a.jpg", 1)], 3: [row("a", "a.jpg", 1)]}, "or in another fold too"),
+        ({2: [row("a", "a.jpg", 1, "None")]}, "fold 2 has no face with a label under the policy strict"),
+        ({2: []}, "fold 2 has no face"),
+    ],
+)
+def test_broken_rows(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message):
+        select_faces(read_rows(write_labels(tmp_path, rows)), "strict")
+
+
+def test_broken_files(tmp_path):
+    with pytest.raises(DataError, match=r"the label directory '.*nowhere' does not exist.*talhassner"):
+        read_rows(tmp_path / "nowhere")
+    labels = write_labels(tmp_path / "labels", {})
+    (labels / "fold_3_data.txt").write_text("user\tage\n")
+    with pytest.raises(DataError, match=r"fold_3_data.txt: the header is 'user\\tage', not Adience's"):
+        read_rows(labels)
+    (labels / "fold_3_data.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"fold_3_data.txt' cannot be read as UTF-8"):
+        read_rows(labels)
+    (labels / "fold_3_data.txt").unlink()
+    with pytest.raises(DataError, match=r"fold_3_data.txt' is missing"):
+        read_rows(labels)
+
+
+def test_wrong_image_folder(small_faces, tmp_path):
+    labels, images = small_faces
+    with pytest.raises(DataError, match=r"the image directory '.*nowhere' does not exist"):
+        load_faces(labels, tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no 'landmark_aligned_face.*did you mean '.*aligned'\?"):
+        load_faces(labels, images.parent)
+
+
+def test_line_numbers_count_blank_lines(tmp_path):
+    labels = write_labels(tmp_path, {})
+    path = labels / "fold_1_data.txt"
+    path.write_text(path.read_text() + "\n\n" + "\t".join(row("a", "a.jpg", 1, "old")) + "\n")
+    with pytest.raises(DataError, match=r"fold_1_data.txt, line 5: unknown age label 'old'"):
+        read_rows(labels)

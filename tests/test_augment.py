@@ -1,0 +1,204 @@
+"""Every batched transform against torchvision, image by image; GridMask against its paper's construction."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as reference
+
+from augment import (
+    GridMask,
+    TrainAugment,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    flip,
+    gridmask_probability,
+    normalize,
+    rotate,
+    to_network_input,
+)
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def random_images(seed, count=4, size=33):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 3, size, size, generator=generator)
+    images[0] = images[0, :1]  # a grey image has no hue
+    images[1] = images[1].round()  # saturated colours, ties between channels
+    return images
+
+
+def one_by_one(function, images, parameters):
+    return torch.stack([function(image, float(p)) for image, p in zip(images, parameters, strict=True)])
+
+
+def rotate_bilinear(image, degrees):
+    return reference.rotate(image, degrees, interpolation=InterpolationMode.BILINEAR)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=seeds, low=st.floats(-0.5, 0.5), high=st.floats(-0.5, 0.5))
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shift", "scale", "tolerance"),
+    [
+        (adjust_brightness, reference.adjust_brightness, 1, 2, 1e-6),
+        (adjust_contrast, reference.adjust_contrast, 1, 2, 1e-6),
+        (adjust_saturation, reference.adjust_saturation, 1, 2, 1e-6),
+        # Hue divides by the chroma: float32 rounding grows where colours are nearly grey.
+        (adjust_hue, reference.adjust_hue, 0, 1, 1e-5),
+        # Sampling positions are computed in float32 by different expressions.
+        (rotate, rotate_bilinear, 0, 40, 1e-4),
+    ],
+    ids=["brightness", "contrast", "saturation", "hue", "rotation"],
+)
+def test_equals_torchvision(ours, theirs, shift, scale, tolerance, seed, low, high):
+    images = random_images(seed)
+    parameters = torch.tensor([shift, shift + scale * low, shift + scale * high, shift + scale * (low + high) / 2])
+    assert (ours(images, parameters) - one_by_one(theirs, images, parameters)).abs().max() <= tolerance
+
+
+def test_flip_equals_torchvision():
+    images = random_images(0)
+    flipped = flip(images, torch.tensor([True, False, True, False]))
+    assert torch.equal(flipped[0], reference.horizontal_flip(images[0]))
+    assert torch.equal(flipped[1], images[1])
+
+
+def test_rotation_turns_counter_clockwise():
+    image = torch.zeros(1, 1, 5, 5)
+    image[0, 0, 0, 2] = 1  # twelve o'clock
+    turned = rotate(image, torch.tensor([90.0]))
+    assert turned[0, 0].round().nonzero().tolist() == [[2, 0]]  # nine o'clock
+
+
+def test_normalize_equals_torchvision():
+    images, mean, std = random_images(0), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    assert torch.equal(normalize(images, mean, std), reference.normalize(images, mean, std))
+
+
+def test_network_input_by_hand():
+    images = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    # (1 - 0.485) / 0.229 and so on.
+    assert to_network_input(images)[0, :, 0, 0].tolist() == pytest.approx([2.2489083, 2.4285714, 2.64], abs=1e-6)
+
+
+class TestGridMask:
+    @staticmethod
+    def by_the_paper(size, period, offset_x, offset_y, ratio):
+        """Kept stripes of ceil(r d) pixels, drawn one at a time, as the paper describes the grid."""
+        kept = np.zeros((size, size), dtype=bool)
+        width = math.ceil(ratio * period)
+        for start in range(-2 * period, size + period, period):
+            for line in range(start, start + width):
+                if 0 <= line - offset_x < size:
+                    kept[:, line - offset_x] = True
+                if 0 <= line - offset_y < size:
+                    kept[line - offset_y, :] = True
+        return kept
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.integers(20, 90), st.integers(5, 80), st.integers(0, 79), st.integers(0, 79), st.floats(0.1, 0.9))
+    def test_unrotated_masks_equal_the_papers(self, size, period, x, y, ratio):
+        x, y = x % period, y % period
+        parameters = (torch.tensor([value]) for value in (period, x, y, 0))
+        kept = GridMask(ratio).kept(size, *parameters)[0].numpy()
+        assert (kept == self.by_the_paper(size, period, x, y, ratio)).all()
+
+    @pytest.mark.parametrize("degrees", [90, 37, 211])
+    def test_rotated_masks_equal_a_rotated_grid(self, degrees):
+        size, period, large = 64, 40, 640
+        edge = (large - size) // 2
+        offset = (7 - edge) % period  # the same grid, seen from the large square's corner
+        unrotated = self.by_the_paper(large, period, offset, offset, 0.6)
+        turned = Image.fromarray(unrotated).rotate(-degrees, Image.Resampling.NEAREST)
+        expected = np.asarray(turned)[edge : edge + size, edge : edge + size]
+        parameters = (torch.tensor([value]) for value in (period, 7, 7, degrees))
+        kept = GridMask(0.6).kept(size, *parameters)[0].numpy()
+        # Both pick the nearest pixel, so they may differ along the edges of the squares only.
+        assert (kept == expected).mean() > 0.97
+
+    @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.6])
+    @pytest.mark.parametrize("size", [224, 64])
+    def test_kept_area(self, ratio, size):
+        mask = GridMask(ratio)
+        parameters = mask.draw(600, size, torch.Generator().manual_seed(0))
+        area = mask.kept(size, *parameters).float().mean().item()
+        shortest = {224: 96, 64: 27}[size]
+        squares = [(1 - math.ceil(ratio * period) / period) ** 2 for period in range(shortest, size)]
+        assert area == pytest.approx(1 - np.mean(squares), abs=0.005)
+        # The paper's 1 - (1 - r)^2 but for ceil(r d), which widens the stripes by half a pixel on average.
+        assert area == pytest.approx(1 - (1 - ratio) ** 2, abs={224: 0.012, 64: 0.025}[size])
+
+    def test_every_image_is_touched_at_small_sizes(self):
+        mask = GridMask(0.6)
+        kept = mask.kept(64, *mask.draw(600, 64, torch.Generator().manual_seed(0)))
+        assert (kept.flatten(1).all(1)).float().mean() < 0.05
+
+    def test_period_and_offset_ranges(self):
+        period, x, y, angle = GridMask().draw(20000, 224, torch.Generator().manual_seed(0))
+        assert (period.min(), period.max()) == (96, 223)
+        assert ((x >= 0) & (x < period) & (y >= 0) & (y < period)).all()
+        assert (angle.min(), angle.max()) == (0, 359)
+        period, _, _, angle = GridMask(rotated=False).draw(20000, 112, torch.Generator().manual_seed(0))
+        assert (period.min(), period.max()) == (48, 111)
+        assert (angle == 0).all()
+
+    def test_probability_and_fill(self):
+        images = torch.ones(4000, 3, 48, 48)
+        masked = GridMask()(images, 0.7, torch.Generator().manual_seed(0))
+        touched = (masked == 0).flatten(1).any(1).float().mean().item()
+        assert touched == pytest.approx(0.7, abs=0.03)
+        assert set(masked.unique().tolist()) == {0.0, 1.0}
+        assert torch.equal(masked[:, 0], masked[:, 2])  # one mask for all channels
+
+    def test_probability_rises_linearly(self):
+        rise = [gridmask_probability(epoch, 5, 0.6, 0.8) for epoch in range(5)]
+        assert rise == pytest.approx([0.6, 0.65, 0.7, 0.75, 0.8])
+        assert gridmask_probability(0, 1, 0.6, 0.8) == 0.6
+
+    def test_ratio_out_of_range(self):
+        with pytest.raises(ValueError, match=r"ratio is 1\.2"):
+            GridMask(1.2)
+
+
+class TestTrainAugment:
+    images = torch.randint(0, 256, (16, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+    def test_same_generator_state_same_batch(self):
+        first, second = (TrainAugment(torch.Generator().manual_seed(5))(self.images) for _ in range(2))
+        assert torch.equal(first, second)
+        assert first.is_contiguous(memory_format=torch.channels_last)
+        assert first.dtype == torch.float32
+
+    def test_nothing_switched_on_is_plain_preparation(self):
+        augment = TrainAugment(
+            torch.Generator().manual_seed(0),
+            gridmask_probability=0,
+            flip_probability=0,
+            rotation_degrees=0,
+            brightness=0,
+            contrast=0,
+            saturation=0,
+            hue=0,
+        )
+        assert torch.equal(augment(self.images), to_network_input(self.images))
+
+    def test_each_face_is_drawn_for_itself(self):
+        same = self.images[:1].expand(16, -1, -1, -1)
+        augmented = TrainAugment(torch.Generator().manual_seed(0), gridmask_probability=0)(same)
+        assert len(augmented.flatten(1).unique(dim=0)) == 16
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+    def test_gpu_draws_what_the_cpu_draws(self):
+        cpu, gpu = (
+            TrainAugment(torch.Generator().manual_seed(3))(self.images.to(device)).cpu() for device in ("cpu", "cuda")
+        )
+        assert (cpu - gpu).abs().max() < 1e-3
