@@ -45,9 +45,11 @@ def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
     folder = cache_dir / f"faces_{size}px_{name}"
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with only_builder(cache_dir / f".{folder.name}.lock", progress):
-            if not is_sound(folder, len(paths), size):
-                build(folder, image_dir, paths, sources, size, workers, progress)
+        if not is_sound(folder, len(paths), size):
+            with only_builder(cache_dir, progress):
+                # Another process may have built it while this one waited.
+                if not is_sound(folder, len(paths), size):
+                    build(folder, image_dir, paths, sources, size, workers, progress)
     except OSError as error:
         need = len(paths) * 3 * size * size / 2**20
         raise DataError(f"cannot write the cache '{folder}' ({need:,.0f} MiB): {error.strerror or error}") from None
@@ -64,14 +66,14 @@ def source_key(image_dir, path):
 
 
 @contextlib.contextmanager
-def only_builder(lock_path, progress):
+def only_builder(cache_dir, progress):
     """Let one process at a time build; the lock goes with its holder, however that ends."""
-    with open(lock_path, "w") as lock:
+    with open(cache_dir / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if progress:
-                tqdm.write("cache: another process is building it; waiting")
+                tqdm.write(f"cache: another process is building in {cache_dir}; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

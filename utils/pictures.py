@@ -18,7 +18,7 @@ def draw_run(run, faces, images, augment):
     training transform whose effect is shown.
     """
     plot_learning_curves(run.history, run.folder / "learning_curves.png")
-    for fold in run.config.folds:
+    for fold in run.finished_folds():
         path = run.model_path(fold)
         model, _ = restore_model(path, load_checkpoint(path))
         plot_parameters(model, run.folder / f"parameters_fold_{fold}.png", f"fold {fold}")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from data.adience import FOLDS
 from utils import UserError
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import from_record, to_record
@@ -27,7 +28,7 @@ FREE_TO_CHANGE = ("run_dir", "cache_dir", "label_dir", "image_dir", "folds", "th
 class Run:
     """An open run directory.
 
-    history: {fold: [log rows]} of all epochs so far.
+    history: {fold: [log rows]} of all epochs so far, of the folds to train and of any that are there already.
     """
 
     def __init__(self, config, resume):
@@ -40,11 +41,11 @@ class Run:
             require_same_settings(self.folder, read_record(self.folder), to_record(config))
         elif resume:
             raise UserError(f"--resume: '{self.folder}' holds no run to go on with")
-        self.history = {fold: self.recorded_history(fold) for fold in config.folds}
+        self.history = {fold: rows for fold in FOLDS if (rows := self.recorded_history(fold)) or fold in config.folds}
 
     def start(self):
         """Record the configuration; from here on the directory holds a run."""
-        write_json(self.folder / "config.json", to_record(self.config))
+        write_json(self.folder / "config.json", {**to_record(self.config), "folds": list(self.history)})
 
     def require_permission(self, resume):
         if resume:
@@ -104,7 +105,7 @@ class Run:
         self.write_log()
 
     def write_log(self):
-        rows = [row for fold in sorted(self.history) for row in self.history[fold]]
+        rows = [row for fold_rows in self.history.values() for row in fold_rows]
         write_csv(self.folder / "log.csv", pd.DataFrame(rows, columns=LOG_COLUMNS))
 
     def finish_fold(self, fold, description, model, faces, tested):
@@ -129,9 +130,12 @@ class Run:
     def predictions(self):
         return pd.read_csv(self.predictions_path, dtype={"subject": str})
 
+    def finished_folds(self):
+        return [fold for fold in self.history if self.is_finished(fold)]
+
     def finish(self):
-        """Write results.json and return its content."""
-        folds = [self.fold_result(fold) for fold in self.config.folds]
+        """Write results.json, of every finished fold in the directory, and return its content."""
+        folds = [self.fold_result(fold) for fold in self.finished_folds()]
         names = [name for name in folds[0] if name != "fold"]
         values = {name: np.array([result[name] for result in folds]) for name in names}
         results = {
