@@ -6,6 +6,9 @@
 Or set the two paths below and run `python main.py`.
 """
 
+import shlex
+import sys
+
 import torch
 
 from augment import TrainAugment, gridmask_probability
@@ -13,12 +16,14 @@ from data.adience import load_faces
 from data.cache import open_cache
 from data.demo import DEMO_DIR, make_demo_faces
 from data.loader import FaceDataset, derive_seed, epoch_generator, shuffled_batches
+from data.split import split_faces
 from utils import UserError
 from utils.checkpoint import build_model, describe_training, parameter_count, size_mib
 from utils.cli import run_script
 from utils.config import DEMO_SETTINGS, Parser, add_options, make_config
 from utils.device import Compute, keep_large_buffers
-from utils.engine import evaluate, learning_rate, set_learning_rate, train_one_epoch
+from utils.engine import Totals, evaluate, learning_rate, set_learning_rate, train_one_epoch
+from utils.interrupt import Interruption
 from utils.losses import LOSSES
 from utils.pictures import draw_run
 from utils.progress import FoldProgress
@@ -41,9 +46,10 @@ def main():
     images = open_cache(config.image_dir, faces.path, config.image_size, config.cache_dir)
     describe(config, compute)
     run.start()
-    for fold in config.folds:
-        if not run.is_finished(fold):
-            train_fold(config, fold, faces, images, run, compute)
+    with Interruption() as interruption:
+        for fold in config.folds:
+            if not run.is_finished(fold):
+                train_fold(config, fold, faces, images, run, compute, interruption)
     results = run.finish()
     print(f"\n{cross_validation_table(results)}\n")
     draw_run(run, faces, images, make_augment(config, config.folds[0], config.epochs - 1))
@@ -51,38 +57,54 @@ def main():
     print(f"evaluate one model: python test_code.py {run.model_path(config.folds[0])} --show-errors")
 
 
-def train_fold(config, fold, faces, images, run, compute):
+def train_fold(config, fold, faces, images, run, compute, interruption):
     """Train on four folds; record the last epoch's model and what it predicts for the fifth."""
-    train_faces, test_faces = faces[faces.fold != fold], faces[faces.fold == fold]
-    train_set = FaceDataset(images, train_faces.index, train_faces.label)
-    test_set = FaceDataset(images, test_faces.index, test_faces.label)
-    description = describe_training(config, fold, train_faces)
+    train_faces, val_faces, test_faces = split_faces(faces, fold, config.val_fraction, config.seed)
+    train_set, val_set, test_set = (FaceDataset(images, f.index, f.label) for f in (train_faces, val_faces, test_faces))
+    description = describe_training(config, fold, train_faces, val_faces)
 
     torch.manual_seed(derive_seed(config.seed, fold))
     model = build_model(config).to(compute.device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, fused=True
     )
-    run.restore_progress(fold, description, model, optimizer)
+    interrupted = run.restore_progress(fold, description, model, optimizer) or {}
 
     with FoldProgress(fold, config.epochs, run.epochs_done(fold), len(train_set)) as bar:
         for epoch in range(run.epochs_done(fold), config.epochs):
             rate = learning_rate(epoch, config.lr, config.lr_steps, config.lr_gamma)
             set_learning_rate(optimizer, rate)
+            totals = Totals(compute.device, interrupted.pop("totals", None))
             order = epoch_generator(config.seed, fold, epoch, SHUFFLE)
-            batches = shuffled_batches(train_set, config.batch_size, order)
-            augment = make_augment(config, fold, epoch)
-            totals = train_one_epoch(model, batches, augment, LOSSES[config.loss], optimizer, compute, bar.step)
+            batches = shuffled_batches(train_set, config.batch_size, order, skip=totals.faces)
+            augment = make_augment(config, fold, epoch, interrupted.pop("draws", None))
+            for _ in train_one_epoch(model, batches, augment, LOSSES[config.loss], optimizer, compute, totals):
+                bar.step(totals)
+                if interruption.requested:
+                    state = {"totals": totals.record(), "draws": augment.generator.get_state()}
+                    run.save_progress(fold, description, model, optimizer, state)
+                    interruption.leave(resume_command())
             tested = evaluate(model, test_set, config.batch_size, compute)
-            row = run.log_row(fold, epoch, rate, augment.gridmask_probability, totals, tested)
-            run.save_progress(fold, description, model, optimizer, row)
+            validated = evaluate(model, val_set, config.batch_size, compute) if len(val_set) else None
+            row = run.log_row(fold, epoch, rate, augment.gridmask_probability, totals, tested, validated)
+            run.save_epoch(fold, description, model, optimizer, row)
             bar.epoch_done(row)
     run.finish_fold(fold, description, model, test_faces, evaluate(model, test_set, config.batch_size, compute))
 
 
-def make_augment(config, fold, epoch):
+def resume_command():
+    """The command line that goes on with this run."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    return shlex.join(["python", *sys.argv[:1], *arguments, "--resume"])
+
+
+def make_augment(config, fold, epoch, draws=None):
+    """The training transform of an epoch. draws: its generator's state, where the epoch was interrupted."""
+    generator = epoch_generator(config.seed, fold, epoch, AUGMENT)
+    if draws is not None:
+        generator.set_state(draws)
     return TrainAugment(
-        epoch_generator(config.seed, fold, epoch, AUGMENT),
+        generator,
         gridmask_probability(epoch, config.epochs, config.gridmask_start, config.gridmask_end),
         flip_probability=config.flip,
         rotation_degrees=config.rotation,

@@ -56,26 +56,36 @@ def evaluate_checkpoint(path, options):
     # Where the data is comes from the checkpoint; how to compute is this machine's affair.
     config = dataclasses.replace(trained, **{"device": "auto", "precision": "auto", "threads": 0, **given})
     compute = Compute.choose(config.device, config.precision, config.threads)
-    fold = content["fold"] if options.fold is None else options.fold
     faces, _ = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
-    test_faces = faces[faces.fold == fold]
-    refuse_known_people(path, content, test_faces, fold)
+    test_faces, what = choose_faces(path, content, faces, options)
+    refuse_known_people(path, content, test_faces, what)
     images = open_cache(config.image_dir, faces.path, config.image_size, config.cache_dir)
     test_set = FaceDataset(images, test_faces.index, test_faces.label)
     model.to(compute.device, memory_format=torch.channels_last)
     evaluation = evaluate(model, test_set, config.batch_size, compute)
     latency = measure_latency(model, test_set, config.batch_size, compute)
-    report = {"checkpoint": str(path), "fold": fold, **as_record(model, evaluation, latency, compute)}
+    report = {"checkpoint": str(path), "evaluated": what, **as_record(model, evaluation, latency, compute)}
     print_report(report, evaluation)
     return report, find_errors(evaluation.table(test_faces)), images
 
 
-def refuse_known_people(path, content, test_faces, fold):
+def choose_faces(path, content, faces, options):
+    """The faces to evaluate, and what they are, in words. Raises UserError."""
+    if options.set == "val":
+        chosen = faces[faces.album.isin(content["val_albums"]) & (faces.fold != content["fold"])]
+        if chosen.empty:
+            raise UserError(f"--set val: '{path}' held no faces out for tuning; train it with --val-fraction")
+        return chosen, f"the validation set, {chosen.album.nunique()} albums of the training folds"
+    fold = content["fold"] if options.fold is None else options.fold
+    return faces[faces.fold == fold], f"fold {fold}"
+
+
+def refuse_known_people(path, content, test_faces, what):
     known = set(content["train_people"])
     seen = people(test_faces).isin(known)
     if seen.any():
         raise UserError(
-            f"'{path}' was trained on people of these faces: {int(seen.sum()):,} of {len(seen):,} in fold {fold},"
+            f"'{path}' was trained on people of these faces: {int(seen.sum()):,} of {len(seen):,} in {what},"
             f" first {test_faces.path[seen].iloc[0]}; it held out fold {content['fold']}"
         )
 
@@ -120,7 +130,7 @@ def none_if_nan(value):
 
 def print_report(report, evaluation):
     one, batch = report["latency"]["one"], report["latency"]["batch"]
-    print(f"\n{report['checkpoint']}: the {report['faces']:,} faces of fold {report['fold']}, on {report['device']}")
+    print(f"\n{report['checkpoint']}: {report['faces']:,} faces, {report['evaluated']}, on {report['device']}")
     print(f"our model has size={report['size_mib']:.2f} MiB")
     milliseconds = 1000 * report["seconds"] / report["faces"]
     print(f"inference time: {report['seconds']:.2f} s ({milliseconds:.2f} ms per image)")
@@ -146,6 +156,9 @@ def read_command_line():
     parser = Parser(prog="test_code.py", description="Evaluate checkpoints of main.py on the fold each held out.")
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="fold_0.pt and the like")
     parser.add_argument("--fold", type=int, choices=FOLDS, help="another fold than the one held out (of other data)")
+    parser.add_argument(
+        "--set", choices=("test", "val"), default="test", help="the held-out fold or the faces held out for tuning"
+    )
     parser.add_argument("--show-errors", action="store_true", help="write the misclassified images")
     parser.add_argument("--error-dir", default="error", metavar="DIR", help="where to (default error)")
     parser.add_argument("--json", metavar="FILE", help="write the report there too")

@@ -171,8 +171,12 @@ def fill(array, image_dir, paths, known, workers, progress):
     # Pillow decodes and resizes without holding the interpreter's lock, so threads use every core.
     bar = tqdm(total=len(missing), desc="decoding faces", unit="img", disable=None if progress else True)
     with bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        for done in pool.map(decode, tasks):
-            bar.update(done)
+        try:
+            for done in pool.map(decode, tasks):
+                bar.update(done)
+        except BaseException:  # an interruption: leave what is queued undone
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if failures:
         failures.sort()
         more = f" (and {len(failures) - 1:,} more images)" if len(failures) > 1 else ""

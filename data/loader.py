@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 
 class FaceDataset(Dataset):
@@ -26,19 +26,23 @@ class FaceDataset(Dataset):
         return torch.from_numpy(self.images[self.rows[indices]]), self.labels[indices]
 
 
-def shuffled_batches(dataset, batch_size, generator):
-    """Every face once, in an order drawn from the generator; the last batch may be smaller."""
-    return batch_loader(dataset, RandomSampler(dataset, generator=generator), batch_size)
+def shuffled_batches(dataset, batch_size, generator, skip=0):
+    """Every face once, in an order drawn from the generator; the last batch may be smaller.
+
+    skip: leave out so many faces from the start, those of the batches that were done before.
+    """
+    order = torch.randperm(len(dataset), generator=generator).tolist()
+    return batch_loader(dataset, order[skip:], batch_size)
 
 
 def ordered_batches(dataset, batch_size):
     """Every face once, in the dataset's order."""
-    return batch_loader(dataset, SequentialSampler(dataset), batch_size)
+    return batch_loader(dataset, range(len(dataset)), batch_size)
 
 
-def batch_loader(dataset, sampler, batch_size):
+def batch_loader(dataset, order, batch_size):
     # With batch_size=None the loader hands each list of indices to the dataset whole.
-    batches = BatchSampler(sampler, batch_size, drop_last=False)
+    batches = BatchSampler(order, batch_size, drop_last=False)
     return DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=torch.cuda.is_available())
 
 

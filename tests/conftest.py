@@ -31,9 +31,9 @@ def write_labels(folder, rows_of_folds):
     return folder
 
 
-def write_images(folder, rows_of_folds, prefix="landmark_aligned_face", side=48):
-    """A face-like noise image for every row, brighter for older groups."""
-    rng = np.random.default_rng(0)
+def write_images(folder, rows_of_folds, prefix="landmark_aligned_face", side=48, seed=0):
+    """A picture of noise for every row."""
+    rng = np.random.default_rng(seed)
     for fold in range(5):
         for fields in rows_of_folds.get(fold, [row(f"album{fold}", "a.jpg", 100 + fold)]):
             path = folder / fields[0] / f"{prefix}.{fields[2]}.{fields[1]}"

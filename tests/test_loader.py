@@ -43,6 +43,16 @@ def test_every_face_once_in_an_order_that_the_key_decides():
     assert len({tuple(order(seed, fold, epoch)) for seed in (0, 1) for fold in (0, 1) for epoch in (0, 1)}) == 8
 
 
+def test_a_skip_goes_on_where_the_batches_before_ended():
+    def batches(skip):
+        return faces_of(shuffled_batches(dataset(), 3, epoch_generator(0, 0, 0), skip))
+
+    whole = batches(0)
+    assert batches(3) == whole[1:]
+    assert batches(9) == whole[3:]
+    assert batches(10) == []
+
+
 def test_seeds_differ_between_the_places_of_a_key():
     keys = [(0, 1), (1, 0), (0, 0), (1, 1), (0, 0, 1), (0, 1, 1)]
     seeds = {derive_seed(*key) for key in keys}

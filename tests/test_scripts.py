@@ -211,6 +211,45 @@ class TestEvaluation:
         assert expected in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def validated(small_faces_once, tmp_path_factory):
+    """One fold, trained without the faces of some albums; each face of its folds has an album of its own."""
+    folder = tmp_path_factory.mktemp("validated")
+    rows = small_rows()
+    for fields in (fields for fold in rows.values() for fields in fold):
+        fields[0] += f"-{fields[2]}"
+    places = write_labels(folder / "labels", rows), write_images(folder / "aligned", rows)
+    command = [sys.executable, ROOT / "main.py", *paths(places, folder), *TINY, "--val-fraction", "0.25"]
+    command += ["--folds", "0", "--run-dir", folder / "run"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    return folder
+
+
+class TestValidation:
+    def test_held_out_albums_are_recorded_and_logged(self, validated):
+        content = torch.load(validated / "run" / "fold_0.pt")
+        assert len(content["val_albums"]) == 8  # a quarter of 32 faces
+        assert content["train_faces"] == 24
+        assert not {person.split("/")[0] for person in content["train_people"]} & set(content["val_albums"])
+        log = pd.read_csv(validated / "run" / "log.csv")
+        assert list(log.columns) == [*LOG_COLUMNS, "val_loss", "val_top1", "val_one_off"]
+        result = json.loads((validated / "run" / "results.json").read_text())["folds"][0]
+        assert result["val_top1"] == pytest.approx(log.val_top1.iloc[-1])
+
+    def test_the_evaluation_says_which_set_it_is(self, validated, monkeypatch, capsys, tmp_path):
+        path = validated / "run" / "fold_0.pt"
+        arguments = [path, "--set", "val", "--json", tmp_path / "report.json", "--precision", "fp32"]
+        assert call(test_code, arguments, monkeypatch) == 0
+        assert "8 faces, the validation set, 8 albums of the training folds" in capsys.readouterr().out
+        (report,) = json.loads((tmp_path / "report.json").read_text())
+        log = pd.read_csv(validated / "run" / "log.csv")
+        assert report["top1"] == pytest.approx(log.val_top1.iloc[-1])
+
+    def test_without_validation_there_is_no_such_set(self, experiment, monkeypatch, capsys):
+        assert call(test_code, [experiment[0] / "run" / "fold_0.pt", "--set", "val"], monkeypatch) == 2
+        assert "held no faces out for tuning" in capsys.readouterr().err
+
+
 class TestBadInput:
     """One clear line on standard error, exit status 2, nothing left behind."""
 

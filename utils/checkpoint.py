@@ -27,7 +27,7 @@ def build_model(config):
     return MODELS[config.model](classes=len(AGE_GROUPS), negative_slope=config.negative_slope, shortcut=config.shortcut)
 
 
-def describe_training(config, fold, train_faces):
+def describe_training(config, fold, train_faces, val_faces):
     """The parts of a checkpoint that stay the same while a fold trains."""
     return {
         "format": FORMAT,
@@ -36,6 +36,7 @@ def describe_training(config, fold, train_faces):
         "age_groups": list(AGE_GROUPS),
         "fold": fold,
         "label_policy": config.label_policy,
+        "val_albums": sorted(set(val_faces.album)),
         "train_people": sorted(set(people(train_faces))),
         "train_faces": len(train_faces),
         "train_fingerprint": fingerprint(train_faces),

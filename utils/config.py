@@ -33,6 +33,9 @@ class Config:
     folds: tuple = option(FOLDS, "the folds to hold out, one model each", choices=FOLDS)
     label_policy: str = option("strict", "which age texts count as labels", choices=tuple(LABEL_POLICIES))
     allow_missing: bool = option(False, "go on without listed images that are missing")
+    val_fraction: float = option(
+        0.0, "share of the training faces to hold out for tuning, as whole albums", low=0, high=0.9
+    )
     seed: int = option(0, "everything random follows from it", low=0)
 
     model: str = option("resnet18", "the network", choices=tuple(MODELS))

@@ -15,13 +15,20 @@ from utils.metrics import confusion_matrix, summary
 
 
 class Totals:
-    """Sums over the faces of an epoch, kept on the device so that no step waits for them."""
+    """Sums over the faces of an epoch, kept on the device so that no step waits for them.
 
-    def __init__(self, device):
-        self.faces = 0
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, correct
-        self.start = time.perf_counter()
-        self.seconds = 0.0
+    record: of an interrupted epoch, to go on with it.
+    """
+
+    def __init__(self, device, record=None):
+        record = record or {"faces": 0, "sums": torch.zeros(2, dtype=torch.float64), "seconds": 0.0}
+        self.faces = record["faces"]
+        self.sums = record["sums"].to(device)  # loss, correct
+        self.seconds = record["seconds"]
+        self.start = time.perf_counter() - self.seconds
+
+    def record(self):
+        return {"faces": self.faces, "sums": self.sums.cpu(), "seconds": time.perf_counter() - self.start}
 
     def add(self, loss, logits, labels):
         self.faces += len(labels)
@@ -39,17 +46,14 @@ class Totals:
         """Check the whole epoch and stop its clock."""
         self.read()
         self.seconds = time.perf_counter() - self.start
-        return self
 
 
-def train_one_epoch(model, batches, augment, loss_function, optimizer, compute, progress):
-    """One pass over the training batches; returns its Totals. Raises UserError when it diverges.
+def train_one_epoch(model, batches, augment, loss_function, optimizer, compute, totals):
+    """One pass over the training batches, added to the totals; yields after each step.
 
-    augment: uint8 (B, 3, S, S) -> float (B, 3, S, S). progress: called with the faces of each
-    step and the totals so far.
+    augment: uint8 (B, 3, S, S) -> float (B, 3, S, S). Raises UserError when the loss diverges.
     """
     model.train()
-    totals = Totals(compute.device)
     for images, labels in batches:
         images, labels = (batch.to(compute.device, non_blocking=True) for batch in (images, labels))
         with compute.autocast():
@@ -59,8 +63,8 @@ def train_one_epoch(model, batches, augment, loss_function, optimizer, compute, 
         loss.backward()
         optimizer.step()
         totals.add(loss.detach(), logits.detach(), labels)
-        progress(len(labels), totals)
-    return totals.finish()
+        yield
+    totals.finish()
 
 
 @dataclass(frozen=True)

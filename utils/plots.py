@@ -128,8 +128,11 @@ def plot_parameters(model, path, title):
     panels["whole network"] = flat_parameters(model)
     figure, grid = plt.subplots(2, 4, figsize=(11, 5), layout="constrained")
     for axes, (name, values), colour in zip(grid.flat, panels.items(), ["#4477AA"] * 6 + ["#222222"], strict=False):
-        reach = 1.8 * np.quantile(np.abs(values), 0.99)
-        axes.hist(values.clip(-reach, reach), bins=101, range=(-reach, reach), color=colour, log=True)
+        # A quantile of some of the values is as good for choosing the axis, and needs no sorting of millions.
+        reach = 1.8 * np.quantile(np.abs(values[:: 1 + len(values) // 100_000]), 0.99)
+        counts, edges = np.histogram(values.clip(-reach, reach), bins=101, range=(-reach, reach))
+        axes.stairs(counts, edges, fill=True, color=colour)
+        axes.set_yscale("log")
         axes.set_title(name)
         axes.set_xlabel(f"{len(values):,} values, std {values.std():.3f}", fontsize=9)
         axes.yaxis.set_tick_params(labelsize=8)

@@ -11,11 +11,16 @@ class FoldProgress:
     """One bar per fold, with loss, top-1, images/s and the time left, and one line per epoch."""
 
     def __init__(self, fold, epochs, first_epoch, faces):
-        self.fold, self.epochs, self.epoch = fold, epochs, first_epoch
+        self.fold, self.epochs, self.epoch, self.faces = fold, epochs, first_epoch, faces
         self.next_reading = 0.0
         # On anything but a terminal the bar stays silent and the lines per epoch tell.
         self.bar = tqdm(
-            total=epochs * faces, initial=first_epoch * faces, unit="img", unit_scale=True, disable=None, smoothing=0.05
+            total=epochs * faces,
+            initial=first_epoch * faces,
+            unit="img",
+            unit_scale=True,
+            disable=None,
+            smoothing=0.05,
         )
         self.describe()
 
@@ -30,8 +35,8 @@ class FoldProgress:
             f"fold {self.fold} epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}", refresh=False
         )
 
-    def step(self, faces, totals):
-        self.bar.update(faces)
+    def step(self, totals):
+        self.bar.update(self.epoch * self.faces + totals.faces - self.bar.n)
         # Reading the totals waits for the device, so it is done once a second and not once a step.
         if time.monotonic() >= self.next_reading:
             loss, top1 = totals.read()
@@ -45,5 +50,6 @@ class FoldProgress:
             f"fold {self.fold}  epoch {self.epoch:3d}/{self.epochs}  lr {row['lr']:.2g}"
             f"  train loss {row['train_loss']:.3f} top-1 {row['train_top1']:6.2%}"
             f"  test loss {row['test_loss']:.3f} top-1 {row['test_top1']:6.2%} one-off {row['test_one_off']:6.2%}"
-            f"  {row['images_per_second']:,.0f} img/s"
+            + (f"  val top-1 {row['val_top1']:6.2%} one-off {row['val_one_off']:6.2%}" if "val_top1" in row else "")
+            + f"  {row['images_per_second']:,.0f} img/s"
         )

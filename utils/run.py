@@ -21,6 +21,8 @@ from utils.files import replacing, write_csv, write_json
 LOG_COLUMNS = (
     "fold epoch lr gridmask_prob train_loss train_top1 test_loss test_top1 test_one_off seconds images_per_second"
 ).split()
+# Behind them, where --val-fraction holds faces out for tuning.
+VAL_COLUMNS = ["val_loss", "val_top1", "val_one_off"]
 # Where a run's files are and how fast it may go do not change what it learns.
 FREE_TO_CHANGE = ("run_dir", "cache_dir", "label_dir", "image_dir", "folds", "threads")
 
@@ -78,35 +80,57 @@ class Run:
         return len(self.history[fold])
 
     def restore_progress(self, fold, description, model, optimizer):
-        """Put model and optimizer back to the end of the last complete epoch, if there is one. Raises UserError."""
+        """Put model and optimizer back to where the fold was left, if it was begun. Raises UserError.
+
+        Returns the record of an epoch that was interrupted, or None.
+        """
         path = self.progress_path(fold)
         if not path.exists():
-            return
+            return None
         content = load_checkpoint(path)
         if content["train_fingerprint"] != description["train_fingerprint"]:
             raise UserError(f"--resume: '{path}' was trained on other faces or labels than are there now")
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
+        return content["interrupted"]
 
     @staticmethod
-    def log_row(fold, epoch, rate, gridmask_prob, totals, tested):
-        """One row of log.csv. totals: the epoch's training; tested: the Evaluation of the held-out fold."""
+    def log_row(fold, epoch, rate, gridmask_prob, totals, tested, validated=None):
+        """One row of log.csv.
+
+        totals: the epoch's training; tested, validated: the Evaluations of the held-out fold and of
+        the faces held out for tuning.
+        """
         train_loss, train_top1 = totals.read()
         metrics = tested.summary()
         values = (fold, epoch, rate, gridmask_prob, train_loss, train_top1, tested.loss, metrics["top1"])
         speed = (metrics["one_off"], totals.seconds, totals.faces / totals.seconds)
-        return dict(zip(LOG_COLUMNS, values + speed, strict=True))
+        row = dict(zip(LOG_COLUMNS, values + speed, strict=True))
+        if validated:
+            metrics = validated.summary()
+            row |= zip(VAL_COLUMNS, (validated.loss, metrics["top1"], metrics["one_off"]), strict=True)
+        return row
 
-    def save_progress(self, fold, description, model, optimizer, row):
-        """Record a finished epoch: everything the next one starts from, then the log."""
-        self.history[fold].append(row)
-        content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": self.history[fold]}
+    def save_progress(self, fold, description, model, optimizer, interrupted=None):
+        """Record everything that the fold goes on from. interrupted: the record of a half-done epoch."""
+        content = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "history": self.history[fold],
+            "interrupted": interrupted,
+        }
         save_checkpoint(self.progress_path(fold), {**description, **content})
+
+    def save_epoch(self, fold, description, model, optimizer, row):
+        """Record a finished epoch: the progress first, since the log follows from it."""
+        self.history[fold].append(row)
+        self.save_progress(fold, description, model, optimizer)
         self.write_log()
 
     def write_log(self):
         rows = [row for fold_rows in self.history.values() for row in fold_rows]
-        write_csv(self.folder / "log.csv", pd.DataFrame(rows, columns=LOG_COLUMNS))
+        columns = LOG_COLUMNS + (VAL_COLUMNS if self.config.val_fraction else [])
+        write_csv(self.folder / "log.csv", pd.DataFrame(rows, columns=columns))
 
     def finish_fold(self, fold, description, model, faces, tested):
         """Record a trained fold: the predictions first, since the checkpoint marks the fold as done."""
@@ -156,11 +180,12 @@ class Run:
             **{name: metrics[name] for name in ("top1", "one_off", "mae")},
             "top1_over_epochs": float(np.mean([row["test_top1"] for row in rows])),
             "one_off_over_epochs": float(np.mean([row["test_one_off"] for row in rows])),
+            **{name: rows[-1][name] for name in VAL_COLUMNS if name in rows[-1]},
         }
 
 
 def read_record(folder):
-    """The settings in a run directory's config.json. Raises UserError."""
+    """The settings in a run directory's config.json, with defaults for those it does not know. Raises UserError."""
     path = Path(folder) / "config.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -170,7 +195,7 @@ def read_record(folder):
         raise UserError(f"'{path}' is damaged: {error}") from None
     if not isinstance(record, dict):
         raise UserError(f"'{path}' is damaged: it holds no settings")
-    return record
+    return to_record(from_record(record))
 
 
 def require_same_settings(folder, recorded, wanted):

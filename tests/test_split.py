@@ -1,0 +1,45 @@
+"""Train, validation and test faces share no album and no person."""
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.split import split_faces
+
+
+def table(album_sizes):
+    """One album per number, dealt to the five folds in turn."""
+    rows = [(k % 5, f"album{k}", f"{k}-{n // 2}") for k, size in enumerate(album_sizes) for n in range(size)]
+    return pd.DataFrame(rows, columns=["fold", "album", "subject"])
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 9), min_size=10, max_size=40), st.integers(0, 4), st.floats(0, 0.9), st.integers(0, 99))
+def test_every_face_is_on_one_side(sizes, fold, fraction, seed):
+    faces = table(sizes)
+    train, val, test = split_faces(faces, fold, fraction, seed)
+    assert sorted([*train.index, *val.index, *test.index]) == faces.index.tolist()
+    assert set(test.fold) == {fold}
+    assert fold not in set(train.fold) | set(val.fold)
+    for column in ("album", "subject"):
+        assert not set(train[column]) & set(val[column])
+    assert len(train) > 0
+    others = len(train) + len(val)
+    # Whole albums: enough of them, and not one more than needed unless one had to stay for training.
+    if len(train.album.unique()) > 1:
+        assert fraction * others <= len(val) < fraction * others + 9 or fraction == 0
+
+
+def test_without_a_fraction_nothing_is_held_out():
+    train, val, _ = split_faces(table([3] * 20), 0, 0.0, 0)
+    assert len(val) == 0
+    assert len(train) == 48
+
+
+def test_the_seed_and_the_fold_decide():
+    faces = table([3] * 50)
+    albums = {key: frozenset(split_faces(faces, key[0], 0.1, key[1])[1].album) for key in [(0, 0), (0, 1), (1, 0)]}
+    assert len(set(albums.values())) == 3
+    assert albums[0, 0] == frozenset(split_faces(faces, 0, 0.1, 0)[1].album)
+    assert len(albums[0, 0]) == pytest.approx(4)

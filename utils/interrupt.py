@@ -1,0 +1,35 @@
+"""Stopping politely: the first signal lets the step finish and the work be saved, a second stops at once."""
+
+import signal
+import sys
+
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class Interruption:
+    """Within the context, SIGINT and SIGTERM only set `requested`; the training loop looks at it.
+
+    A second signal raises KeyboardInterrupt where the program stands.
+    """
+
+    def __init__(self):
+        self.requested = None
+
+    def __enter__(self):
+        self.earlier = {number: signal.signal(number, self.note) for number in EXIT_STATUS}
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
+
+    def note(self, number, frame):
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = number
+        print("\nstopping after this step; once more stops at once", file=sys.stderr)
+
+    def leave(self, advice):
+        """End the process with the signal's exit status, and say how to go on."""
+        print(f"\nstopped and saved; go on with\n\n    {advice}\n", file=sys.stderr)
+        sys.exit(EXIT_STATUS[self.requested])
