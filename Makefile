@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-long lint clean
 
 demo: $(VENV)/.runtime
 	rm -rf runs/demo
@@ -12,6 +12,11 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev lint
 	$(PY) -m pytest
+
+# Half an hour: thirty killed and resumed runs, eleven thousand broken files.
+test-long: $(VENV)/.dev
+	$(PY) benchmarks/kill_test.py
+	$(PY) benchmarks/mutation_test.py
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -39,7 +39,7 @@ SHUFFLE, AUGMENT = 0, 1  # the independent streams of random numbers within an e
 def main():
     config, resume = read_command_line()
     keep_large_buffers()
-    compute = Compute.choose(config.device, config.precision, config.threads)
+    compute = Compute.choose(config.device, config.precision, config.threads, config.deterministic)
     run = Run(config, resume)
     faces, report = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
     print(report)

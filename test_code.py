@@ -72,7 +72,7 @@ def evaluate_checkpoint(path, options):
 def choose_faces(path, content, faces, options):
     """The faces to evaluate, and what they are, in words. Raises UserError."""
     if options.set == "val":
-        chosen = faces[faces.album.isin(content["val_albums"]) & (faces.fold != content["fold"])]
+        chosen = faces[faces.album.isin(content.get("val_albums", [])) & (faces.fold != content["fold"])]
         if chosen.empty:
             raise UserError(f"--set val: '{path}' held no faces out for tuning; train it with --val-fraction")
         return chosen, f"the validation set, {chosen.album.nunique()} albums of the training folds"

@@ -195,7 +195,9 @@ def decode_face(path, size):
             return np.asarray(square).transpose(2, 0, 1)
     except UnidentifiedImageError:
         raise DataError(f"'{path}' is no image") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way, deep within one of Pillow's decoders
         raise DataError(f"'{path}' is truncated or damaged: {error}") from None
 
 

@@ -44,12 +44,18 @@ def main():
     try:
         report = check(options.label_dir, options.image_dir)
         if options.json:
-            Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            write_whole(Path(options.json), json.dumps(report, indent=2) + "\n")
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print_report(report)
     return 1 if report["findings"] else 0
+
+
+def write_whole(path, text):
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def check(label_dir, image_dir=None):

@@ -2,6 +2,8 @@
 
 import pytest
 from conftest import REAL_LABELS, needs_real_labels, row, write_images, write_labels
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from data import DataError
 from data.adience import LABEL_POLICIES, load_faces, nearest_group, read_rows, select_faces
@@ -85,6 +87,34 @@ def test_policies_on_odd_ages(tmp_path):
     assert report.rows == 8 + 4
     assert report.repeats == 1
     assert report.left_out == {"with an odd interval": 3, "with a single age": 1, "without an age": 2}
+
+
+names = st.text(st.characters(codec="ascii", categories=["L", "N", "P"], exclude_characters="/\\"), min_size=1)
+plain_names = names.filter(lambda name: name not in (".", ".."))
+ages = st.sampled_from([*LABEL_POLICIES["nearest"], "None", ""])
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(plain_names, plain_names, plain_names, ages), min_size=1, max_size=12), st.booleans())
+def test_any_plain_rows_are_read_as_they_are(tmp_path, fields, repeat):
+    """Every row comes back with its own fields, used or counted under exactly one reason."""
+    faces = {(album, image, person): age for album, image, person, age in fields}
+    rows = [row(f"x{album}", image, person, age) for (album, image, person), age in faces.items()]
+    table = read_rows(write_labels(tmp_path, {3: rows + rows[:1] * repeat}))
+    read = table[table.fold == 3]
+    assert read[["user_id", "original_image", "face_id", "age"]].to_numpy().tolist() == [
+        [fields[0], fields[1], fields[2], fields[3]] for fields in rows + rows[:1] * repeat
+    ]
+    for policy, labels in LABEL_POLICIES.items():
+        expected = [labels[age] for age in faces.values() if age in labels]
+        if not expected:
+            with pytest.raises(DataError, match="fold 3 has no face"):
+                select_faces(table, policy)
+            continue
+        used, report = select_faces(table, policy)
+        assert used[used.fold == 3].label.tolist() == expected
+        assert report.repeats == repeat
+        assert len(used) + report.repeats + sum(report.left_out.values()) == report.rows == len(table)
 
 
 def test_table_and_report(small_faces):

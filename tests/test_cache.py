@@ -46,6 +46,12 @@ def test_pixels_and_shape(pictures):
     assert not images.flags.writeable
 
 
+def test_the_number_of_threads_changes_nothing(pictures, tmp_path):
+    folder, paths, _ = pictures
+    one, four = (open_cache(folder, paths, 33, tmp_path / str(n), workers=n, progress=False) for n in (1, 4))
+    assert (one == four).all()
+
+
 def test_a_wide_picture_is_cut_in_the_middle(tmp_path):
     pixels = np.zeros((40, 120, 3))
     pixels[:, 40:80] = (200, 100, 50)  # the middle third is what remains

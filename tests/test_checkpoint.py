@@ -19,7 +19,8 @@ def content(small_faces_once):
     config = Config(shortcut="1x1", negative_slope=0.1)
     torch.manual_seed(0)
     model = resnet18(shortcut="1x1", negative_slope=0.1)
-    return {**describe_training(config, 2, faces[faces.fold != 2], faces[:0]), "model": model.state_dict()}
+    description = describe_training(config, 2, faces[faces.fold != 2], faces[:0])
+    return {**description, "model": model.state_dict(), "history": []}
 
 
 def test_round_trip_rebuilds_the_network(content, tmp_path):
@@ -75,6 +76,14 @@ def write_other(path, content):
     torch.save({"state_dict": {}}, path)
 
 
+def write_without_history(path, content):
+    torch.save({name: value for name, value in content.items() if name != "history"}, path)
+
+
+def write_other_groups(path, content):
+    torch.save({**content, "age_groups": ["young", "old"]}, path)
+
+
 def write_newer(path, content):
     torch.save({**content, "format_version": 99}, path)
 
@@ -82,14 +91,16 @@ def write_newer(path, content):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (write_trap, "is not a checkpoint of main.py: it holds more than tensors"),
-        (write_plain_pickle, "is not a checkpoint of main.py: it holds more than tensors"),
+        (write_trap, "is not a checkpoint of main.py: it is damaged or holds more than tensors"),
+        (write_plain_pickle, "is not a checkpoint of main.py: it is damaged or holds more than tensors"),
         (write_truncated, "is truncated or no checkpoint"),
         (lambda path, _: path.write_bytes(b""), "is truncated or no checkpoint"),
         (lambda path, _: path.write_text("hello there"), "is truncated or no checkpoint|is not a checkpoint"),
         (write_other, "is no checkpoint of main.py: its format"),
         (lambda path, _: torch.save([1, 2], path), "is no checkpoint of main.py: its format"),
-        (write_newer, "has format 99; this version reads format 1"),
+        (write_without_history, "is damaged: its 'history' is no list"),
+        (write_other_groups, "has other age groups or folds"),
+        (write_newer, "has format number 99; this version reads 1; a newer version of this code wrote it"),
         (lambda path, _: None, "no checkpoint at"),
     ],
 )
@@ -106,5 +117,10 @@ def test_weights_of_another_network_are_refused(content):
     other = {**content, "config": {**content["config"], "shortcut": "3x3"}}
     with pytest.raises(UserError, match=r"'x\.pt' does not fit its own description"):
         restore_model("x.pt", other)
-    with pytest.raises(UserError, match="unknown settings: colour"):
-        restore_model("x.pt", {**content, "config": {"colour": "red"}})
+    for config, message in (
+        ({"colour": "red"}, r"'x\.pt': the recorded configuration has unknown settings: colour"),
+        ({"epochs": "many"}, r"'x\.pt': --epochs many: a whole number is wanted"),
+        ({"model": 3}, r"'x\.pt': --model 3: a text is wanted"),
+    ):
+        with pytest.raises(UserError, match=message):
+            restore_model("x.pt", {**content, "config": config})

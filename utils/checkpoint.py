@@ -9,18 +9,29 @@ import importlib.metadata
 import pickle
 import platform
 import subprocess
-import zipfile
+import warnings
 from pathlib import Path
 
 import torch
 
-from data.adience import AGE_GROUPS
+from data.adience import AGE_GROUPS, FOLDS
 from models import MODELS
 from utils import UserError
 from utils.config import from_record, to_record
 from utils.files import replacing
 
 FORMAT, FORMAT_VERSION = "adience-age-checkpoint", 1
+# What every checkpoint holds, finished or in progress.
+CONTENT = {
+    "config": dict,
+    "age_groups": list,
+    "fold": int,
+    "label_policy": str,
+    "train_people": list,
+    "train_fingerprint": str,
+    "model": dict,
+    "history": list,
+}
 
 
 def build_model(config):
@@ -71,34 +82,47 @@ def current_commit():
 
 def save_checkpoint(path, content):
     """Raises UserError when the file cannot be written; the old one is then still there."""
-    with replacing(path) as unfinished:
+    tensors = [value for part in content.values() if isinstance(part, dict) for value in part.values()]
+    mebibytes = sum(value.nbytes for value in tensors if isinstance(value, torch.Tensor)) / 2**20
+    with replacing(path, mebibytes) as unfinished:
         try:
             torch.save(content, unfinished)
         except RuntimeError as error:  # torch reports a failed write this way
             raise OSError(str(error).splitlines()[0]) from None
 
 
-def load_checkpoint(path, device="cpu"):
+def load_checkpoint(path):
     """A checkpoint's content as a dict. Raises UserError that names the file and what is wrong with it."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at '{path}'; main.py writes fold_0.pt to fold_4.pt into its run directory")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's advice on odd pickles is of no use here
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"'{path}' is not a checkpoint of main.py: it holds more than tensors and plain values"
+            f"'{path}' is not a checkpoint of main.py: it is damaged or holds more than tensors and plain values"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file can fail in any way, deep within zip, pickle or torch
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"'{path}' is truncated or no checkpoint: {reason}") from None
+    check_content(path, content)
+    return content
+
+
+def check_content(path, content):
+    """Hold the format, its number and the types of what every reader relies on. Raises UserError."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"'{path}' is no checkpoint of main.py: its format is not '{FORMAT}'")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"'{path}' has format {content.get('format_version')}; this version reads format {FORMAT_VERSION}"
-        )
-    return content
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        advice = "; a newer version of this code wrote it" if isinstance(version, int) and version > 1 else ""
+        raise UserError(f"'{path}' has format number {version}; this version reads {FORMAT_VERSION}{advice}")
+    for name, kind in CONTENT.items():
+        if not isinstance(content.get(name), kind):
+            raise UserError(f"'{path}' is damaged: its '{name}' is no {kind.__name__}")
+    if content["age_groups"] != list(AGE_GROUPS) or content["fold"] not in FOLDS:
+        raise UserError(f"'{path}' has other age groups or folds than Adience: {content['age_groups']}")
 
 
 def restore_model(path, content):
@@ -107,7 +131,9 @@ def restore_model(path, content):
         config = from_record(content["config"])
         model = build_model(config)
         model.load_state_dict(content["model"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from None
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"'{path}' does not fit its own description: {reason}") from None
     return model.eval(), config

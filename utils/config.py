@@ -67,12 +67,18 @@ class Config:
 
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "bf16 where the processor multiplies it faster", choices=("auto", "fp32", "bf16"))
+    deterministic: bool = option(False, "the same bits on every run on a GPU too; on a CPU they always are")
     threads: int = option(0, "CPU threads; 0 leaves the choice to torch", low=0)
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            for item in value if isinstance(value, tuple) else (value,):
+            value, several = getattr(self, f.name), isinstance(f.default, tuple)
+            if several != isinstance(value, tuple):
+                raise UserError(
+                    f"{flag(f.name)} {value}: {'several numbers are' if several else 'one value is'} wanted"
+                )
+            for item in value if several else (value,):
+                check_type(flag(f.name), item, type(f.default[0]) if several else type(f.default))
                 check(flag(f.name), item, f.metadata)
         if not self.folds or len(set(self.folds)) < len(self.folds):
             raise UserError(f"--folds {' '.join(map(str, self.folds))}: name each fold once, out of 0 to 4")
@@ -91,6 +97,14 @@ DEMO_SETTINGS = {
 
 def flag(name):
     return "--" + name.replace("_", "-")
+
+
+def check_type(name, value, kind):
+    """A record may come from a damaged file. A whole number serves as a float, a bool is no number."""
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits:
+        wanted = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]
+        raise UserError(f"{name} {value}: {wanted} is wanted")
 
 
 def check(name, value, limits):

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 from dataclasses import dataclass
 
 import torch
@@ -42,10 +43,17 @@ class Compute:
     precision: str
 
     @classmethod
-    def choose(cls, device, precision, threads=0):
-        """From the names of the command line. threads: of the CPU; 0 leaves torch's choice."""
+    def choose(cls, device, precision, threads=0, deterministic=False):
+        """From the names of the command line.
+
+        threads: of the CPU; 0 leaves torch's choice. deterministic: only algorithms that give the
+        same bits on every run; on a CPU all that this code uses do.
+        """
         if threads:
             torch.set_num_threads(threads)
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+            torch.use_deterministic_algorithms(True)
         device = choose_device(device)
         return cls(device, choose_precision(precision, device))
 

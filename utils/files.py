@@ -3,17 +3,18 @@
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 from utils import UserError
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, mebibytes=None):
     """Give the name of a file to write; it takes the place of `path` once it is complete.
 
     Whatever happens before that, a full disk or a killed process, `path` keeps its old content.
-    Raises UserError when the file cannot be written.
+    mebibytes: what the file will need, for the message. Raises UserError when it cannot be written.
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
@@ -24,10 +25,19 @@ def replacing(path):
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:
-        raise UserError(f"cannot write '{path}': {error.strerror or error}") from None
+        need = f" ({mebibytes:,.0f} MiB)" if mebibytes else ""
+        raise UserError(f"cannot write '{path}'{need}: {error.strerror or error}{free_space(path)}") from None
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def free_space(path):
+    """'; N MiB are free there', or '' where that cannot be told."""
+    try:
+        return f"; {shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there"
+    except OSError:
+        return ""
 
 
 def write_text(path, text):

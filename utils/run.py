@@ -48,6 +48,8 @@ class Run:
     def start(self):
         """Record the configuration; from here on the directory holds a run."""
         write_json(self.folder / "config.json", {**to_record(self.config), "folds": list(self.history)})
+        for fold in self.finished_folds():
+            self.progress_path(fold).unlink(missing_ok=True)  # left by a kill just after the fold was finished
 
     def require_permission(self, resume):
         if resume:
