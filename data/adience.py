@@ -245,7 +245,7 @@ def counts_of(faces):
 def require_every_fold(faces, having):
     for fold in FOLDS:
         if not (faces.fold == fold).any():
-            raise DataError(f"fold {fold} has no face with {having}")
+            raise DataError(f"fold {fold} has no face with {having}; look at fold_{fold}_data.txt")
 
 
 def find_prefix(rows, image_dir):

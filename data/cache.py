@@ -39,7 +39,7 @@ def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
 
     Raises DataError when an image cannot be decoded or the cache cannot be written.
     """
-    image_dir, cache_dir = Path(image_dir), Path(cache_dir)
+    image_dir, cache_dir = Path(image_dir).resolve(), Path(cache_dir)
     sources = [source_key(image_dir, path) for path in paths]
     name = hashlib.sha256(json.dumps([FORMAT, size, sources]).encode()).hexdigest()[:16]
     folder = cache_dir / f"faces_{size}px_{name}"
@@ -62,7 +62,7 @@ def source_key(image_dir, path):
         status = os.stat(image_dir / path)
     except OSError as error:
         raise DataError(f"cannot read the image '{image_dir / path}': {error.strerror}") from None
-    return [os.fspath((image_dir / path).absolute()), status.st_size, status.st_mtime_ns]
+    return [os.fspath(image_dir / path), status.st_size, status.st_mtime_ns]
 
 
 @contextlib.contextmanager

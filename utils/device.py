@@ -70,7 +70,8 @@ class Compute:
     def __str__(self):
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
-        return f"CPU, {torch.get_num_threads()} threads, {self.precision}"
+        threads = torch.get_num_threads()
+        return f"CPU, {threads} thread{'s' if threads > 1 else ''}, {self.precision}"
 
 
 def keep_large_buffers():

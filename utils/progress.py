@@ -21,8 +21,8 @@ class FoldProgress:
             unit_scale=True,
             disable=None,
             smoothing=0.05,
+            desc=self.description(),
         )
-        self.describe()
 
     def __enter__(self):
         return self
@@ -30,10 +30,8 @@ class FoldProgress:
     def __exit__(self, *exception):
         self.bar.close()
 
-    def describe(self):
-        self.bar.set_description(
-            f"fold {self.fold} epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}", refresh=False
-        )
+    def description(self):
+        return f"fold {self.fold} epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}"
 
     def step(self, totals):
         self.bar.update(self.epoch * self.faces + totals.faces - self.bar.n)
@@ -45,7 +43,7 @@ class FoldProgress:
 
     def epoch_done(self, row):
         self.epoch += 1
-        self.describe()
+        self.bar.set_description(self.description(), refresh=False)
         tqdm.write(
             f"fold {self.fold}  epoch {self.epoch:3d}/{self.epochs}  lr {row['lr']:.2g}"
             f"  train loss {row['train_loss']:.3f} top-1 {row['train_top1']:6.2%}"
