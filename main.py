@@ -52,8 +52,9 @@ def main():
                 train_fold(config, fold, faces, images, run, compute, interruption)
     results = run.finish()
     print(f"\n{cross_validation_table(results)}\n")
-    draw_run(run, faces, images, make_augment(config, config.folds[0], config.epochs - 1))
-    print(f"{config.run_dir}/ holds the models, log.csv, predictions.csv, results.json and the plots")
+    if config.plots:
+        draw_run(run, faces, images, make_augment(config, config.folds[0], config.epochs - 1))
+    print(f"{config.run_dir}/ holds the models, log.csv, predictions.csv, results.json and the pictures")
     print(f"evaluate one model: python test_code.py {run.model_path(config.folds[0])} --show-errors")
 
 

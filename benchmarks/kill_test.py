@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from data.demo import make_demo_faces
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = "--image-size 40 --epochs 3 --batch-size 16 --lr 0.01 --lr-steps 2 --threads 1 --folds 0 1"
+SETTINGS = "--image-size 40 --epochs 3 --batch-size 16 --lr 0.01 --lr-steps 2 --threads 1 --folds 0 1 --no-plots"
 TIMED = ["seconds", "images_per_second"]
 
 

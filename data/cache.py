@@ -109,9 +109,7 @@ def build(folder, image_dir, paths, sources, size, workers, progress):
     try:
         shape = (len(paths), 3, size, size)
         array = np.lib.format.open_memmap(unfinished / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        # Taking the blocks now makes a full disk an error here instead of a crash while the map is written.
-        with open(unfinished / "images.npy", "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        take_blocks(unfinished / "images.npy")
         known = rows_of_other_caches(folder, sources, size)
         fill(array, image_dir, paths, known, workers, progress)
         array.flush()
@@ -121,6 +119,13 @@ def build(folder, image_dir, paths, sources, size, workers, progress):
         os.rename(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def take_blocks(path):
+    """Make a full disk an error now instead of a crash while the map is written; not every system can."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 def write_index(folder, sources):

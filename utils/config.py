@@ -65,6 +65,7 @@ class Config:
     gridmask_end: float = option(0.8, "GridMask's probability in the last epoch", low=0, high=1)
     gridmask_rotated: bool = option(True, "rotate GridMask's grid")
 
+    plots: bool = option(True, "draw the pictures at the end")
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "bf16 where the processor multiplies it faster", choices=("auto", "fp32", "bf16"))
     deterministic: bool = option(False, "the same bits on every run on a GPU too; on a CPU they always are")

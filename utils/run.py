@@ -24,7 +24,7 @@ LOG_COLUMNS = (
 # Behind them, where --val-fraction holds faces out for tuning.
 VAL_COLUMNS = ["val_loss", "val_top1", "val_one_off"]
 # Where a run's files are and how fast it may go do not change what it learns.
-FREE_TO_CHANGE = ("run_dir", "cache_dir", "label_dir", "image_dir", "folds", "threads")
+FREE_TO_CHANGE = ("run_dir", "cache_dir", "label_dir", "image_dir", "folds", "threads", "plots")
 
 
 class Run:
