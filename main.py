@@ -62,7 +62,7 @@ def train_fold(config, fold, faces, images, run, compute, interruption):
     """Train on four folds; record the last epoch's model and what it predicts for the fifth."""
     train_faces, val_faces, test_faces = split_faces(faces, fold, config.val_fraction, config.seed)
     train_set, val_set, test_set = (FaceDataset(images, f.index, f.label) for f in (train_faces, val_faces, test_faces))
-    description = describe_training(config, fold, train_faces, val_faces)
+    description = describe_training(config, compute, fold, train_faces, val_faces, images)
 
     torch.manual_seed(derive_seed(config.seed, fold))
     model = build_model(config).to(compute.device, memory_format=torch.channels_last)

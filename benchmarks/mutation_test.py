@@ -29,6 +29,7 @@ from models import resnet18
 from utils import UserError
 from utils.checkpoint import check_content, describe_training, load_checkpoint, restore_model, save_checkpoint
 from utils.config import Config
+from utils.device import Compute
 
 SECONDS_PER_CASE = 20
 TOKENS = [
@@ -153,7 +154,9 @@ def checkpoint_cases(count, folder, chance):
         shapes = resnet18(shortcut="1x1").state_dict()
     # The names of the real network with one number each: small, and still refused where it does not fit.
     weights = {name: torch.zeros(1) for name in shapes}
-    content = {**describe_training(Config(shortcut="1x1"), 0, faces, faces[:0]), "model": weights, "history": []}
+    compute, images = Compute(torch.device("cpu"), "fp32"), np.zeros((len(faces), 3, 4, 4), np.uint8)
+    description = describe_training(Config(shortcut="1x1"), compute, 0, faces, faces[:0], images)
+    content = {**description, "model": weights, "history": []}
     target = folder / "fold_0.pt"
     save_checkpoint(target, content)
 

@@ -3,14 +3,16 @@
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 from data.adience import load_faces
 from models import resnet18
 from utils import UserError
-from utils.checkpoint import describe_training, load_checkpoint, restore_model, save_checkpoint
+from utils.checkpoint import describe_training, fingerprint, load_checkpoint, restore_model, save_checkpoint
 from utils.config import Config
+from utils.device import Compute
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,9 @@ def content(small_faces_once):
     config = Config(shortcut="1x1", negative_slope=0.1)
     torch.manual_seed(0)
     model = resnet18(shortcut="1x1", negative_slope=0.1)
-    description = describe_training(config, 2, faces[faces.fold != 2], faces[:0])
+    images = np.zeros((40, 3, 4, 4), np.uint8)
+    compute = Compute(torch.device("cpu"), "fp32")
+    description = describe_training(config, compute, 2, faces[faces.fold != 2], faces[:0], images)
     return {**description, "model": model.state_dict(), "history": []}
 
 
@@ -36,6 +40,17 @@ def test_round_trip_rebuilds_the_network(content, tmp_path):
     assert set(loaded["versions"]) == {"python", "torch", "torchvision"}
     assert not model.training
     assert all(torch.equal(value, content["model"][name]) for name, value in model.state_dict().items())
+
+
+def test_the_fingerprint_sees_labels_and_pixels(small_faces_once):
+    faces, _ = load_faces(*small_faces_once)
+    images = np.zeros((40, 3, 4, 4), np.uint8)
+    relabelled = faces.assign(label=faces.label.where(faces.index != 7, 0))
+    retouched = images.copy()
+    retouched[7, 0, 0, 0] = 1
+    prints = [fingerprint(faces, images), fingerprint(relabelled, images), fingerprint(faces, retouched)]
+    assert len(set(prints)) == 3
+    assert fingerprint(faces[:7], images) == fingerprint(faces[:7], retouched)
 
 
 def test_a_failed_write_keeps_the_old_file(content, tmp_path):

@@ -309,6 +309,16 @@ class TestBadInput:
         assert "other settings: seed was 0, now 1; lr was 0.01, now 0.02" in capsys.readouterr().err
         assert (experiment[0] / "run" / "fold_0.pt").stat() == before
 
+    def test_replaced_pictures_stop_a_resume(self, small_faces, tmp_path, monkeypatch, capsys):
+        arguments = [*paths(small_faces, tmp_path), *TINY, "--folds", 0, "--run-dir", tmp_path / "run", "--no-plots"]
+        with monkeypatch.context() as patch:
+            patch.setattr(main.FoldProgress, "epoch_done", lambda *_: sys.exit(77))
+            assert call(main, arguments, monkeypatch) == 77
+        picture = next((small_faces[1] / "album1").iterdir())
+        Image.new("RGB", (48, 48), "red").save(picture)
+        assert call(main, [*arguments, "--resume"], monkeypatch) == 2
+        assert "was trained on other faces, labels or pixels" in capsys.readouterr().err
+
     def test_nothing_to_resume(self, small_faces, tmp_path, monkeypatch, capsys):
         arguments = [*paths(small_faces, tmp_path), "--run-dir", tmp_path / "run", "--resume"]
         assert call(main, arguments, monkeypatch) == 2

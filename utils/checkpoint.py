@@ -38,8 +38,8 @@ def build_model(config):
     return MODELS[config.model](classes=len(AGE_GROUPS), negative_slope=config.negative_slope, shortcut=config.shortcut)
 
 
-def describe_training(config, fold, train_faces, val_faces):
-    """The parts of a checkpoint that stay the same while a fold trains."""
+def describe_training(config, compute, fold, train_faces, val_faces, images):
+    """The parts of a checkpoint that stay the same while a fold trains; images: the cache."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -50,7 +50,8 @@ def describe_training(config, fold, train_faces, val_faces):
         "val_albums": sorted(set(val_faces.album)),
         "train_people": sorted(set(people(train_faces))),
         "train_faces": len(train_faces),
-        "train_fingerprint": fingerprint(train_faces),
+        "train_fingerprint": fingerprint(train_faces, images),
+        "trained_on": str(compute),
         "commit": current_commit(),
         "versions": {
             "python": platform.python_version(),
@@ -65,10 +66,13 @@ def people(faces):
     return faces.album + "/" + faces.subject
 
 
-def fingerprint(faces):
-    """A hash of which faces, under which labels, a model was trained on."""
+def fingerprint(faces, images):
+    """A hash of what a model was trained on: paths, labels and pixels. images: uint8 (N, 3, S, S)."""
     listing = "\n".join(f"{path}\t{label}" for path, label in zip(faces.path, faces.label, strict=True))
-    return hashlib.sha256(listing.encode()).hexdigest()
+    digest = hashlib.sha256(listing.encode())
+    for row in faces.index:
+        digest.update(images[row])
+    return digest.hexdigest()
 
 
 def current_commit():

@@ -6,6 +6,7 @@ files agree with each other once it goes on.
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,13 @@ class Run:
             return None
         content = load_checkpoint(path)
         if content["train_fingerprint"] != description["train_fingerprint"]:
-            raise UserError(f"--resume: '{path}' was trained on other faces or labels than are there now")
+            raise UserError(f"--resume: '{path}' was trained on other faces, labels or pixels than are there now")
+        if content["trained_on"] != description["trained_on"]:
+            began, now = content["trained_on"], description["trained_on"]
+            print(
+                f"note: fold {fold} was begun on {began} and goes on on {now}; the last bits may differ",
+                file=sys.stderr,
+            )
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
         return content["interrupted"]
