@@ -35,21 +35,21 @@ def main():
     keep_large_buffers()
     reports, errors = [], []
     for path in options.checkpoints:
-        report, wrong, images = evaluate_checkpoint(path, options)
+        report, wrong = evaluate_checkpoint(path, options)
         reports.append(report)
         errors.append(wrong)
     if len(reports) > 1:
         print(f"\nmean of {len(reports)} models: {mean_line(reports)}")
     if options.show_errors:
         errors = rank(pd.concat(errors))
-        write_errors(options.error_dir, errors, images)
+        write_errors(options.error_dir, errors)
         print(f"\nwrote {len(errors):,} misclassified images and errors.csv to {options.error_dir}/")
     if options.json:
         write_json(options.json, reports)
 
 
 def evaluate_checkpoint(path, options):
-    """Print one model's report; returns it as plain values, its errors, and the images they index."""
+    """Print one model's report; returns it as plain values, and the table of its errors."""
     content = load_checkpoint(path)
     model, trained = restore_model(path, content)
     given = {name: value for name, value in vars(options).items() if name in SETTINGS}
@@ -64,9 +64,14 @@ def evaluate_checkpoint(path, options):
     model.to(compute.device, memory_format=torch.channels_last)
     evaluation = evaluate(model, test_set, config.batch_size, compute)
     latency = measure_latency(model, test_set, config.batch_size, compute)
-    report = {"checkpoint": str(path), "evaluated": what, **as_record(model, evaluation, latency, compute)}
+    report = {
+        "checkpoint": str(path),
+        "held_out_fold": content["fold"],
+        "evaluated": what,
+        **as_record(model, evaluation, latency, compute),
+    }
     print_report(report, evaluation)
-    return report, find_errors(evaluation.table(test_faces)), images
+    return report, find_errors(evaluation.table(test_faces), images)
 
 
 def choose_faces(path, content, faces, options):

@@ -21,6 +21,7 @@ from data import DataError
 AGE_GROUPS = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+")
 FOLDS = (0, 1, 2, 3, 4)
 HEADER = ("user_id original_image face_id age gender x y dx dy tilt_ang fiducial_yaw_angle fiducial_score").split()
+FACE_KEY = ["user_id", "face_id", "original_image"]  # what one face is; a row with the same three is a repeat
 HOW_TO_GET_ADIENCE = "Adience is at https://talhassner.github.io/home/projects/Adience/Adience-data.html"
 
 # The two downloads name the same face differently.
@@ -191,9 +192,8 @@ def select_faces(rows, policy):
     if policy not in LABEL_POLICIES:
         raise DataError(f"unknown label policy '{policy}'; one of {', '.join(LABEL_POLICIES)}")
     rows = rows.assign(label=rows.age.map(LABEL_POLICIES[policy]))
-    key = ["user_id", "face_id", "original_image"]
-    repeated = rows.duplicated(key)
-    check_repeats(rows, key)
+    repeated = rows.duplicated(FACE_KEY)
+    check_repeats(rows)
     distinct = rows[~repeated]
     unlabelled = distinct.label.isna()
     faces = distinct[~unlabelled].rename(
@@ -217,10 +217,10 @@ def select_faces(rows, policy):
     return faces.reset_index(drop=True), report
 
 
-def check_repeats(rows, key):
+def check_repeats(rows):
     """A face may be listed twice, but not with two ages or in two folds: that would leak it into training."""
-    repeats = rows[rows.duplicated(key, keep=False)]
-    differing = repeats.groupby(key)[["age", "fold"]].transform("nunique").max(axis=1) > 1
+    repeats = rows[rows.duplicated(FACE_KEY, keep=False)]
+    differing = repeats.groupby(FACE_KEY)[["age", "fold"]].transform("nunique").max(axis=1) > 1
     if differing.any():
         row = repeats[differing].iloc[-1]
         raise DataError(

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from data import DataError
 from data.adience import (
     AGE_GROUPS,
+    FACE_KEY,
     FOLDS,
     LABEL_POLICIES,
     face_paths,
@@ -61,8 +62,10 @@ def write_whole(path, text):
 def check(label_dir, image_dir=None):
     """The report as plain values; without an image_dir, of the labels alone. Raises DataError."""
     rows = read_rows(label_dir)
-    report = {"labels": count_labels(rows), "findings": {}}
+    labels, refusals = count_labels(rows)
+    report = {"labels": labels, "findings": {}}
     findings = {
+        "reasons why no training can start": refusals,
         "people in several folds": crossing(rows, "face_id"),
         "albums in several folds": crossing(rows, "user_id"),
         "people with several ages": people_with_several_ages(rows),
@@ -76,24 +79,32 @@ def check(label_dir, image_dir=None):
 
 
 def count_labels(rows):
-    """Rows, repeats and ages; per policy the rows of each fold and the faces of each group."""
-    policies = {}
+    """Rows, repeats and ages; per policy the rows of each fold and the faces of each group.
+
+    Returns the counts, and what keeps the labels from being used at all.
+    """
+    policies, refusals = {}, []
     for policy in LABEL_POLICIES:
-        _, told = select_faces(rows, policy)
+        try:
+            _, told = select_faces(rows, policy)
+        except DataError as error:
+            refusals.append(str(error))
+            continue
         policies[policy] = {
             "rows_per_fold": list(told.rows_per_fold.values()),
             "faces_per_fold": list(told.faces_per_fold.values()),
             "faces_per_group": list(told.faces_per_class.values()),
         }
-    return {
+    counts = {
         "rows": len(rows),
         "rows_per_fold": [int((rows.fold == fold).sum()) for fold in FOLDS],
-        "repeats": told.repeats,
+        "repeats": int(rows.duplicated(FACE_KEY).sum()),
         "people": rows.face_id.nunique(),
         "albums": rows.user_id.nunique(),
         "ages": {str(age): int(count) for age, count in rows.age.value_counts().items()},
         "policies": policies,
     }
+    return counts, sorted(set(refusals))
 
 
 def crossing(rows, column):
@@ -111,7 +122,7 @@ def people_with_several_ages(rows):
 def check_images(rows, image_dir):
     """Counts of the images, and {finding: lines}."""
     require_folder(image_dir, "the image directory")
-    faces = rows.drop_duplicates(["user_id", "face_id", "original_image"])
+    faces = rows.drop_duplicates(FACE_KEY)
     faces = faces.rename(columns={"user_id": "album", "face_id": "subject"})
     faces = faces.assign(path=face_paths(faces, find_prefix(rows, image_dir)))
     there = find_present(faces, image_dir)

@@ -68,6 +68,16 @@ def test_every_finding_is_named(small_faces, monkeypatch, capsys, tmp_path):
         assert finding in printed
 
 
+def test_what_training_refuses_is_a_finding(monkeypatch, capsys, tmp_path):
+    face = row("album", "a.jpg", 1)
+    labels = write_labels(tmp_path, {2: [face], 3: [face]})
+    assert run(monkeypatch, "--label-dir", labels, "--labels-only") == 1
+    printed = capsys.readouterr().out
+    assert "1 reasons why no training can start" in printed
+    assert "fold_3_data.txt, line 2: face 1 of album/a.jpg is listed with another age or in another fold" in printed
+    assert "1 people in several folds\n    1: folds 2, 3" in printed
+
+
 def test_could_not_look(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, "--label-dir", tmp_path / "nowhere", "--labels-only") == 2
     assert "nowhere' does not exist" in capsys.readouterr().err

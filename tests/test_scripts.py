@@ -205,9 +205,12 @@ class TestEvaluation:
         assert call(test_code, arguments, monkeypatch) == 2
         assert "1 of 8 in fold 0" in capsys.readouterr().err
 
-    def test_several_checkpoints_give_a_mean(self, experiment, monkeypatch, capsys):
+    def test_several_checkpoints_give_a_mean_and_one_ranking(self, experiment, monkeypatch, capsys, tmp_path):
         arguments = [experiment[0] / "run" / f"fold_{fold}.pt" for fold in (0, 3)]
-        assert call(test_code, arguments, monkeypatch) == 0
+        assert call(test_code, [*arguments, "--show-errors", "--error-dir", tmp_path], monkeypatch) == 0
+        errors = pd.read_csv(tmp_path / "errors.csv")
+        assert set(errors.fold) == {0, 3}
+        assert errors.confidence.is_monotonic_decreasing
         results = json.loads((experiment[0] / "run" / "results.json").read_text())
         expected = f"top-1 {results['mean']['top1']:.2%} ± {results['std']['top1']:.2%}"
         assert expected in capsys.readouterr().out

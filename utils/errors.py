@@ -15,44 +15,46 @@ CONTACT_SHEET = "worst.png"
 WRITTEN_NAME = re.compile(r"\d{4,}_true_\S+_predicted_\S+\.png")
 
 
-def find_errors(predictions):
+def find_errors(predictions, images):
     """The misclassified ones of a predictions table (`Evaluation.table`), most confidently wrong first.
 
-    Adds the columns `confidence`, the probability of the wrong answer, and `row`, the table's
-    index: where the face is among the cached images.
+    images: uint8 (N, 3, S, S), which the table's index points into. Adds the columns `confidence`,
+    the probability of the wrong answer, and `image`, the face as the network saw it.
     """
-    probabilities = predictions[[f"p{group}" for group in range(len(AGE_GROUPS))]]
-    table = predictions.assign(confidence=probabilities.max(axis=1), row=predictions.index)
-    return rank(table[table.prediction != table.label])
+    wrong = predictions[predictions.prediction != predictions.label]
+    confidence = wrong[[f"p{group}" for group in range(len(AGE_GROUPS))]].max(axis=1)
+    # Rows of a memory-mapped cache are views: nothing is read before it is drawn.
+    views = pd.Series([images[row] for row in wrong.index], index=wrong.index, dtype=object)
+    return rank(wrong.assign(confidence=confidence, image=views))
 
 
 def rank(errors):
     return errors.sort_values(["confidence", "path"], ascending=[False, True]).reset_index(drop=True)
 
 
-def write_errors(folder, errors, images):
-    """Write each misclassified face as the network saw it, errors.csv and a contact sheet.
+def write_errors(folder, errors):
+    """Write each misclassified face before normalisation, so in true colours, errors.csv and a contact sheet.
 
-    images: uint8 (N, 3, S, S), before normalisation, so that colours are true. What an earlier
-    call wrote into the folder goes; nothing else is touched. Raises UserError.
+    errors: of `find_errors`. What an earlier call wrote into the folder goes; nothing else is touched.
+    Raises UserError.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_earlier(folder)
         names = [error_name(number, error) for number, error in enumerate(errors.itertuples(), 1)]
-        for name, row in zip(names, errors.row, strict=True):
-            Image.fromarray(images[row].transpose(1, 2, 0)).save(folder / name)
+        for name, image in zip(names, errors.image, strict=True):
+            Image.fromarray(image.transpose(1, 2, 0)).save(folder / name)
     except OSError as error:
         raise UserError(f"cannot write the misclassified images to '{folder}': {error.strerror or error}") from None
     groups = pd.Series(AGE_GROUPS)
-    table = errors.drop(columns="row").assign(
+    table = errors.drop(columns="image").assign(
         file=names, true_group=errors.label.map(groups), predicted_group=errors.prediction.map(groups)
     )
     first = ["file", "true_group", "predicted_group", "confidence"]
     write_csv(folder / "errors.csv", table[first + [name for name in table if name not in first]])
     if names:
-        plot_errors(images, errors, folder / CONTACT_SHEET)
+        plot_errors(errors, folder / CONTACT_SHEET)
 
 
 def remove_earlier(folder):

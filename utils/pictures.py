@@ -27,7 +27,7 @@ def draw_run(run, faces, images, augment):
     plot_confusion(confusion, run.folder / "confusion.png", "all held-out faces")
     # The index of the predictions becomes the position of the face among the images.
     predictions.index = faces.reset_index().set_index("path")["index"].loc[predictions.path].to_numpy()
-    plot_errors(images, find_errors(predictions), run.folder / "worst_errors.png")
+    plot_errors(find_errors(predictions, images), run.folder / "worst_errors.png")
     preview(faces, images, augment, run.folder / "augmentation.png")
 
 

@@ -168,11 +168,11 @@ def plot_augmentation(faces, augmented, path):
 
 
 @plt.rc_context(STYLE)
-def plot_errors(images, errors, path, rows=5, columns=8):
+def plot_errors(errors, path, rows=5, columns=8):
     """A contact sheet of the most confidently wrong faces.
 
-    images: uint8 (N, 3, S, S). errors: table in order, worst first, with columns row (into
-    images), label, prediction, confidence.
+    errors: table in order, worst first, with columns image (uint8 (3, S, S)), label, prediction,
+    confidence.
     """
     worst = errors.head(rows * columns)
     rows = max(1, -(-len(worst) // columns))
@@ -181,7 +181,7 @@ def plot_errors(images, errors, path, rows=5, columns=8):
     for axes in grid.flat:
         axes.axis("off")
     for axes, error in zip(grid.flat, worst.itertuples(), strict=False):
-        axes.imshow(images[error.row].transpose(1, 2, 0))
+        axes.imshow(error.image.transpose(1, 2, 0))
         axes.set_title(
             f"true {AGE_GROUPS[error.label]}\nsaid {AGE_GROUPS[error.prediction]}, {error.confidence:.0%}",
             fontsize=7.5,
