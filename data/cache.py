@@ -85,12 +85,14 @@ def is_sound(folder, count, size):
         index = json.loads(index_file.read_text())
         status = images.stat()
         array = np.load(images, mmap_mode="r")
-    except (OSError, ValueError):
+        same_size = status.st_size == index["bytes"]
+        same_time, checked = status.st_mtime_ns == index["mtime_ns"], index["crc32"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    if array.shape != (count, 3, size, size) or array.dtype != np.uint8 or status.st_size != index["bytes"]:
+    if array.shape != (count, 3, size, size) or array.dtype != np.uint8 or not same_size:
         return False
     # An untouched file needs no second look; a copied or overwritten one is compared in full.
-    return status.st_mtime_ns == index["mtime_ns"] or checksum(images) == index["crc32"]
+    return same_time or checksum(images) == checked
 
 
 def checksum(path):
@@ -103,8 +105,9 @@ def checksum(path):
 
 def build(folder, image_dir, paths, sources, size, workers, progress):
     """Write the cache beside its place and move it there when it is whole."""
+    for stale in folder.parent.glob(".*.unfinished"):  # of a builder that died; this one holds the lock
+        shutil.rmtree(stale, ignore_errors=True)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
         shape = (len(paths), 3, size, size)
@@ -148,7 +151,7 @@ def rows_of_other_caches(folder, sources, size):
     for other in folder.parent.glob(f"faces_{size}px_*"):
         try:
             theirs = json.loads((other / "index.json").read_text())["sources"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
         shared = {wanted[tuple(s)]: row for row, s in enumerate(theirs) if tuple(s) in wanted}
         if len(shared) > len(found) and other != folder and is_sound(other, len(theirs), size):

@@ -109,7 +109,7 @@ def test_a_changed_list_and_another_size_are_other_caches(pictures):
     assert open_cache(folder, paths, 50, cache, progress=False).shape == (6, 3, 50, 50)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "overwritten", "gone"])
+@pytest.mark.parametrize("damage", ["cut short", "overwritten", "gone", "index of something else"])
 def test_a_damaged_cache_is_rebuilt(pictures, damage):
     expected = np.array(open_small(pictures))
     (file,) = pictures[2].glob("faces_*/images.npy")
@@ -118,8 +118,10 @@ def test_a_damaged_cache_is_rebuilt(pictures, damage):
         file.write_bytes(content[:-100])
     elif damage == "overwritten":
         file.write_bytes(content[:-100] + b"x" * 100)
-    else:
+    elif damage == "gone":
         file.unlink()
+    else:
+        (file.parent / "index.json").write_text("[1, 2]")
     assert (open_small(pictures) == expected).all()
 
 

@@ -26,13 +26,18 @@ def choose_precision(name, device):
     """'auto', 'fp32' or 'bf16' -> 'fp32' or 'bf16', the faster one where it is 'auto'.
 
     On a CPU only AMX multiplies bf16 matrices faster than fp32 ones. AVX512-bf16 alone does
-    not: benchmarks/RESULTS.md has it at 0.6 of the fp32 rate.
+    not: benchmarks/RESULTS.md has it slower than fp32.
     """
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16", False) else "fp32"
+    return "bf16" if cpu_capabilities().get("amx_bf16") else "fp32"
+
+
+def cpu_capabilities():
+    """{name: whether the processor has it}; empty where torch cannot tell yet."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 @dataclass(frozen=True)
