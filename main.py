@@ -8,6 +8,7 @@ Or set the two paths below and run `python main.py`.
 
 import shlex
 import sys
+from pathlib import Path
 
 import torch
 
@@ -18,14 +19,14 @@ from data.demo import DEMO_DIR, make_demo_faces
 from data.loader import FaceDataset, derive_seed, epoch_generator, shuffled_batches
 from data.split import split_faces
 from utils import UserError
-from utils.checkpoint import build_model, describe_training, parameter_count, size_mib
+from utils.checkpoint import build_model, describe_training, fingerprint, parameter_count, size_mib
 from utils.cli import run_script
 from utils.config import DEMO_SETTINGS, Parser, add_options, make_config
 from utils.device import Compute, keep_large_buffers
 from utils.engine import Totals, evaluate, learning_rate, set_learning_rate, train_one_epoch
 from utils.interrupt import Interruption
 from utils.losses import LOSSES
-from utils.pictures import draw_run
+from utils.pictures import draw_faces, draw_numbers
 from utils.progress import FoldProgress
 from utils.report import cross_validation_table
 from utils.run import Run, merge_runs
@@ -37,32 +38,42 @@ SHUFFLE, AUGMENT = 0, 1  # the independent streams of random numbers within an e
 
 
 def main():
-    config, resume = read_command_line()
+    config, resume, merge = read_command_line()
+    if merge:
+        report(merge_runs(merge, config))
+        return
     keep_large_buffers()
     compute = Compute.choose(config.device, config.precision, config.threads, config.deterministic)
     run = Run(config, resume)
-    faces, report = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
-    print(report)
+    faces, counts = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
+    print(counts)
     images = open_cache(config.image_dir, faces.path, config.image_size, config.cache_dir)
     describe(config, compute)
-    run.start()
-    with Interruption() as interruption:
+    data_fingerprint = fingerprint(faces, images)
+    with run.started(data_fingerprint), Interruption() as interruption:
         for fold in config.folds:
             if not run.is_finished(fold):
-                train_fold(config, fold, faces, images, run, compute, interruption)
-    results = run.finish()
-    print(f"\n{cross_validation_table(results)}\n")
+                train_fold(config, fold, faces, images, data_fingerprint, run, compute, interruption)
+    report(run)
     if config.plots:
-        draw_run(run, faces, images, make_augment(config, config.folds[0], config.epochs - 1))
-    print(f"{config.run_dir}/ holds the models, log.csv, predictions.csv, results.json and the pictures")
-    print(f"evaluate one model: python test_code.py {run.model_path(config.folds[0])} --show-errors")
+        draw_faces(run, faces, images, make_augment(config, config.folds[0], config.epochs - 1))
 
 
-def train_fold(config, fold, faces, images, run, compute, interruption):
+def report(run):
+    """Write the results, print the table and draw the pictures that need no images."""
+    print(f"\n{cross_validation_table(run.finish())}\n")
+    if run.config.plots:
+        draw_numbers(run)
+    print(f"{run.folder}/ holds the models, log.csv, predictions.csv, results.json and the pictures")
+    path = run.model_path(run.finished_folds()[0])
+    print(f"evaluate one model: {python_command()} test_code.py {path} --show-errors")
+
+
+def train_fold(config, fold, faces, images, data_fingerprint, run, compute, interruption):
     """Train on four folds; record the last epoch's model and what it predicts for the fifth."""
     train_faces, val_faces, test_faces = split_faces(faces, fold, config.val_fraction, config.seed)
     train_set, val_set, test_set = (FaceDataset(images, f.index, f.label) for f in (train_faces, val_faces, test_faces))
-    description = describe_training(config, compute, fold, train_faces, val_faces, images)
+    description = describe_training(config, compute, fold, train_faces, val_faces, data_fingerprint)
 
     torch.manual_seed(derive_seed(config.seed, fold))
     model = build_model(config).to(compute.device, memory_format=torch.channels_last)
@@ -95,8 +106,15 @@ def train_fold(config, fold, faces, images, run, compute, interruption):
 
 def resume_command():
     """The command line that goes on with this run."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-    return shlex.join(["python", *sys.argv[:1], *arguments, "--resume"])
+    arguments = [argument for argument in sys.argv if argument != "--resume"]
+    return f"{python_command()} {shlex.join([*arguments, '--resume'])}"
+
+
+def python_command():
+    """This interpreter, as one would type it: below the current folder by its relative path."""
+    python = Path(sys.executable)
+    here = Path.cwd()
+    return shlex.quote(str(python.relative_to(here) if python.is_relative_to(here) else python))
 
 
 def make_augment(config, fold, epoch, draws=None):
@@ -119,7 +137,10 @@ def make_augment(config, fold, epoch, draws=None):
 
 
 def read_command_line():
-    """(Config, whether to resume), from the command line over the constants above."""
+    """(Config, whether to resume, runs to merge), from the command line over the constants above.
+
+    With runs to merge, the first is the name of the run directory alone.
+    """
     parser = Parser(prog="main.py", description="Train one age-group model per fold of Adience.")
     parser.add_argument("--demo", action="store_true", help="small drawn faces and settings that take two minutes")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
@@ -128,20 +149,20 @@ def read_command_line():
     given = vars(parser.parse_args())
     demo, resume, merge = (given.pop(name) for name in ("demo", "resume", "merge"))
     if merge:
-        if given.keys() != {"run_dir"}:
+        if given.keys() != {"run_dir"} or demo or resume:
             raise UserError("--merge takes the runs to join and a --run-dir for the result, nothing else")
-        return merge_runs(merge, given["run_dir"]), True
+        return given["run_dir"], False, merge
     if demo:
         if "label_dir" in given or "image_dir" in given:
             raise UserError("--demo draws its own faces; leave --label-dir and --image-dir out")
         make_demo_faces(DEMO_DIR)
-        return make_config(given, label_dir=DEMO_DIR, image_dir=f"{DEMO_DIR}/aligned", **DEMO_SETTINGS), resume
+        return make_config(given, label_dir=DEMO_DIR, image_dir=f"{DEMO_DIR}/aligned", **DEMO_SETTINGS), resume, None
     config = make_config(given, label_dir=LABEL_DIR, image_dir=IMAGE_DIR)
     for name in ("label_dir", "image_dir"):
         if not getattr(config, name):
             option = name.replace("_", "-")
             raise UserError(f"no --{option}: give it, or set {name.upper()} at the top of main.py, or try --demo")
-    return config, resume
+    return config, resume, None
 
 
 def describe(config, compute):

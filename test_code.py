@@ -7,6 +7,7 @@ the data was; --label-dir and --image-dir say where it is now.
 """
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -51,6 +52,8 @@ def main():
 def evaluate_checkpoint(path, options):
     """Print one model's report; returns it as plain values, and the table of its errors."""
     content = load_checkpoint(path)
+    if "metrics" not in content:
+        raise UserError(f"'{path}' is the progress of an unfinished fold; go on with main.py --resume")
     model, trained = restore_model(path, content)
     given = {name: value for name, value in vars(options).items() if name in SETTINGS}
     # Where the data is comes from the checkpoint; how to compute is this machine's affair.
@@ -77,9 +80,11 @@ def evaluate_checkpoint(path, options):
 def choose_faces(path, content, faces, options):
     """The faces to evaluate, and what they are, in words. Raises UserError."""
     if options.set == "val":
-        chosen = faces[faces.album.isin(content.get("val_albums", [])) & (faces.fold != content["fold"])]
-        if chosen.empty:
+        chosen = faces[faces.album.isin(content["val_albums"]) & (faces.fold != content["fold"])]
+        if not content["val_albums"]:
             raise UserError(f"--set val: '{path}' held no faces out for tuning; train it with --val-fraction")
+        if chosen.empty:
+            raise UserError(f"--set val: none of the albums that '{path}' held out is in these label files")
         return chosen, f"the validation set, {chosen.album.nunique()} albums of the training folds"
     fold = content["fold"] if options.fold is None else options.fold
     return faces[faces.fold == fold], f"fold {fold}"
@@ -160,15 +165,19 @@ def mean_line(reports):
 def read_command_line():
     parser = Parser(prog="test_code.py", description="Evaluate checkpoints of main.py on the fold each held out.")
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="fold_0.pt and the like")
-    parser.add_argument("--fold", type=int, choices=FOLDS, help="another fold than the one held out (of other data)")
-    parser.add_argument(
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--fold", type=int, choices=FOLDS, help="another fold than the one held out (of other data)")
+    chosen.add_argument(
         "--set", choices=("test", "val"), default="test", help="the held-out fold or the faces held out for tuning"
     )
     parser.add_argument("--show-errors", action="store_true", help="write the misclassified images")
     parser.add_argument("--error-dir", default="error", metavar="DIR", help="where to (default error)")
     parser.add_argument("--json", metavar="FILE", help="write the report there too")
     add_options(parser, SETTINGS, defaults_from="the checkpoint")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.json is not None and (not options.json or Path(options.json).is_dir()):
+        raise UserError(f"--json '{options.json}': the name of a file is wanted")
+    return options
 
 
 if __name__ == "__main__":

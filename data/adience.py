@@ -131,7 +131,11 @@ def read_rows(label_dir):
 
 
 def require_folder(folder, what):
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
         raise DataError(f"{what} '{folder}' does not exist or is no folder; {HOW_TO_GET_ADIENCE}")
 
 
@@ -194,6 +198,7 @@ def select_faces(rows, policy):
     rows = rows.assign(label=rows.age.map(LABEL_POLICIES[policy]))
     repeated = rows.duplicated(FACE_KEY)
     check_repeats(rows)
+    check_people(rows)
     distinct = rows[~repeated]
     unlabelled = distinct.label.isna()
     faces = distinct[~unlabelled].rename(
@@ -227,6 +232,15 @@ def check_repeats(rows):
             f"{row.file}, line {row.line}: face {row.face_id} of {row.user_id}/{row.original_image}"
             " is listed with another age or in another fold too"
         )
+
+
+def check_people(rows):
+    """A person in two folds would be trained on and tested on."""
+    folds = rows.groupby("face_id").fold
+    crossing = folds.transform("min") != folds.transform("max")
+    if crossing.any():
+        row = rows[crossing].iloc[-1]
+        raise DataError(f"{row.file}, line {row.line}: person {row.face_id} is in another fold too; folds share nobody")
 
 
 def reason_left_out(age):
@@ -274,7 +288,10 @@ def find_present(faces, image_dir):
 
 
 def list_folder(folder):
+    """The names in a folder; none where it is not there or could not be. Raises DataError."""
     try:
         return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
+    except PermissionError as error:
+        raise DataError(f"cannot look into '{folder}': {error.strerror}") from None
+    except OSError:
         return []

@@ -87,7 +87,7 @@ def is_sound(folder, count, size):
         array = np.load(images, mmap_mode="r")
         same_size = status.st_size == index["bytes"]
         same_time, checked = status.st_mtime_ns == index["mtime_ns"], index["crc32"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except Exception:  # whatever is there instead of a cache
         return False
     if array.shape != (count, 3, size, size) or array.dtype != np.uint8 or not same_size:
         return False
@@ -150,10 +150,11 @@ def rows_of_other_caches(folder, sources, size):
     found = {}
     for other in folder.parent.glob(f"faces_{size}px_*"):
         try:
-            theirs = json.loads((other / "index.json").read_text())["sources"]
-        except (OSError, ValueError, KeyError, TypeError):
+            index = json.loads((other / "index.json").read_text())
+            theirs = index["sources"] if index["format"] == FORMAT else []
+            shared = {wanted[tuple(s)]: row for row, s in enumerate(theirs) if tuple(s) in wanted}
+        except Exception:  # a damaged one is of no use
             continue
-        shared = {wanted[tuple(s)]: row for row, s in enumerate(theirs) if tuple(s) in wanted}
         if len(shared) > len(found) and other != folder and is_sound(other, len(theirs), size):
             images = np.load(other / "images.npy", mmap_mode="r")
             found = {position: images[row] for position, row in shared.items()}

@@ -23,6 +23,7 @@ from data.adience import (
     FACE_KEY,
     FOLDS,
     LABEL_POLICIES,
+    NO_AGE,
     face_paths,
     find_prefix,
     find_present,
@@ -44,19 +45,24 @@ def main():
     options = read_command_line()
     try:
         report = check(options.label_dir, options.image_dir)
+        print_report(report)
         if options.json:
             write_whole(Path(options.json), json.dumps(report, indent=2) + "\n")
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print_report(report)
+    except KeyboardInterrupt:
+        return 130
     return 1 if report["findings"] else 0
 
 
 def write_whole(path, text):
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    unfinished = path.parent / f".{path.name}.unfinished"
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def check(label_dir, image_dir=None):
@@ -114,7 +120,7 @@ def crossing(rows, column):
 
 def people_with_several_ages(rows):
     """People under more than one age text; None and the empty text are no age."""
-    aged = rows[~rows.age.isin(["None", ""])]
+    aged = rows[~rows.age.isin(NO_AGE)]
     ages = aged.groupby(["user_id", "face_id"]).age.unique()
     return [f"{album}/{person}: {', '.join(a)}" for (album, person), a in ages[ages.map(len) > 1].items()]
 

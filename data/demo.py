@@ -35,7 +35,7 @@ def make_demo_faces(folder, people_per_group=6, images_per_person=2, seed=0):
     folder = Path(folder)
     recipe = {"version": 1, "people_per_group": people_per_group, "images_per_person": images_per_person, "seed": seed}
     stamp = folder / "demo.json"
-    if stamp.exists() and json.loads(stamp.read_text()) == recipe:
+    if stamp.exists() and stamp.read_text() == json.dumps(recipe):
         return
     if folder.exists() and not stamp.exists():
         raise DataError(f"'{folder}' exists and was not made by --demo; move it away first")

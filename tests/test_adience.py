@@ -98,7 +98,7 @@ ages = st.sampled_from([*LABEL_POLICIES["nearest"], "None", ""])
 @given(st.lists(st.tuples(plain_names, plain_names, plain_names, ages), min_size=1, max_size=12), st.booleans())
 def test_any_plain_rows_are_read_as_they_are(tmp_path, fields, repeat):
     """Every row comes back with its own fields, used or counted under exactly one reason."""
-    faces = {(album, image, person): age for album, image, person, age in fields}
+    faces = {(album, image, f"p{person}"): age for album, image, person, age in fields}
     rows = [row(f"x{album}", image, person, age) for (album, image, person), age in faces.items()]
     table = read_rows(write_labels(tmp_path, {3: rows + rows[:1] * repeat}))
     read = table[table.fold == 3]
@@ -168,6 +168,7 @@ def broken(fields):
         (broken(row("a", "a\x1b.jpg", 1)), r"line 2: control character '\\x1b'"),
         ({2: [row("a", "a.jpg", 1), row("a", "a.jpg", 1, "(0, 2)")]}, "line 3: face 1 of a/a.jpg is listed with"),
         ({2: [row("a", "a.jpg", 1)], 3: [row("a", "a.jpg", 1)]}, "or in another fold too"),
+        ({2: [row("a", "a.jpg", 1)], 3: [row("b", "b.jpg", 1)]}, "fold_3_data.txt, line 2: person 1 is in another"),
         ({2: [row("a", "a.jpg", 1, "None")]}, "fold 2 has no face with a label under the policy strict"),
         ({2: []}, "fold 2 has no face"),
     ],

@@ -109,13 +109,15 @@ def test_a_changed_list_and_another_size_are_other_caches(pictures):
     assert open_cache(folder, paths, 50, cache, progress=False).shape == (6, 3, 50, 50)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "overwritten", "gone", "index of something else"])
+@pytest.mark.parametrize("damage", ["cut short", "emptied", "zip", "overwritten", "gone", "index of something else"])
 def test_a_damaged_cache_is_rebuilt(pictures, damage):
     expected = np.array(open_small(pictures))
     (file,) = pictures[2].glob("faces_*/images.npy")
     content = file.read_bytes()
     if damage == "cut short":
         file.write_bytes(content[:-100])
+    elif damage in ("emptied", "zip"):
+        file.write_bytes({"emptied": b"", "zip": b"PK\x03\x04"}[damage])
     elif damage == "overwritten":
         file.write_bytes(content[:-100] + b"x" * 100)
     elif damage == "gone":

@@ -73,6 +73,13 @@ def test_an_epoch_sees_every_face_and_lowers_the_loss():
     assert last.read()[0] < first.read()[0]
 
 
+def test_answers_that_are_not_finite_are_no_evaluation():
+    model = Brightness()
+    model.scale.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="answers are no finite numbers"):
+        evaluate(model, byte_faces([1, 2], [1, 2]), 2, CPU)
+
+
 def test_a_loss_that_is_not_finite_stops_the_epoch():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(8))
     with pytest.raises(UserError, match=r"the training loss became (nan|inf): it diverged; a smaller --lr"):

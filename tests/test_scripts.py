@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ import main
 import test_code
 from utils.cli import run_script
 from utils.config import Config
-from utils.run import LOG_COLUMNS
+from utils.run import LOG_COLUMNS, locked
 
 TINY = "--image-size 40 --epochs 2 --batch-size 16 --lr 0.01 --lr-steps 1 --precision fp32".split()
 
@@ -24,6 +25,8 @@ TINY = "--image-size 40 --epochs 2 --batch-size 16 --lr 0.01 --lr-steps 1 --prec
 def call(script, arguments, monkeypatch):
     """Run a script's main in this process; returns its exit status."""
     monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+    monkeypatch.setattr(main, "LABEL_DIR", "")  # someone may have set them
+    monkeypatch.setattr(main, "IMAGE_DIR", "")
     try:
         run_script(script.main)
     except SystemExit as exit:
@@ -264,8 +267,8 @@ class TestBadInput:
             ([], "no --label-dir: give it, or set LABEL_DIR at the top of main.py, or try --demo"),
             (["--label-dir", "nowhere", "--image-dir", "nowhere"], "the label directory 'nowhere' does not exist"),
             (["--epochs", "none"], "argument --epochs: invalid int value: 'none'"),
-            (["--epochs", "0"], "--epochs 0: a number from 1 upwards is wanted"),
-            (["--lr", "nan"], "--lr nan: a number from 0 upwards"),
+            (["--epochs", "0"], "--epochs 0: a number from 1 to 100000 is wanted"),
+            (["--lr", "nan"], "--lr nan: a number from 0 to 1000000.0"),
             (["--folds", "7"], "--folds 7: choose from 0, 1, 2, 3, 4"),
             (["--folds", "1", "1"], "name each fold once"),
             (["--folds"], "name each fold once"),
@@ -275,6 +278,10 @@ class TestBadInput:
             (["--colour", "red"], "unrecognized arguments: --colour red"),
             (["--demo", "--label-dir", "x"], "--demo draws its own faces"),
             (["--merge", "nowhere", "--run-dir", "x"], "'nowhere' is no run directory"),
+            (["--merge", "a", "--run-dir", "x", "--resume"], "--merge takes the runs"),
+            (["--lr", "inf"], "--lr inf: a number from 0 to 1000000.0 is wanted"),
+            (["--threads", "1000000000000"], "--threads 1000000000000: a number from 0 to 1024"),
+            (["--label-dir", "x" * 5000, "--image-dir", "y"], "does not exist or is no folder"),
             (["--merge", "nowhere"], "--merge takes the runs to join and a --run-dir"),
         ],
     )
@@ -320,7 +327,40 @@ class TestBadInput:
         picture = next((small_faces[1] / "album1").iterdir())
         Image.new("RGB", (48, 48), "red").save(picture)
         assert call(main, [*arguments, "--resume"], monkeypatch) == 2
-        assert "was trained on other faces, labels or pixels" in capsys.readouterr().err
+        assert "was trained on other faces, labels or pixels than these" in capsys.readouterr().err
+
+    def test_a_directory_that_another_process_trains_in(self, small_faces, tmp_path, monkeypatch, capsys):
+        arguments = [*paths(small_faces, tmp_path), *TINY, "--run-dir", tmp_path / "run"]
+        with locked(tmp_path / "run"):
+            assert call(main, arguments, monkeypatch) == 2
+        assert "another process is training in" in capsys.readouterr().err
+        assert list((tmp_path / "run").iterdir()) == []
+
+    def test_models_of_another_origin_are_not_taken_for_trained(self, experiment, small_faces, tmp_path, monkeypatch):
+        run = tmp_path / "run"
+        run.mkdir()
+        shutil.copy(experiment[0] / "run" / "fold_0.pt", run / "fold_0.pt")
+        arguments = [*paths(small_faces, tmp_path), *TINY, "--run-dir", run]
+        assert call(main, arguments, monkeypatch) == 2  # no config.json
+        shutil.copy(experiment[0] / "run" / "config.json", run / "config.json")
+        (run / "fold_0.pt").rename(run / "fold_1.pt")
+        assert call(main, [*arguments, "--folds", 0, 3, "--resume"], monkeypatch) == 2  # fold 0's model as fold 1's
+
+    def test_a_lost_log_is_written_again(self, experiment, small_faces_once, tmp_path, monkeypatch):
+        """The log follows from the checkpoints, even after a kill between the two."""
+        shutil.copytree(experiment[0] / "run", tmp_path / "run")
+        log = (tmp_path / "run" / "log.csv").read_text()
+        (tmp_path / "run" / "log.csv").unlink()
+        arguments = [*paths(small_faces_once, experiment[0]), *TINY, "--folds", 0, 3, "--run-dir", tmp_path / "run"]
+        assert call(main, [*arguments, "--resume", "--no-plots"], monkeypatch) == 0
+        assert (tmp_path / "run" / "log.csv").read_text() == log
+
+    def test_an_unfinished_fold_is_not_evaluated(self, experiment, tmp_path, monkeypatch, capsys):
+        content = torch.load(experiment[0] / "run" / "fold_0.pt")
+        del content["metrics"]
+        torch.save(content, tmp_path / "fold_0.progress.pt")
+        assert call(test_code, [tmp_path / "fold_0.progress.pt"], monkeypatch) == 2
+        assert "is the progress of an unfinished fold" in capsys.readouterr().err
 
     def test_nothing_to_resume(self, small_faces, tmp_path, monkeypatch, capsys):
         arguments = [*paths(small_faces, tmp_path), "--run-dir", tmp_path / "run", "--resume"]

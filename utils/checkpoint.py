@@ -27,8 +27,11 @@ CONTENT = {
     "age_groups": list,
     "fold": int,
     "label_policy": str,
+    "val_albums": list,
     "train_people": list,
+    "data_fingerprint": str,
     "train_fingerprint": str,
+    "trained_on": str,
     "model": dict,
     "history": list,
 }
@@ -38,8 +41,8 @@ def build_model(config):
     return MODELS[config.model](classes=len(AGE_GROUPS), negative_slope=config.negative_slope, shortcut=config.shortcut)
 
 
-def describe_training(config, compute, fold, train_faces, val_faces, images):
-    """The parts of a checkpoint that stay the same while a fold trains; images: the cache."""
+def describe_training(config, compute, fold, train_faces, val_faces, data_fingerprint):
+    """The parts of a checkpoint that stay the same while a fold trains."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -50,7 +53,8 @@ def describe_training(config, compute, fold, train_faces, val_faces, images):
         "val_albums": sorted(set(val_faces.album)),
         "train_people": sorted(set(people(train_faces))),
         "train_faces": len(train_faces),
-        "train_fingerprint": fingerprint(train_faces, images),
+        "data_fingerprint": data_fingerprint,
+        "train_fingerprint": hashlib.sha256("\n".join([data_fingerprint, *train_faces.path]).encode()).hexdigest(),
         "trained_on": str(compute),
         "commit": current_commit(),
         "versions": {
@@ -67,8 +71,9 @@ def people(faces):
 
 
 def fingerprint(faces, images):
-    """A hash of what a model was trained on: paths, labels and pixels. images: uint8 (N, 3, S, S)."""
-    listing = "\n".join(f"{path}\t{label}" for path, label in zip(faces.path, faces.label, strict=True))
+    """A hash of a run's data: paths, folds, labels and pixels. images: uint8 (N, 3, S, S)."""
+    rows = zip(faces.path, faces.fold, faces.label, strict=True)
+    listing = "\n".join(f"{path}\t{fold}\t{label}" for path, fold, label in rows)
     digest = hashlib.sha256(listing.encode())
     for row in faces.index:
         digest.update(images[row])

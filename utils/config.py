@@ -36,7 +36,7 @@ class Config:
     val_fraction: float = option(
         0.0, "share of the training faces to hold out for tuning, as whole albums", low=0, high=0.9
     )
-    seed: int = option(0, "everything random follows from it", low=0)
+    seed: int = option(0, "everything random follows from it", low=0, high=2**32 - 1)
 
     model: str = option("resnet18", "the network", choices=tuple(MODELS))
     negative_slope: float = option(0.2, "of the leaky rectifiers; 0 makes them plain ReLU", low=0, high=1)
@@ -45,14 +45,14 @@ class Config:
     )
     image_size: int = option(224, "side of the network's input, in pixels", low=40, high=2048)
 
-    epochs: int = option(100, "passes over the training faces", low=1)
-    batch_size: int = option(128, "faces per step", low=2)
+    epochs: int = option(100, "passes over the training faces", low=1, high=100_000)
+    batch_size: int = option(128, "faces per step", low=2, high=65_536)
     loss: str = option("cross_entropy", "what training minimises", choices=tuple(LOSSES))
-    lr: float = option(0.1, "learning rate at the start", low=0)
-    lr_steps: tuple = option((20, 50, 75), "epochs at which the learning rate decays", low=0)
+    lr: float = option(0.1, "learning rate at the start", low=0, high=1e6)
+    lr_steps: tuple = option((20, 50, 75), "epochs at which the learning rate decays", low=0, high=100_000)
     lr_gamma: float = option(0.1, "factor of each decay", low=0, high=1)
     momentum: float = option(0.9, "of SGD", low=0, high=1)
-    weight_decay: float = option(1e-4, "of SGD, on every parameter", low=0)
+    weight_decay: float = option(1e-4, "of SGD, on every parameter", low=0, high=1)
 
     flip: float = option(0.5, "probability of mirroring a face", low=0, high=1)
     rotation: float = option(20.0, "largest rotation, in degrees either way", low=0, high=180)
@@ -69,7 +69,7 @@ class Config:
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "bf16 where the processor multiplies it faster", choices=("auto", "fp32", "bf16"))
     deterministic: bool = option(False, "the same bits on every run on a GPU too; on a CPU they always are")
-    threads: int = option(0, "CPU threads; 0 leaves the choice to torch", low=0)
+    threads: int = option(0, "CPU threads; 0 leaves the choice to torch", low=0, high=1024)
 
     def __post_init__(self):
         for f in dataclasses.fields(self):

@@ -106,6 +106,8 @@ def evaluate(model, dataset, batch_size, compute):
         with compute.autocast():
             logits.append(model(images).float())
     logits = torch.cat(logits).cpu()
+    if not logits.isfinite().all():
+        raise UserError("the network's answers are no finite numbers: training diverged; a smaller --lr would be right")
     seconds = time.perf_counter() - start
     loss = float(F.cross_entropy(logits, dataset.labels))
     return Evaluation(logits.softmax(1).numpy(), dataset.labels.numpy(), loss, seconds)

@@ -17,7 +17,7 @@ def replacing(path, mebibytes=None):
     mebibytes: what the file will need, for the message. Raises UserError when it cannot be written.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    unfinished = path.parent / f".{path.stem}.unfinished{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished

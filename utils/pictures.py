@@ -11,12 +11,8 @@ from utils.plots import plot_augmentation, plot_confusion, plot_errors, plot_lea
 PREVIEWED_FACES, PREVIEWED_DRAWS = 8, 9
 
 
-def draw_run(run, faces, images, augment):
-    """Draw every picture of a run into its directory.
-
-    faces, images: the table of faces and the cached images in the same order. augment: the
-    training transform whose effect is shown.
-    """
+def draw_numbers(run):
+    """The pictures of a run that need its files alone: curves, parameters, confusion."""
     plot_learning_curves(run.history, run.folder / "learning_curves.png")
     for fold in run.finished_folds():
         path = run.model_path(fold)
@@ -25,6 +21,15 @@ def draw_run(run, faces, images, augment):
     predictions = run.predictions()
     confusion = confusion_matrix(predictions.label, predictions.prediction, len(AGE_GROUPS))
     plot_confusion(confusion, run.folder / "confusion.png", "all held-out faces")
+
+
+def draw_faces(run, faces, images, augment):
+    """The pictures of a run that show faces: the augmentation's effect and the worst errors.
+
+    faces, images: the table of faces and the cached images in the same order. augment: the
+    training transform.
+    """
+    predictions = run.predictions()
     # The index of the predictions becomes the position of the face among the images.
     predictions.index = faces.reset_index().set_index("path")["index"].loc[predictions.path].to_numpy()
     plot_errors(find_errors(predictions, images), run.folder / "worst_errors.png")

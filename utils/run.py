@@ -4,7 +4,10 @@ The log and the results follow from the checkpoints, so whatever a killed run le
 files agree with each other once it goes on.
 """
 
+import contextlib
+import fcntl
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data.adience import FOLDS
+from data.adience import AGE_GROUPS, FOLDS
 from utils import UserError
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import from_record, to_record
@@ -38,19 +41,16 @@ class Run:
         """Look whether a run may start in this directory or, with `resume`, go on. Writes nothing. Raises UserError."""
         self.folder = Path(config.run_dir)
         self.config = config
-        recorded = self.folder / "config.json"
-        if recorded.exists():
+        if (self.folder / "config.json").exists():
             self.require_permission(resume)
             require_same_settings(self.folder, read_record(self.folder), to_record(config))
         elif resume:
             raise UserError(f"--resume: '{self.folder}' holds no run to go on with")
+        elif models := [path.name for path in self.folder.glob("fold_*.pt")]:
+            raise UserError(f"'{self.folder}' holds {models[0]} but no config.json; choose another --run-dir")
         self.history = {fold: rows for fold in FOLDS if (rows := self.recorded_history(fold)) or fold in config.folds}
-
-    def start(self):
-        """Record the configuration; from here on the directory holds a run."""
-        write_json(self.folder / "config.json", {**to_record(self.config), "folds": list(self.history)})
-        for fold in self.finished_folds():
-            self.progress_path(fold).unlink(missing_ok=True)  # left by a kill just after the fold was finished
+        if self.finished_folds() and not self.predictions_path.exists():
+            raise UserError(f"'{self.predictions_path}' is missing: the predictions of the finished folds were there")
 
     def require_permission(self, resume):
         if resume:
@@ -59,6 +59,19 @@ class Run:
         advice = "choose another --run-dir" if finished else "go on with --resume, or choose another --run-dir"
         state = "a finished run" if finished else "an unfinished run"
         raise UserError(f"'{self.folder}' already holds {state}; {advice}")
+
+    @contextlib.contextmanager
+    def started(self, data_fingerprint):
+        """Within the context, the directory is this process's alone and holds a run. Raises UserError."""
+        for fold in self.history:
+            for path in filter(Path.exists, (self.model_path(fold), self.progress_path(fold))):
+                if load_checkpoint(path)["data_fingerprint"] != data_fingerprint:
+                    raise UserError(f"--resume: '{path}' was trained on other faces, labels or pixels than these")
+        with locked(self.folder):
+            write_json(self.folder / "config.json", {**to_record(self.config), "folds": list(self.history)})
+            for fold in self.finished_folds():
+                self.progress_path(fold).unlink(missing_ok=True)  # left by a kill just after the fold was finished
+            yield
 
     @property
     def predictions_path(self):
@@ -73,7 +86,7 @@ class Run:
     def recorded_history(self, fold):
         for path in (self.model_path(fold), self.progress_path(fold)):
             if path.exists():
-                return load_checkpoint(path)["history"]
+                return load_fold(path, fold, to_record(self.config))["history"]
         return []
 
     def is_finished(self, fold):
@@ -91,8 +104,6 @@ class Run:
         if not path.exists():
             return None
         content = load_checkpoint(path)
-        if content["train_fingerprint"] != description["train_fingerprint"]:
-            raise UserError(f"--resume: '{path}' was trained on other faces, labels or pixels than are there now")
         if content["trained_on"] != description["trained_on"]:
             began, now = content["trained_on"], description["trained_on"]
             print(
@@ -161,13 +172,14 @@ class Run:
         write_csv(self.predictions_path, table.sort_values("fold", kind="stable"))
 
     def predictions(self):
-        return pd.read_csv(self.predictions_path, dtype={"subject": str})
+        return read_predictions(self.predictions_path)
 
     def finished_folds(self):
         return [fold for fold in self.history if self.is_finished(fold)]
 
     def finish(self):
         """Write results.json, of every finished fold in the directory, and return its content."""
+        self.write_log()  # a kill may have come between the last epoch's progress and its log
         folds = [self.fold_result(fold) for fold in self.finished_folds()]
         names = [name for name in folds[0] if name != "fold"]
         values = {name: np.array([result[name] for result in folds]) for name in names}
@@ -217,34 +229,70 @@ def require_same_settings(folder, recorded, wanted):
         raise UserError(f"'{folder}' was trained with other settings: {'; '.join(differing)}")
 
 
-def merge_runs(sources, target):
-    """Join finished folds of runs with the same settings into one run directory; returns its Config.
+def load_fold(path, fold, record):
+    """A checkpoint of this fold and these settings. Raises UserError."""
+    content = load_checkpoint(path)
+    if content["fold"] != fold:
+        raise UserError(f"'{path}' is the model of fold {content['fold']}, not of fold {fold}")
+    require_same_settings(path, to_record(from_record(content["config"])), record)
+    return content
 
-    Raises UserError when the settings differ, a fold is there twice or nothing is finished.
+
+def read_predictions(path):
+    """predictions.csv as it was written: float32 probabilities, so that writing it again changes nothing."""
+    try:
+        return pd.read_csv(path, dtype={"subject": str, **{f"p{group}": "float32" for group in range(len(AGE_GROUPS))}})
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the predictions '{path}': {error}") from None
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Hold the folder, made if need be, for this process. Raises UserError when another one does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot make the run directory '{folder}': {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in '{folder}'; choose another --run-dir, or wait") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def merge_runs(sources, target):
+    """Join the finished folds of runs with the same settings and data into a new run directory; returns its Run.
+
+    Raises UserError when they do not belong together, a fold is there twice or nothing is finished.
     """
     target = Path(target)
-    if target.exists() and any(target.iterdir()):
-        raise UserError(f"--merge: '{target}' is not empty; choose another --run-dir")
-    first = read_record(sources[0])
-    models, predictions = {}, []
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"--merge: '{target}' is no empty directory; choose another --run-dir")
+    record = read_record(sources[0])
+    models, fingerprints, predictions = {}, set(), []
     for source in map(Path, sources):
-        require_same_settings(source, read_record(source), first)
-        for path in sorted(source.glob("fold_[0-4].pt")):
-            fold = int(path.stem[-1])
-            if fold in models:
-                raise UserError(f"--merge: fold {fold} is in '{models[fold].parent}' and in '{source}'")
-            models[fold] = path
-        if any(path.parent == source for path in models.values()):
-            predictions.append(pd.read_csv(source / "predictions.csv", dtype={"subject": str}))
+        require_same_settings(source, read_record(source), record)
+        own = {fold: path for fold in FOLDS if (path := source / f"fold_{fold}.pt").exists()}
+        if twice := own.keys() & models.keys():
+            fold = min(twice)
+            raise UserError(f"--merge: fold {fold} is in '{models[fold].parent}' and in '{source}'")
+        models |= own
+        fingerprints |= {load_fold(path, fold, record)["data_fingerprint"] for fold, path in own.items()}
+        if own:
+            table = read_predictions(source / "predictions.csv")
+            predictions.append(table[table.fold.isin(own)])
     if not models:
         raise UserError(f"--merge: no finished fold in {', '.join(map(str, sources))}")
-    config = from_record({**first, "run_dir": str(target), "folds": sorted(models)})
+    if len(fingerprints) > 1:
+        raise UserError("--merge: these runs were trained on different faces, labels or pixels")
     for path in models.values():
         with replacing(target / path.name) as unfinished:
             shutil.copyfile(path, unfinished)
-    table = pd.concat(predictions)
-    write_csv(target / "predictions.csv", table[table.fold.isin(models)].sort_values("fold", kind="stable"))
+    write_csv(target / "predictions.csv", pd.concat(predictions).sort_values("fold", kind="stable"))
+    config = from_record({**record, "run_dir": str(target), "folds": sorted(models)})
     write_json(target / "config.json", to_record(config))
-    run = Run(config, resume=True)
-    run.write_log()
-    return config
+    return Run(config, resume=True)
