@@ -19,7 +19,7 @@ from data.demo import DEMO_DIR, make_demo_faces
 from data.loader import FaceDataset, derive_seed, epoch_generator, shuffled_batches
 from data.split import split_faces
 from utils import UserError
-from utils.checkpoint import build_model, describe_training, fingerprint, parameter_count, size_mib
+from utils.checkpoint import build_model, current_commit, describe_training, fingerprint, parameter_count, size_mib
 from utils.cli import run_script
 from utils.config import DEMO_SETTINGS, Parser, add_options, make_config
 from utils.device import Compute, keep_large_buffers
@@ -168,7 +168,7 @@ def read_command_line():
 def describe(config, compute):
     model = build_model(config)
     print(f"model: {config.model}, {parameter_count(model):,} parameters, {size_mib(model):.2f} MiB")
-    print(f"device: {compute}")
+    print(f"device: {compute}; code: {current_commit() or 'not under git'}")
     print(f"run: {config.run_dir}, {config.epochs} epochs, folds {' '.join(map(str, config.folds))}")
     late = [step for step in config.lr_steps if step >= config.epochs]
     if late:

@@ -56,5 +56,8 @@ def epoch_generator(seed, fold, epoch, stream=0):
 
 
 def derive_seed(*key):
-    """A 63-bit seed from a tuple of small integers, well mixed by numpy's SeedSequence."""
+    """A 63-bit seed from a tuple of integers below 2**32, mixed by numpy's SeedSequence.
+
+    Zeros at the end do not count: (seed, fold) and (seed, fold, 0, 0) are one seed.
+    """
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)

@@ -4,6 +4,7 @@ They hold plain types and tensors only and are loaded with `weights_only=True`, 
 one never runs code.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import pickle
@@ -80,8 +81,12 @@ def fingerprint(faces, images):
     return digest.hexdigest()
 
 
+@functools.cache
 def current_commit():
-    """The commit of this code, with '-dirty' behind it where files differ; '' outside a git checkout."""
+    """The commit of this code, with '-dirty' behind it where files differ; '' outside a git checkout.
+
+    Looked up once, at the start: the code that runs is the one that was there then.
+    """
     try:
         call = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
         return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()

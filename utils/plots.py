@@ -68,7 +68,7 @@ def plot_learning_curves(history, path):
     loss_axes.set_ylim(0, 1.2 * highest)
     loss_axes.set_title("cross entropy")
     top1_axes.set_title("top-1 accuracy")
-    top1_axes.set_ylim(0, 1)
+    top1_axes.set_ylim(0, min(1, 1.15 * top1_axes.get_ylim()[1]))
     top1_axes.yaxis.set_major_formatter(PercentFormatter(1))
     for axes in (loss_axes, top1_axes):
         axes.set_xlabel("epoch")
