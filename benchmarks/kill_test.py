@@ -3,8 +3,9 @@
     python benchmarks/kill_test.py [--kills 30] [--seed 0]
 
 Each trial starts from nothing. Every fifth kill waits for the cache to be in the making; the others come
-at random moments of the run, in epochs and in the writing of checkpoints alike. Then it is resumed until it ends. The weights, the log (apart from
-its timings), the predictions and the results must equal those of a run that was never interrupted.
+at random moments of the run, in epochs and in the writing of checkpoints alike. Then it is resumed until it
+ends. The weights, the log (apart from its timings), the predictions and the results must equal those of a
+run that was never interrupted.
 """
 
 import argparse
