@@ -64,7 +64,8 @@ def report(run):
     print(f"\n{cross_validation_table(run.finish())}\n")
     if run.config.plots:
         draw_numbers(run)
-    print(f"{run.folder}/ holds the models, log.csv, predictions.csv, results.json and the pictures")
+    pictures = " and pictures" if run.config.plots else ""
+    print(f"{run.folder}/ holds the models, log.csv, predictions.csv, results.json{pictures}")
     path = run.model_path(run.finished_folds()[0])
     print(f"evaluate one model: {python_command()} test_code.py {path} --show-errors")
 

@@ -27,7 +27,7 @@ from data.cache import decode_face, open_cache
 from data.demo import make_demo_faces
 from models import resnet18
 from utils import UserError
-from utils.checkpoint import check_content, describe_training, load_checkpoint, restore_model, save_checkpoint
+from utils.checkpoint import describe_training, load_checkpoint, restore_model, save_checkpoint
 from utils.config import Config
 from utils.device import Compute
 
@@ -161,9 +161,7 @@ def checkpoint_cases(count, folder, chance):
     save_checkpoint(target, content)
 
     def read():
-        loaded = load_checkpoint(target)
-        check_content(target, loaded)
-        restore_model(target, loaded)
+        restore_model(target, load_checkpoint(target))
 
     return run_cases("checkpoints", count, folder, target, read, chance)
 

@@ -8,7 +8,7 @@ from utils.errors import find_errors
 from utils.metrics import confusion_matrix
 from utils.plots import plot_augmentation, plot_confusion, plot_errors, plot_learning_curves, plot_parameters
 
-PREVIEWED_FACES, PREVIEWED_DRAWS = 8, 9
+PREVIEWED_DRAWS = 9
 
 
 def draw_numbers(run):
@@ -39,7 +39,7 @@ def draw_faces(run, faces, images, augment):
 def preview(faces, images, augment, path):
     """One face of each age group, several times augmented."""
     rows = [faces.index[faces.label == group][0] for group in range(len(AGE_GROUPS)) if (faces.label == group).any()]
-    shown = images[rows[:PREVIEWED_FACES]]
+    shown = images[rows]
     batch = torch.from_numpy(shown)
     augmented = torch.stack([augment(batch) for _ in range(PREVIEWED_DRAWS)])
     plot_augmentation(shown, augmented.numpy(), path)

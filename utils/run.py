@@ -48,6 +48,7 @@ class Run:
             raise UserError(f"--resume: '{self.folder}' holds no run to go on with")
         elif models := [path.name for path in self.folder.glob("fold_*.pt")]:
             raise UserError(f"'{self.folder}' holds {models[0]} but no config.json; choose another --run-dir")
+        self.fingerprints = {}  # {file: of the data it was trained on}
         self.history = {fold: rows for fold in FOLDS if (rows := self.recorded_history(fold)) or fold in config.folds}
         if self.finished_folds() and not self.predictions_path.exists():
             raise UserError(f"'{self.predictions_path}' is missing: the predictions of the finished folds were there")
@@ -63,10 +64,9 @@ class Run:
     @contextlib.contextmanager
     def started(self, data_fingerprint):
         """Within the context, the directory is this process's alone and holds a run. Raises UserError."""
-        for fold in self.history:
-            for path in filter(Path.exists, (self.model_path(fold), self.progress_path(fold))):
-                if load_checkpoint(path)["data_fingerprint"] != data_fingerprint:
-                    raise UserError(f"--resume: '{path}' was trained on other faces, labels or pixels than these")
+        for path, recorded in self.fingerprints.items():
+            if recorded != data_fingerprint:
+                raise UserError(f"--resume: '{path}' was trained on other faces, labels or pixels than these")
         with locked(self.folder):
             write_json(self.folder / "config.json", {**to_record(self.config), "folds": list(self.history)})
             for fold in self.finished_folds():
@@ -86,7 +86,9 @@ class Run:
     def recorded_history(self, fold):
         for path in (self.model_path(fold), self.progress_path(fold)):
             if path.exists():
-                return load_fold(path, fold, to_record(self.config))["history"]
+                content = load_fold(path, fold, to_record(self.config))
+                self.fingerprints[path] = content["data_fingerprint"]
+                return content["history"]
         return []
 
     def is_finished(self, fold):
