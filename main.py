@@ -6,6 +6,7 @@
 Or set the two paths below and run `python main.py`.
 """
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from utils.device import Compute, keep_large_buffers
 from utils.engine import Totals, evaluate, learning_rate, set_learning_rate, train_one_epoch
 from utils.interrupt import Interruption
 from utils.losses import LOSSES
-from utils.pictures import draw_faces, draw_numbers
+from utils.pictures import PREVIEWED, draw_faces, draw_numbers
 from utils.progress import FoldProgress
 from utils.report import cross_validation_table
 from utils.run import Run, merge_runs
@@ -34,7 +35,7 @@ from utils.run import Run, merge_runs
 LABEL_DIR = ""  # the folder of fold_0_data.txt to fold_4_data.txt
 IMAGE_DIR = ""  # the folder of the albums, Adience's "aligned"
 
-SHUFFLE, AUGMENT = 0, 1  # the independent streams of random numbers within an epoch
+INITIAL, SHUFFLE, AUGMENT = 0, 1, 2  # independent streams of random numbers
 
 
 def main():
@@ -43,8 +44,11 @@ def main():
         report(merge_runs(merge, config))
         return
     keep_large_buffers()
-    compute = Compute.choose(config.device, config.precision, config.threads, config.deterministic)
-    run = Run(config, resume)
+    compute = Compute.choose(config.device, config.precision, config.threads, config.deterministic, config.compile)
+    run = Run(config, resume, writes=compute.world.leads)
+    compute.world.wait()  # all have looked at the run directory before the first one writes to it
+    if not compute.world.leads:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     faces, counts = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
     print(counts)
     images = open_cache(config.image_dir, faces.path, config.image_size, config.cache_dir)
@@ -54,9 +58,10 @@ def main():
         for fold in config.folds:
             if not run.is_finished(fold):
                 train_fold(config, fold, faces, images, data_fingerprint, run, compute, interruption)
-    report(run)
-    if config.plots:
-        draw_faces(run, faces, images, make_augment(config, config.folds[0], config.epochs - 1))
+    if compute.world.leads:
+        report(run)
+        if config.plots:
+            draw_faces(run, faces, images, make_augment(config, config.folds[0], config.epochs - 1, PREVIEWED))
 
 
 def report(run):
@@ -73,29 +78,30 @@ def report(run):
 def train_fold(config, fold, faces, images, data_fingerprint, run, compute, interruption):
     """Train on four folds; record the last epoch's model and what it predicts for the fifth."""
     train_faces, val_faces, test_faces = split_faces(faces, fold, config.val_fraction, config.seed)
-    train_set, val_set, test_set = (FaceDataset(images, f.index, f.label) for f in (train_faces, val_faces, test_faces))
+    held, world = compute.hold(images), compute.world
+    train_set, val_set, test_set = (FaceDataset(held, f.index, f.label) for f in (train_faces, val_faces, test_faces))
     description = describe_training(config, compute, fold, train_faces, val_faces, data_fingerprint)
 
-    torch.manual_seed(derive_seed(config.seed, fold))
+    torch.manual_seed(derive_seed(config.seed, fold, 0, INITIAL))
     model = build_model(config).to(compute.device, memory_format=torch.channels_last)
+    network = compute.network(model)
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, fused=True
     )
-    interrupted = run.restore_progress(fold, description, model, optimizer) or {}
+    interrupted = run.restore_progress(fold, description, model, optimizer)
 
-    with FoldProgress(fold, config.epochs, run.epochs_done(fold), len(train_set)) as bar:
+    with FoldProgress(fold, config.epochs, run.epochs_done(fold), len(train_set), shown=world.leads) as bar:
         for epoch in range(run.epochs_done(fold), config.epochs):
             rate = learning_rate(epoch, config.lr, config.lr_steps, config.lr_gamma)
             set_learning_rate(optimizer, rate)
-            totals = Totals(compute.device, interrupted.pop("totals", None))
+            totals, interrupted = Totals(compute, interrupted), None
             order = epoch_generator(config.seed, fold, epoch, SHUFFLE)
-            batches = shuffled_batches(train_set, config.batch_size, order, skip=totals.faces)
-            augment = make_augment(config, fold, epoch, interrupted.pop("draws", None))
-            for _ in train_one_epoch(model, batches, augment, LOSSES[config.loss], optimizer, compute, totals):
+            batches = shuffled_batches(train_set, config.batch_size, order, totals.faces, world.rank, world.size)
+            augment = make_augment(config, fold, epoch, len(train_set), compute.compiles)
+            for _ in train_one_epoch(network, batches, augment, LOSSES[config.loss], optimizer, compute, totals):
                 bar.step(totals)
-                if interruption.requested:
-                    state = {"totals": totals.record(), "draws": augment.generator.get_state()}
-                    run.save_progress(fold, description, model, optimizer, state)
+                if interruption.agreed(world):
+                    run.save_progress(fold, description, model, optimizer, totals.record())
                     interruption.leave(resume_command())
             tested = evaluate(model, test_set, config.batch_size, compute)
             validated = evaluate(model, val_set, config.batch_size, compute) if len(val_set) else None
@@ -118,13 +124,12 @@ def python_command():
     return shlex.quote(str(python.relative_to(here) if python.is_relative_to(here) else python))
 
 
-def make_augment(config, fold, epoch, draws=None):
-    """The training transform of an epoch. draws: its generator's state, where the epoch was interrupted."""
-    generator = epoch_generator(config.seed, fold, epoch, AUGMENT)
-    if draws is not None:
-        generator.set_state(draws)
+def make_augment(config, fold, epoch, faces, compiles=False):
+    """The training transform of an epoch of so many faces."""
     return TrainAugment(
-        generator,
+        faces,
+        config.image_size,
+        epoch_generator(config.seed, fold, epoch, AUGMENT),
         gridmask_probability(epoch, config.epochs, config.gridmask_start, config.gridmask_end),
         flip_probability=config.flip,
         rotation_degrees=config.rotation,
@@ -134,6 +139,7 @@ def make_augment(config, fold, epoch, draws=None):
         hue=config.hue,
         gridmask_ratio=config.gridmask_ratio,
         gridmask_rotated=config.gridmask_rotated,
+        compiles=compiles,
     )
 
 

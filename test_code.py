@@ -105,7 +105,7 @@ def measure_latency(model, dataset, batch_size, compute):
     """Median seconds from cached bytes to logits, for one face and for a batch."""
     latency = {}
     for name, count in (("one", 1), ("batch", min(batch_size, len(dataset)))):
-        images = dataset[list(range(count))][0].to(compute.device)
+        images = dataset[torch.arange(count)][0].to(compute.device)
 
         def forward(images=images):
             with compute.autocast():

@@ -7,7 +7,7 @@ parameters; the tests say to what tolerance.
 
 from augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, normalize
 from augment.geometry import flip, rotate
-from augment.gridmask import GridMask, gridmask_probability
+from augment.gridmask import GridMask, grid_masks, gridmask_probability
 from augment.pipeline import TrainAugment, to_network_input
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "adjust_hue",
     "adjust_saturation",
     "flip",
+    "grid_masks",
     "gridmask_probability",
     "normalize",
     "rotate",

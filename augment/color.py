@@ -2,6 +2,9 @@
 
 images: float (B, 3, H, W) in [0, 1]; factors: (B,). As in torchvision, a factor of 1
 (a hue shift of 0) leaves an image as it is, and results are clamped to [0, 1].
+
+Each function allocates its result once and then works in it: these steps move memory and
+compute next to nothing.
 """
 
 import torch
@@ -15,48 +18,57 @@ def adjust_brightness(images, factors):
 
 
 def adjust_contrast(images, factors):
-    mean = grey(images).mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
-    return torch.lerp(mean, images, per_image(factors)).clamp_(0, 1)
+    # The mean of the grey image is the grey of the channels' means.
+    mean = grey(images.mean(dim=(2, 3), keepdim=True))  # (B, 1, 1, 1)
+    return blend(images, mean, per_image(factors))
 
 
 def adjust_saturation(images, factors):
-    return torch.lerp(grey(images), images, per_image(factors)).clamp_(0, 1)
+    return blend(images, grey(images), per_image(factors))
 
 
 def adjust_hue(images, shifts):
-    """Turn the hue by `shifts` of a full circle, in [-0.5, 0.5]; value and saturation stay."""
+    """Turn the hue by `shifts` of a full circle, in [-0.5, 0.5]; value and saturation stay.
+
+    Hue is counted in sixths of the circle, red at 0, green at 2, blue at 4 (Smith, "Color Gamut
+    Transform Pairs", SIGGRAPH 1978). Its distance from red is 1 + (g + b - r - min) / chroma in every
+    sixth, which spares the usual distinction by the largest channel.
+    """
     red, green, blue = images.unbind(1)  # (B, H, W) each
-    value = images.amax(1)
-    chroma = value - images.amin(1)
-    # Hue in sixths of the circle, from 0 at red (Smith, "Color Gamut Transform Pairs", SIGGRAPH 1978).
-    safe = torch.where(chroma == 0, 1, chroma)
-    hue = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )
-    hue = hue + 6 * shifts[:, None, None]
-    # Each channel falls from `value` by up to `chroma` as the hue moves away from its own colour.
-    channels = [value - chroma * falloff(hue, offset) for offset in (5.0, 3.0, 1.0)]
-    return torch.stack(channels, dim=1).clamp_(0, 1)
+    low = torch.minimum(red, green).minimum(blue)
+    chroma = torch.maximum(red, green).maximum(blue).sub_(low)
+    from_red = (green + blue).sub_(red).sub_(low).div_(chroma.clamp_min(1e-12)).add_(1)  # in [0, 3]
+    hue = from_red.copysign_(green - blue).add_(6 * shifts[:, None, None])
+    hue.sub_(torch.floor(hue / 6), alpha=6)  # in [0, 6)
 
+    def distance(colour):
+        return (hue - colour).abs_().clamp_(1, 2)
 
-def falloff(hue, offset):
-    position = torch.remainder(hue + offset, 6)
-    return torch.minimum(position, 4 - position).clamp_(0, 1)
+    # A channel is at its maximum up to one sixth from its own colour and at its minimum from two sixths on.
+    channels = torch.empty_like(images)
+    torch.addcmul(low - chroma, chroma, distance(3), out=channels[:, 0])  # red's opposite is 3: no wrap there
+    high = torch.add(low, chroma, alpha=2)
+    torch.addcmul(high, chroma, distance(2), value=-1, out=channels[:, 1])
+    torch.addcmul(high, chroma, distance(4), value=-1, out=channels[:, 2])
+    return channels
 
 
 def normalize(images, mean, std):
     """(images - mean) / std per channel. mean, std: three numbers each."""
     mean = torch.tensor(mean, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(std, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
-    return (images - mean) / std
+    return (images - mean).div_(std)
 
 
 def grey(images):
     red, green, blue = images.unbind(1)
     weights = GREY_WEIGHTS
-    return (weights[0] * red + weights[1] * green + weights[2] * blue).unsqueeze(1)  # (B, 1, H, W)
+    return (red * weights[0]).add_(green, alpha=weights[1]).add_(blue, alpha=weights[2]).unsqueeze(1)  # (B, 1, H, W)
+
+
+def blend(images, other, factors):
+    """factors * images + (1 - factors) * other, in [0, 1]."""
+    return (images * factors).add_(other * (1 - factors)).clamp_(0, 1)
 
 
 def per_image(factors):

@@ -19,6 +19,7 @@ from augment import (
     adjust_hue,
     adjust_saturation,
     flip,
+    grid_masks,
     gridmask_probability,
     normalize,
     rotate,
@@ -104,12 +105,21 @@ class TestGridMask:
                     kept[line - offset_y, :] = True
         return kept
 
+    @staticmethod
+    def ours(size, ratio, *parameters):
+        drawn = GridMask(ratio).grids(size, *(torch.tensor([value]) for value in parameters))
+        return grid_masks(size, *drawn)[0].bool().numpy()
+
+    @staticmethod
+    def many(mask, size, count=600):
+        drawn = mask.draw(count, size, torch.Generator().manual_seed(0))
+        return drawn[0], grid_masks(size, *mask.grids(size, *drawn))
+
     @settings(deadline=None, max_examples=50)
     @given(st.integers(20, 90), st.integers(5, 80), st.integers(0, 79), st.integers(0, 79), st.floats(0.1, 0.9))
     def test_unrotated_masks_equal_the_papers(self, size, period, x, y, ratio):
         x, y = x % period, y % period
-        parameters = (torch.tensor([value]) for value in (period, x, y, 0))
-        kept = GridMask(ratio).kept(size, *parameters)[0].numpy()
+        kept = self.ours(size, ratio, period, x, y, 0)
         assert (kept == self.by_the_paper(size, period, x, y, ratio)).all()
 
     @pytest.mark.parametrize("degrees", [90, 37, 211])
@@ -120,17 +130,15 @@ class TestGridMask:
         unrotated = self.by_the_paper(large, period, offset, offset, 0.6)
         turned = Image.fromarray(unrotated).rotate(-degrees, Image.Resampling.NEAREST)
         expected = np.asarray(turned)[edge : edge + size, edge : edge + size]
-        parameters = (torch.tensor([value]) for value in (period, 7, 7, degrees))
-        kept = GridMask(0.6).kept(size, *parameters)[0].numpy()
+        kept = self.ours(size, 0.6, period, 7, 7, degrees)
         # Both pick the nearest pixel, so they may differ along the edges of the squares only.
         assert (kept == expected).mean() > 0.97
 
     @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.6])
     @pytest.mark.parametrize("size", [224, 64])
     def test_kept_area(self, ratio, size):
-        mask = GridMask(ratio)
-        parameters = mask.draw(600, size, torch.Generator().manual_seed(0))
-        area = mask.kept(size, *parameters).float().mean().item()
+        _, kept = self.many(GridMask(ratio), size)
+        area = kept.mean().item()
         shortest = {224: 96, 64: 27}[size]
         squares = [(1 - math.ceil(ratio * period) / period) ** 2 for period in range(shortest, size)]
         assert area == pytest.approx(1 - np.mean(squares), abs=0.005)
@@ -138,8 +146,7 @@ class TestGridMask:
         assert area == pytest.approx(1 - (1 - ratio) ** 2, abs={224: 0.012, 64: 0.025}[size])
 
     def test_every_image_is_touched_at_small_sizes(self):
-        mask = GridMask(0.6)
-        kept = mask.kept(64, *mask.draw(600, 64, torch.Generator().manual_seed(0)))
+        _, kept = self.many(GridMask(0.6), 64)
         assert (kept.flatten(1).all(1)).float().mean() < 0.05
 
     def test_period_and_offset_ranges(self):
@@ -152,12 +159,15 @@ class TestGridMask:
         assert (angle == 0).all()
 
     def test_probability_and_fill(self):
-        images = torch.ones(4000, 3, 48, 48)
-        masked = GridMask()(images, 0.7, torch.Generator().manual_seed(0))
+        images = torch.full((4000, 3, 48, 48), 255, dtype=torch.uint8)
+        off = {"flip_probability": 0, "rotation_degrees": 0, "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
+        augment = TrainAugment(4000, 48, torch.Generator().manual_seed(0), gridmask_probability=0.7, **off)
+        masked = augment(images, torch.arange(4000))
         touched = (masked == 0).flatten(1).any(1).float().mean().item()
         assert touched == pytest.approx(0.7, abs=0.03)
-        assert set(masked.unique().tolist()) == {0.0, 1.0}
-        assert torch.equal(masked[:, 0], masked[:, 2])  # one mask for all channels
+        # White, normalised, or the mean colour: one mask for all channels.
+        assert masked[:, 2].unique().tolist() == pytest.approx([0.0, (1 - 0.406) / 0.225])
+        assert torch.equal(masked[:, 0] == 0, masked[:, 2] == 0)
 
     def test_probability_rises_linearly(self):
         rise = [gridmask_probability(epoch, 5, 0.6, 0.8) for epoch in range(5)]
@@ -172,33 +182,58 @@ class TestGridMask:
 class TestTrainAugment:
     images = torch.randint(0, 256, (16, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
-    def test_same_generator_state_same_batch(self):
-        first, second = (TrainAugment(torch.Generator().manual_seed(5))(self.images) for _ in range(2))
+    everyone = torch.arange(16)
+
+    @staticmethod
+    def augment(seed=0, faces=16, **options):
+        return TrainAugment(faces, 48, torch.Generator().manual_seed(seed), **options)
+
+    def test_same_seed_same_batch(self):
+        first, second = (self.augment(5)(self.images, self.everyone) for _ in range(2))
         assert torch.equal(first, second)
-        assert first.is_contiguous(memory_format=torch.channels_last)
         assert first.dtype == torch.float32
 
+    def test_a_faces_draw_does_not_depend_on_its_batch(self):
+        whole = self.augment()(self.images, self.everyone)
+        some = torch.tensor([11, 3, 12])
+        assert torch.allclose(
+            self.augment()(self.images[some], some), whole[some], atol=1e-4
+        )  # positions are rounded anew
+
+    def test_large_batches_are_worked_off_in_parts(self, monkeypatch):
+        whole = self.augment()(self.images, self.everyone)
+        monkeypatch.setattr("augment.pipeline.PIXELS_PER_CORE", 1)
+        assert torch.allclose(self.augment()(self.images, self.everyone), whole, atol=1e-4)
+
+    def test_the_pipeline_equals_torchvisions_with_the_same_parameters(self):
+        augment = self.augment(gridmask_probability=0)
+        flipped = augment.draws.source[:, 0, 0] < 0
+        degrees = torch.rad2deg(augment.draws.source[:, 1, 0].asin())  # its third entry is the angle's sine
+        expected = []
+        for face, image in enumerate(self.images):
+            image = reference.to_dtype(image, torch.float32, scale=True)
+            image = reference.horizontal_flip(image) if flipped[face] else image
+            image = rotate_bilinear(image, float(degrees[face]))
+            for name in ("brightness", "contrast", "saturation", "hue"):
+                image = getattr(reference, f"adjust_{name}")(image, float(getattr(augment.draws, name)[face]))
+            expected.append(reference.normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+        assert 4 <= flipped.sum() <= 12
+        assert degrees.abs().max() <= 20
+        assert (augment(self.images, self.everyone) - torch.stack(expected)).abs().max() < 5e-4
+
     def test_nothing_switched_on_is_plain_preparation(self):
-        augment = TrainAugment(
-            torch.Generator().manual_seed(0),
-            gridmask_probability=0,
-            flip_probability=0,
-            rotation_degrees=0,
-            brightness=0,
-            contrast=0,
-            saturation=0,
-            hue=0,
-        )
-        assert torch.equal(augment(self.images), to_network_input(self.images))
+        off = dict.fromkeys(["flip_probability", "rotation_degrees", "brightness", "contrast", "saturation", "hue"], 0)
+        augment = self.augment(gridmask_probability=0, **off)
+        assert torch.equal(augment(self.images, self.everyone), to_network_input(self.images))
 
     def test_each_face_is_drawn_for_itself(self):
         same = self.images[:1].expand(16, -1, -1, -1)
-        augmented = TrainAugment(torch.Generator().manual_seed(0), gridmask_probability=0)(same)
+        augmented = self.augment(gridmask_probability=0)(same, self.everyone)
         assert len(augmented.flatten(1).unique(dim=0)) == 16
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
     def test_gpu_draws_what_the_cpu_draws(self):
         cpu, gpu = (
-            TrainAugment(torch.Generator().manual_seed(3))(self.images.to(device)).cpu() for device in ("cpu", "cuda")
+            self.augment(3)(self.images.to(device), self.everyone.to(device)).cpu() for device in ("cpu", "cuda")
         )
         assert (cpu - gpu).abs().max() < 1e-3

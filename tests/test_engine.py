@@ -19,7 +19,7 @@ def test_learning_rate_steps():
 
 
 def test_totals_weigh_batches_by_their_faces():
-    totals = Totals("cpu")
+    totals = Totals(CPU)
     totals.add(torch.tensor(1.0), torch.eye(3), torch.tensor([0, 1, 0]))  # 2 of 3 right
     totals.add(torch.tensor(5.0), torch.eye(3)[:1], torch.tensor([0]))  # 1 of 1 right
     assert totals.read() == (2.0, 0.75)
@@ -54,9 +54,9 @@ def test_evaluation_keeps_the_order_and_the_last_small_batch():
 def train(model, learning_rate, dataset):
     optimizer = torch.optim.SGD(model.parameters(), learning_rate)
     batches = shuffled_batches(dataset, 4, epoch_generator(0, 0, 0))
-    totals, seen = Totals("cpu"), []
+    totals, seen = Totals(CPU), []
     for _ in train_one_epoch(
-        model, batches, lambda images: images.float(), LOSSES["cross_entropy"], optimizer, CPU, totals
+        model, batches, lambda images, positions: images.float(), LOSSES["cross_entropy"], optimizer, CPU, totals
     ):
         seen.append(totals.faces)
     return totals, seen

@@ -1,9 +1,18 @@
 """Batches: every face once, whole batches, an order that only (seed, fold, epoch) decides."""
 
 import numpy as np
+import pytest
 import torch
 
-from data.loader import FaceDataset, derive_seed, epoch_generator, ordered_batches, shuffled_batches
+from data.loader import (
+    FaceDataset,
+    derive_seed,
+    epoch_generator,
+    ordered_batches,
+    prepared_ahead,
+    share_of,
+    shuffled_batches,
+)
 
 
 def dataset(count=10):
@@ -12,7 +21,7 @@ def dataset(count=10):
 
 
 def faces_of(batches):
-    return [images[:, 0, 0, 0].tolist() for images, _ in batches]
+    return [images[:, 0, 0, 0].tolist() for images, *_ in batches]
 
 
 def test_ordered_batches_are_whole_and_complete():
@@ -20,7 +29,7 @@ def test_ordered_batches_are_whole_and_complete():
 
 
 def test_types_and_labels_belong_to_their_faces():
-    for images, labels in shuffled_batches(dataset(), 4, epoch_generator(0, 0, 0)):
+    for images, labels, *_ in shuffled_batches(dataset(), 4, epoch_generator(0, 0, 0)):
         assert images.dtype == torch.uint8
         assert images.shape[1:] == (3, 4, 4)
         assert labels.dtype == torch.int64
@@ -53,8 +62,35 @@ def test_a_skip_goes_on_where_the_batches_before_ended():
     assert batches(10) == []
 
 
+def test_positions_are_those_in_the_epochs_order():
+    whole = list(shuffled_batches(dataset(), 4, epoch_generator(0, 0, 0)))
+    assert [batch.positions.tolist() for batch in whole] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    resumed = list(shuffled_batches(dataset(), 4, epoch_generator(0, 0, 0), skip=4))
+    assert [batch.positions.tolist() for batch in resumed] == [[4, 5, 6, 7], [8, 9]]
+
+
+def test_processes_share_each_batch():
+    def parts(rank):
+        return list(shuffled_batches(dataset(9), 4, epoch_generator(0, 0, 0), rank=rank, processes=2))
+
+    whole = faces_of(shuffled_batches(dataset(9), 4, epoch_generator(0, 0, 0)))
+    first, second = faces_of(parts(0)), faces_of(parts(1))
+    assert [a + b for a, b in zip(first[:2], second[:2], strict=True)] == whole[:2]
+    assert first[2] == second[2] == whole[2]  # one face is too few to share
+    assert [(batch.faces, batch.copies) for batch in parts(1)] == [(4, 1), (4, 1), (1, 2)]
+    shares = [faces_of(ordered_batches(dataset(9), 4, rank, 2)) for rank in (0, 1)]
+    assert shares == [[[0, 1, 2, 3], [4]], [[5, 6, 7, 8]]]
+    assert share_of(9, 1, 2).tolist() == [5, 6, 7, 8]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a CUDA GPU")
+def test_reading_ahead_changes_nothing():
+    batches = list(prepared_ahead(shuffled_batches(dataset(), 4, epoch_generator(0, 0, 0))))
+    assert faces_of(batches) == faces_of(shuffled_batches(dataset(), 4, epoch_generator(0, 0, 0)))
+
+
 def test_seeds_differ_between_the_places_of_a_key():
-    keys = [(0, 1), (1, 0), (0, 0), (1, 1), (0, 0, 1), (0, 1, 1)]
+    keys = [(0, 1), (1, 0), (0, 0), (1, 1), (0, 0, 1), (0, 1, 1), (0, 0, 0, 0)]
     seeds = {derive_seed(*key) for key in keys}
     assert len(seeds) == len(keys)
     assert all(0 <= seed < 2**63 for seed in seeds)

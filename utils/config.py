@@ -69,7 +69,10 @@ class Config:
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "bf16 where the processor multiplies it faster", choices=("auto", "fp32", "bf16"))
     deterministic: bool = option(False, "the same bits on every run on a GPU too; on a CPU they always are")
-    threads: int = option(0, "CPU threads; 0 leaves the choice to torch", low=0, high=1024)
+    compile: str = option(
+        "auto", "compile the network and the augmentation; auto: on GPUs", choices=("auto", "on", "off")
+    )
+    threads: int = option(0, "CPU threads; 0 takes what the cores bear", low=0, high=1024)
 
     def __post_init__(self):
         for f in dataclasses.fields(self):

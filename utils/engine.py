@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from augment import to_network_input
-from data.loader import ordered_batches
+from data.adience import AGE_GROUPS
+from data.loader import ordered_batches, share_of
 from utils import UserError
 from utils.metrics import confusion_matrix, summary
 
@@ -17,52 +18,65 @@ from utils.metrics import confusion_matrix, summary
 class Totals:
     """Sums over the faces of an epoch, kept on the device so that no step waits for them.
 
-    record: of an interrupted epoch, to go on with it.
+    faces: seen so far, by all processes. record: of an interrupted epoch, to go on with it.
     """
 
-    def __init__(self, device, record=None):
-        record = record or {"faces": 0, "sums": torch.zeros(2, dtype=torch.float64), "seconds": 0.0}
+    def __init__(self, compute, record=None):
+        record = record or {"faces": 0, "sums": torch.zeros(3, dtype=torch.float64), "seconds": 0.0}
+        self.world = compute.world
         self.faces = record["faces"]
-        self.sums = record["sums"].to(device)  # loss, correct
+        # Loss, correct and faces, of this process; what was recorded is the first one's to bring in.
+        self.sums = record["sums"].to(compute.device) * self.world.leads
         self.seconds = record["seconds"]
         self.start = time.perf_counter() - self.seconds
 
     def record(self):
-        return {"faces": self.faces, "sums": self.sums.cpu(), "seconds": time.perf_counter() - self.start}
+        sums = self.world.sum(self.sums.clone()).cpu()
+        return {"faces": self.faces, "sums": sums, "seconds": time.perf_counter() - self.start}
 
-    def add(self, loss, logits, labels):
-        self.faces += len(labels)
-        self.sums[0] += loss * len(labels)
-        self.sums[1] += (logits.argmax(1) == labels).sum()
+    def add(self, loss, logits, labels, faces=None, copies=1):
+        """loss: mean over this process's labels; faces: in the whole batch; copies: processes that add each face."""
+        self.faces += faces or len(labels)
+        count = len(labels) / copies
+        self.sums[0] += loss * count
+        self.sums[1] += (logits.argmax(1) == labels).sum() / copies
+        self.sums[2] += count
 
     def read(self):
-        """(mean loss, top1). Raises UserError when the loss is no longer a finite number."""
-        loss, correct = (self.sums / self.faces).tolist()
+        """(mean loss, top1): of this process's faces, or of all once the epoch is finished.
+
+        Raises UserError when the loss is no longer a finite number.
+        """
+        loss, correct, faces = self.sums.tolist()
         if not math.isfinite(loss):
             raise UserError(f"the training loss became {loss}: it diverged; a smaller --lr would be right")
-        return loss, correct
+        return loss / faces, correct / faces
 
     def finish(self):
-        """Check the whole epoch and stop its clock."""
+        """Join the processes' sums, check the whole epoch and stop its clock."""
+        self.world.sum(self.sums)
         self.read()
         self.seconds = time.perf_counter() - self.start
 
 
-def train_one_epoch(model, batches, augment, loss_function, optimizer, compute, totals):
+def train_one_epoch(network, batches, augment, loss_function, optimizer, compute, totals):
     """One pass over the training batches, added to the totals; yields after each step.
 
-    augment: uint8 (B, 3, S, S) -> float (B, 3, S, S). Raises UserError when the loss diverges.
+    batches: of `shuffled_batches`. augment: (uint8 (B, 3, S, S), positions (B,)) -> float (B, 3, S, S).
+    Raises UserError when the loss diverges.
     """
-    model.train()
-    for images, labels in batches:
-        images, labels = (batch.to(compute.device, non_blocking=True) for batch in (images, labels))
+    network.train()
+    for batch in compute.bring(batches):
+        images = augment(batch.images, batch.positions)
         with compute.autocast():
-            logits = model(augment(images))
-        loss = loss_function(logits.float(), labels)
+            logits = network(images)
+        loss = loss_function(logits.float(), batch.labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # The gradient is averaged over processes, whose parts of a batch may differ in size by one.
+        share = len(batch.labels) * compute.world.size / (batch.faces * batch.copies)
+        (loss * share).backward()
         optimizer.step()
-        totals.add(loss.detach(), logits.detach(), labels)
+        totals.add(loss.detach(), logits.detach(), batch.labels, batch.faces, batch.copies)
         yield
     totals.finish()
 
@@ -97,20 +111,24 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(model, dataset, batch_size, compute):
-    """The Evaluation of every face in the dataset, in its order; serves training and testing alike."""
+    """The Evaluation of every face in the dataset, in its order; serves training and testing alike.
+
+    Processes take a share each and all get the whole.
+    """
     model.eval()
-    start = time.perf_counter()
-    logits = []
-    for images, _ in ordered_batches(dataset, batch_size):
-        images = to_network_input(images.to(compute.device, non_blocking=True))
+    start, place = time.perf_counter(), (compute.world.rank, compute.world.size)
+    mine, own = share_of(len(dataset), *place), []
+    for images, _ in compute.bring(ordered_batches(dataset, batch_size, *place)):
         with compute.autocast():
-            logits.append(model(images).float())
-    logits = torch.cat(logits).cpu()
+            own.append(model(to_network_input(images)).float())
+    logits = torch.zeros(len(dataset), len(AGE_GROUPS), device=compute.device)
+    if own:
+        logits[mine[0] : mine[-1] + 1] = torch.cat(own)
+    logits = compute.world.sum(logits).cpu()
     if not logits.isfinite().all():
         raise UserError("the network's answers are no finite numbers: training diverged; a smaller --lr would be right")
-    seconds = time.perf_counter() - start
-    loss = float(F.cross_entropy(logits, dataset.labels))
-    return Evaluation(logits.softmax(1).numpy(), dataset.labels.numpy(), loss, seconds)
+    seconds, labels = time.perf_counter() - start, dataset.labels.cpu()
+    return Evaluation(logits.softmax(1).numpy(), labels.numpy(), float(F.cross_entropy(logits, labels)), seconds)
 
 
 def learning_rate(epoch, base, steps, gamma):

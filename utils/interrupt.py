@@ -13,7 +13,7 @@ class Interruption:
     """
 
     def __init__(self):
-        self.requested = None
+        self.requested = 0
 
     def __enter__(self):
         self.earlier = {number: signal.signal(number, self.note) for number in EXIT_STATUS}
@@ -28,6 +28,11 @@ class Interruption:
             raise KeyboardInterrupt
         self.requested = number
         print("\nstopping after this step; once more stops at once", file=sys.stderr)
+
+    def agreed(self, world):
+        """Whether any of the processes that train together was asked to stop."""
+        self.requested = world.largest(self.requested or 0)
+        return self.requested != 0
 
     def leave(self, advice):
         """End the process with the signal's exit status, and say how to go on."""

@@ -9,6 +9,7 @@ from utils.metrics import confusion_matrix
 from utils.plots import plot_augmentation, plot_confusion, plot_errors, plot_learning_curves, plot_parameters
 
 PREVIEWED_DRAWS = 9
+PREVIEWED = PREVIEWED_DRAWS * len(AGE_GROUPS)  # faces that a preview augments, at most
 
 
 def draw_numbers(run):
@@ -27,7 +28,7 @@ def draw_faces(run, faces, images, augment):
     """The pictures of a run that show faces: the augmentation's effect and the worst errors.
 
     faces, images: the table of faces and the cached images in the same order. augment: the
-    training transform.
+    training transform for PREVIEWED faces.
     """
     predictions = run.predictions()
     # The index of the predictions becomes the position of the face among the images.
@@ -40,6 +41,6 @@ def preview(faces, images, augment, path):
     """One face of each age group, several times augmented."""
     rows = [faces.index[faces.label == group][0] for group in range(len(AGE_GROUPS)) if (faces.label == group).any()]
     shown = images[rows]
-    batch = torch.from_numpy(shown)
-    augmented = torch.stack([augment(batch) for _ in range(PREVIEWED_DRAWS)])
+    batch = torch.from_numpy(shown).repeat(PREVIEWED_DRAWS, 1, 1, 1)
+    augmented = augment(batch, torch.arange(len(batch))).unflatten(0, (PREVIEWED_DRAWS, len(shown)))
     plot_augmentation(shown, augmented.numpy(), path)

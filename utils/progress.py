@@ -10,7 +10,7 @@ SECONDS_BETWEEN_READINGS = 1.0
 class FoldProgress:
     """One bar per fold, with loss, top-1, images/s and the time left, and one line per epoch."""
 
-    def __init__(self, fold, epochs, first_epoch, faces):
+    def __init__(self, fold, epochs, first_epoch, faces, shown=True):
         self.fold, self.epochs, self.epoch, self.faces = fold, epochs, first_epoch, faces
         self.next_reading = 0.0
         # On anything but a terminal the bar stays silent and the lines per epoch tell.
@@ -19,7 +19,7 @@ class FoldProgress:
             initial=first_epoch * faces,
             unit="img",
             unit_scale=True,
-            disable=None,
+            disable=None if shown else True,
             smoothing=0.05,
             desc=self.description(),
         )

@@ -28,19 +28,21 @@ LOG_COLUMNS = (
 # Behind them, where --val-fraction holds faces out for tuning.
 VAL_COLUMNS = ["val_loss", "val_top1", "val_one_off"]
 # Where a run's files are and how fast it may go do not change what it learns.
-FREE_TO_CHANGE = ("run_dir", "cache_dir", "label_dir", "image_dir", "folds", "threads", "plots")
+FREE_TO_CHANGE = ("run_dir", "cache_dir", "label_dir", "image_dir", "folds", "threads", "compile", "plots")
 
 
 class Run:
     """An open run directory.
 
     history: {fold: [log rows]} of all epochs so far, of the folds to train and of any that are there already.
+    writes: whether this process writes the files; of several that train together one does.
     """
 
-    def __init__(self, config, resume):
+    def __init__(self, config, resume, writes=True):
         """Look whether a run may start in this directory or, with `resume`, go on. Writes nothing. Raises UserError."""
         self.folder = Path(config.run_dir)
         self.config = config
+        self.writes = writes
         if (self.folder / "config.json").exists():
             self.require_permission(resume)
             require_same_settings(self.folder, read_record(self.folder), to_record(config))
@@ -67,6 +69,9 @@ class Run:
         for path, recorded in self.fingerprints.items():
             if recorded != data_fingerprint:
                 raise UserError(f"--resume: '{path}' was trained on other faces, labels or pixels than these")
+        if not self.writes:
+            yield
+            return
         with locked(self.folder):
             write_json(self.folder / "config.json", {**to_record(self.config), "folds": list(self.history)})
             for fold in self.finished_folds():
@@ -135,6 +140,8 @@ class Run:
 
     def save_progress(self, fold, description, model, optimizer, interrupted=None):
         """Record everything that the fold goes on from. interrupted: the record of a half-done epoch."""
+        if not self.writes:
+            return
         content = {
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -147,7 +154,8 @@ class Run:
         """Record a finished epoch: the progress first, since the log follows from it."""
         self.history[fold].append(row)
         self.save_progress(fold, description, model, optimizer)
-        self.write_log()
+        if self.writes:
+            self.write_log()
 
     def write_log(self):
         rows = [row for fold_rows in self.history.values() for row in fold_rows]
@@ -156,6 +164,8 @@ class Run:
 
     def finish_fold(self, fold, description, model, faces, tested):
         """Record a trained fold: the predictions first, since the checkpoint marks the fold as done."""
+        if not self.writes:
+            return
         self.write_predictions(fold, faces, tested)
         content = {
             "model": model.state_dict(),

@@ -1,0 +1,91 @@
+"""What most training scripts do, to measure against: a DataLoader with two workers that decodes each JPEG with
+Pillow and transforms it alone with torchvision, and a plain fp32 training step, after PyTorch's ImageNet example.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from augment.pipeline import MEAN, STD
+
+WORKERS = 2
+
+
+class ImageFiles(Dataset):
+    def __init__(self, paths, labels, transform):
+        self.paths, self.labels, self.transform = paths, labels, transform
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        with Image.open(self.paths[index]) as image:
+            return self.transform(image.convert("RGB")), self.labels[index]
+
+
+class GridMaskOne:
+    """GridMask on one tensor (C, S, S): stripes set in a square of the diagonal's length, turned, cut out."""
+
+    def __init__(self, ratio=0.6, probability=0.7):
+        self.ratio, self.probability = ratio, probability
+
+    def __call__(self, image):
+        if np.random.rand() > self.probability:
+            return image
+        size = image.shape[-1]
+        side = math.ceil(math.hypot(size, size))
+        period = np.random.randint(size * 96 // 224, size)
+        width = math.ceil(self.ratio * period)
+        mask = np.zeros((side, side), np.uint8)
+        for start in range(-np.random.randint(period), side, period):
+            mask[max(start, 0) : start + width, :] = 1
+        for start in range(-np.random.randint(period), side, period):
+            mask[:, max(start, 0) : start + width] = 1
+        mask = np.asarray(Image.fromarray(mask).rotate(np.random.randint(360)))
+        edge = (side - size) // 2
+        return image * torch.from_numpy(mask[edge : edge + size, edge : edge + size].copy())
+
+
+def train_transform(size, resizes=True):
+    first = [transforms.Resize((size, size))] if resizes else []
+    return transforms.Compose(
+        [
+            *first,
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomRotation(20, interpolation=transforms.InterpolationMode.BILINEAR),
+            transforms.ColorJitter(0.1, 0.1, 0.1, 0.02),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+            GridMaskOne(),
+        ]
+    )
+
+
+def decode(path, size):
+    """One JPEG as most loaders read it: decoded in full, then resized."""
+    with Image.open(path) as image:
+        return image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+
+
+def train(model, optimizer, loader, device):
+    """One epoch in fp32, channels first."""
+    model.train()
+    for images, labels in loader:
+        step(model, optimizer, images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
+
+
+def step(model, optimizer, images, labels):
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def make_loader(paths, labels, size, batch_size):
+    faces = ImageFiles(paths, labels, train_transform(size))
+    return DataLoader(faces, batch_size, shuffle=True, num_workers=WORKERS, pin_memory=torch.cuda.is_available())
