@@ -102,7 +102,7 @@ def train_fold(config, fold, faces, images, data_fingerprint, run, compute, inte
                 bar.step(totals)
                 if interruption.agreed(world):
                     run.save_progress(fold, description, model, optimizer, totals.record())
-                    interruption.leave(resume_command())
+                    interruption.leave(resume_command() if world.leads else None)
             tested = evaluate(model, test_set, config.batch_size, compute)
             validated = evaluate(model, val_set, config.batch_size, compute) if len(val_set) else None
             row = run.log_row(fold, epoch, rate, augment.gridmask_probability, totals, tested, validated)
@@ -114,7 +114,9 @@ def train_fold(config, fold, faces, images, data_fingerprint, run, compute, inte
 def resume_command():
     """The command line that goes on with this run."""
     arguments = [argument for argument in sys.argv if argument != "--resume"]
-    return f"{python_command()} {shlex.join([*arguments, '--resume'])}"
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    launcher = f" -m torch.distributed.run --standalone --nproc-per-node {processes}" if processes else ""
+    return f"{python_command()}{launcher} {shlex.join([*arguments, '--resume'])}"
 
 
 def python_command():

@@ -42,6 +42,7 @@ from utils.engine import Totals, evaluate, train_one_epoch
 from utils.losses import LOSSES
 
 ADIENCE_SIDE = 816
+RIVALS = ("common practice: ", "plain fp32: ")
 M_MMAP_THRESHOLD = -3
 
 
@@ -55,8 +56,8 @@ def main():
         bench = Bench(options, compute, folder, paths, labels)
         seconds = {name: [] for name in bench.stages}
         for repeat in range(options.repeats + 1):
-            for name, (prepare, run, _) in bench.stages.items():
-                prepare()
+            for name, (setting, run, _) in bench.stages.items():
+                bench.enter(setting)
                 compute.synchronize()
                 start = time.perf_counter()
                 run()
@@ -120,7 +121,7 @@ def library_buffers():
 
 
 class Bench:
-    """stages: {name: (prepare, run, images)}; prepare is not timed."""
+    """stages: {name: (setting, run, images)}; setting: whose allocator, and how many threads."""
 
     def __init__(self, options, compute, folder, paths, labels):
         self.options, self.compute, self.folder, self.paths = options, compute, folder, paths
@@ -134,56 +135,64 @@ class Bench:
         self.plain = Compute(compute.device, "fp32")
         self.loader = common_practice.make_loader(self.files, labels, size, batch)
         self.flops = forward_flops(resnet18(), size)
-        first = next(iter(self.batches()))
-        self.uint8, self.positions = first.images, first.positions
+        self.loaded = list(self.batches())
+        first = self.loaded[0]
         self.ready, self.targets = self.augment(first.images, first.positions).to(compute.device), first.labels
         self.targets = self.targets.to(compute.device)
         few = range(min(count, 64))
         decoded = [common_practice.decode(self.files[index], size) for index in few]
         alone = common_practice.train_transform(size, resizes=False)
 
-        def threads(number):
-            return lambda: (keep_large_buffers(), torch.set_num_threads(number))
-
-        ours, one_core = threads(torch.get_num_threads()), threads(1)
         every = torch.get_num_threads()
-
-        def theirs():
-            torch.set_num_threads(every)
-            library_buffers()
-
+        ours, our_core, theirs, their_core = (True, every), (True, 1), (False, every), (False, 1)
+        self.ours = None
+        # Each side's stages stand together: changing sides empties the allocator.
         self.stages = {
             "cache: decode and resize, one core": (
-                one_core,
+                our_core,
                 lambda: [decode_face(self.files[i], size) for i in few],
-                len(few),
-            ),
-            "  common practice, one core": (
-                one_core,
-                lambda: [np.asarray(common_practice.decode(self.files[i], size)) for i in few],
                 len(few),
             ),
             "cache: build": (ours, self.build_cache, count),
             "read batches": (ours, lambda: list(self.batches()), count),
-            "augment": (ours, lambda: self.augment(self.uint8, self.positions), batch),
-            "augment, one core": (one_core, lambda: self.augment(self.uint8, self.positions), batch),
-            "  common practice, one core ": (one_core, lambda: [alone(image) for image in decoded], len(few)),
+            "augment": (ours, self.augment_all, count),
+            "augment, one core": (our_core, self.augment_all, count),
             "forward": (ours, self.forward, batch),
             "forward, backward, step": (ours, self.step, batch),
-            "  common practice": (theirs, self.plain_step, batch),
             "training epoch": (ours, self.epoch, count),
-            "  common practice ": (theirs, self.plain_epoch, count),
             "evaluation": (ours, lambda: evaluate(self.model, self.dataset, batch, compute), count),
-            "  plain fp32": (theirs, lambda: evaluate(self.plain_model, self.dataset, batch, self.plain), count),
+            "common practice: decode and resize, one core": (
+                their_core,
+                lambda: [np.asarray(common_practice.decode(self.files[i], size)) for i in few],
+                len(few),
+            ),
+            "common practice: augment, one core": (their_core, lambda: [alone(image) for image in decoded], len(few)),
+            "plain fp32: forward, backward, step": (theirs, self.plain_step, batch),
+            "common practice: training epoch": (theirs, self.plain_epoch, count),
+            "plain fp32: evaluation": (
+                theirs,
+                lambda: evaluate(self.plain_model, self.dataset, batch, self.plain),
+                count,
+            ),
         }
         # {stage: what it is held against}
         self.rivals = {
-            "cache: decode and resize, one core": "  common practice, one core",
-            "augment, one core": "  common practice, one core ",
-            "forward, backward, step": "  common practice",
-            "training epoch": "  common practice ",
-            "evaluation": "  plain fp32",
+            name: rival
+            for rival in self.stages
+            for name in self.stages
+            if rival.startswith(RIVALS) and rival.endswith(": " + name.split(": ")[-1]) and name != rival
         }
+
+    def enter(self, setting):
+        """Set threads and allocator; where the side changes, a step of it fills the allocator, as in training."""
+        ours, threads = setting
+        torch.set_num_threads(threads)
+        if ours != self.ours:
+            library_buffers()
+            keep_large_buffers() if ours else None
+            for _ in range(3):
+                self.step() if ours else self.plain_step()
+            self.ours = ours
 
     def make_network(self, layout):
         torch.manual_seed(0)
@@ -198,6 +207,10 @@ class Bench:
         target = self.folder / "built"
         open_cache(self.folder / "aligned", self.paths, self.options.image_size, target, progress=False)
         shutil.rmtree(target)
+
+    def augment_all(self):
+        for batch in self.loaded:
+            self.augment(batch.images, batch.positions)
 
     @torch.inference_mode()
     def forward(self):
@@ -260,13 +273,13 @@ def summarise(bench, seconds):
     rows = []
     for name, times in per_image.items():
         median = float(np.median(times))
-        row = {"stage": name.strip(), "common_practice": name.startswith(" "), "images_per_second": 1 / median}
+        row = {"stage": name, "images_per_second": 1 / median}
         row["spread"] = [float(1 / times.max()), float(1 / times.min())]
         row["of_training_step"] = median / step
         row["of_limit"] = 1 / median / limits[name] if name in limits else None
         rival = bench.rivals.get(name)
         # In each repeat the two sides were neighbours: the median of their ratios, not the ratio of medians.
-        row["times_common_practice"] = float(np.median(per_image[rival] / times)) if rival else None
+        row["times_rival"] = float(np.median(per_image[rival] / times)) if rival else None
         rows.append(row)
     pure = per_image["forward, backward, step"] / per_image["training epoch"]
     options = {name: value for name, value in vars(bench.options).items() if not name.endswith("dir") and name != "out"}
@@ -282,6 +295,10 @@ def summarise(bench, seconds):
     }
 
 
+def is_rival(row):
+    return row["stage"].startswith(RIVALS)
+
+
 def processor():
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -294,12 +311,13 @@ def print_report(report):
     print(f"{report['machine']}; torch {report['torch']}")
     gflops, gmacs = report["matmul_gflops"], report["forward_gmacs"]
     print(f"best matrix product {gflops:,.0f} GFLOP/s; the network: {gmacs:.2f} GMAC forward per image\n")
-    print(f"{'stage':<38}{'images/s':>10}{'of a step':>11}{'of limit':>10}{'x common practice':>19}")
+    print(f"{'stage':<46}{'images/s':>10}{'of a step':>11}{'of limit':>10}{'times rival':>13}")
     for row in report["stages"]:
-        name = ("  " if row["common_practice"] else "") + row["stage"]
         limit = f"{row['of_limit']:.0%}" if row["of_limit"] else ""
-        times = f"{row['times_common_practice']:.2f}" if row["times_common_practice"] else ""
-        print(f"{name:<38}{row['images_per_second']:>10,.1f}{row['of_training_step']:>11.1%}{limit:>10}{times:>19}")
+        times = f"{row['times_rival']:.2f}" if row["times_rival"] else ""
+        print(
+            f"{row['stage']:<46}{row['images_per_second']:>10,.1f}{row['of_training_step']:>11.1%}{limit:>10}{times:>13}"
+        )
     print(f"\ntraining epoch over pure forward, backward, step: {report['epoch_over_pure_step']:.3f}")
 
 
@@ -314,7 +332,7 @@ def write_report(report, folder):
     rows = report["stages"][::-1]
     figure, axes = pyplot.subplots(figsize=(9, 0.36 * len(rows) + 1.2), layout="constrained")
     names = [row["stage"] for row in rows]
-    colours = ["#b0b7bf" if row["common_practice"] else "#2a6f97" for row in rows]
+    colours = ["#b0b7bf" if is_rival(row) else "#2a6f97" for row in rows]
     bars = axes.barh(range(len(rows)), [row["images_per_second"] for row in rows], color=colours)
     axes.set_yticks(range(len(rows)), names)
     axes.bar_label(bars, [f"{row['images_per_second']:,.0f}" for row in rows], padding=3)

@@ -68,7 +68,7 @@ def test_a_signal_saves_the_step_and_says_how_to_go_on(small_faces_once, whole, 
     assert "Traceback" not in errors
     said = next(line.strip() for line in errors.splitlines() if line.strip().endswith("--resume"))
     interrupted = torch.load(run / "fold_3.progress.pt")["interrupted"]
-    assert 0 < interrupted["totals"]["faces"] <= 32
+    assert 0 < interrupted["faces"] <= 32
     done = subprocess.run(shlex.split(said), capture_output=True, text=True)  # the command as it was printed
     assert done.returncode == 0, done.stderr
     assert_same_run(run, whole / "whole")

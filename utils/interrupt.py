@@ -35,6 +35,7 @@ class Interruption:
         return self.requested != 0
 
     def leave(self, advice):
-        """End the process with the signal's exit status, and say how to go on."""
-        print(f"\nstopped and saved; go on with\n\n    {advice}\n", file=sys.stderr)
+        """End the process with the signal's exit status, and say how to go on; of several processes one has advice."""
+        if advice:
+            print(f"\nstopped and saved; go on with\n\n    {advice}\n", file=sys.stderr)
         sys.exit(EXIT_STATUS[self.requested])

@@ -1,0 +1,111 @@
+"""How time and memory grow with the number of faces: label files, opening of the cache, an epoch's reading.
+
+    python benchmarks/scale.py [--times 1 10 25] [--image-size 64]
+
+Makes label files of 17,424 rows (Adience's, policy strict), 10 and 25 times as many; the images are
+links to a few files, and the cache is written directly, so that only what the training itself does is measured. Each
+size is measured in a process of its own, whose own memory (anonymous pages, not the mapped cache) is reported.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from augment import TrainAugment
+from data.adience import HEADER, load_faces
+from data.loader import FaceDataset, epoch_generator, shuffled_batches
+
+ADIENCE_ROWS = 17_424
+AGES = ("(0, 2)", "(4, 6)", "(8, 12)", "(15, 20)", "(25, 32)", "(38, 43)", "(48, 53)", "(60, 100)")
+LINKS_PER_FILE = 30_000  # file systems limit them
+FACES_PER_ALBUM = 100
+
+
+def make_faces(folder, count):
+    """Label files and images of so many faces, in albums of a hundred; the images are hard links."""
+    lines = {fold: [HEADER] for fold in range(5)}
+    for number in range(count):
+        album, fold = f"album{number // FACES_PER_ALBUM}", number // FACES_PER_ALBUM % 5
+        name, target = f"{number}.jpg", folder / "aligned" / album
+        if number % FACES_PER_ALBUM == 0:
+            target.mkdir(parents=True)
+        if number % LINKS_PER_FILE == 0:
+            source = folder / f"source{number}.jpg"
+            Image.fromarray(np.full((64, 64, 3), number % 255, np.uint8)).save(source)
+        os.link(source, target / f"landmark_aligned_face.{number}.{name}")
+        fields = [album, name, str(number), AGES[number % 8], "f", "0", "0", "64", "64", "0", "0", "90"]
+        lines[fold].append("\t".join(fields))
+    for fold, rows in lines.items():
+        (folder / f"fold_{fold}_data.txt").write_text("\n".join(rows) + "\n")
+
+
+def own_mebibytes():
+    """Anonymous memory of this process; the mapped cache belongs to the system's page cache."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def measure(folder, count, size):
+    """Print one row; runs in a process of its own."""
+    start = time.perf_counter()
+    faces, _ = load_faces(folder, folder / "aligned", "strict")
+    labels_seconds = time.perf_counter() - start
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    dataset = FaceDataset(images, range(count), faces.label)
+    before = own_mebibytes()
+    start = time.perf_counter()
+    augment = TrainAugment(count, size, torch.Generator().manual_seed(0), 0.7)
+    for batch in shuffled_batches(dataset, 128, epoch_generator(0, 0, 0)):
+        augment(batch.images, batch.positions)
+    seconds = time.perf_counter() - start
+    grown = own_mebibytes() - before
+    cache = images.nbytes / 2**20
+    print(
+        f"{count:>9,} faces: labels and paths {labels_seconds:6.2f} s; reading and augmenting {seconds:7.1f} s,"
+        f" {1e6 * seconds / count:5.0f} us a face; cache {cache:7,.0f} MiB; memory {own_mebibytes():5.0f} MiB, grown by"
+        f" {grown:4.0f} in the epoch",
+        flush=True,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 10, 25])
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        return measure(Path(options.measure[0]), int(options.measure[1]), options.image_size)
+    for times in options.times:
+        folder, count = Path(tempfile.mkdtemp(prefix="scale_")), times * ADIENCE_ROWS
+        try:
+            make_faces(folder, count)
+            shape = (count, 3, options.image_size, options.image_size)
+            array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+            rng = np.random.default_rng(0)
+            for first in range(0, count, 4096):
+                part = array[first : first + 4096]
+                part[:] = rng.integers(0, 256, part.shape, dtype=np.uint8)
+            del array
+            command = [sys.executable, __file__, "--measure", folder, count, "--image-size", options.image_size]
+            subprocess.run(list(map(str, command)), check=True)
+        finally:
+            shutil.rmtree(folder)
+    return None
+
+
+if __name__ == "__main__":
+    main()
