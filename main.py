@@ -6,6 +6,8 @@
 Or set the two paths below and run `python main.py`.
 """
 
+import dataclasses
+import math
 import os
 import shlex
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from augment import TrainAugment, gridmask_probability
+from augment import Strengths, TrainAugment, gridmask_probability
 from data.adience import load_faces
 from data.cache import open_cache
 from data.demo import DEMO_DIR, make_demo_faces
@@ -23,19 +25,22 @@ from utils import UserError
 from utils.checkpoint import build_model, current_commit, describe_training, fingerprint, parameter_count, size_mib
 from utils.cli import run_script
 from utils.config import DEMO_SETTINGS, Parser, add_options, make_config
+from utils.decode import best_decoder
 from utils.device import Compute, keep_large_buffers
-from utils.engine import Totals, evaluate, learning_rate, set_learning_rate, train_one_epoch
+from utils.engine import Totals, evaluate, noise, seed_noise, train_one_epoch
 from utils.interrupt import Interruption
+from utils.learner import Learner
 from utils.losses import LOSSES
 from utils.pictures import PREVIEWED, draw_faces, draw_numbers
 from utils.progress import FoldProgress
 from utils.report import cross_validation_table
 from utils.run import Run, merge_runs
+from utils.schedule import paced
 
 LABEL_DIR = ""  # the folder of fold_0_data.txt to fold_4_data.txt
 IMAGE_DIR = ""  # the folder of the albums, Adience's "aligned"
 
-INITIAL, SHUFFLE, AUGMENT = 0, 1, 2  # independent streams of random numbers
+INITIAL, SHUFFLE, AUGMENT, NOISE = range(4)  # independent streams of random numbers
 
 
 def main():
@@ -82,33 +87,49 @@ def train_fold(config, fold, faces, images, data_fingerprint, run, compute, inte
     train_set, val_set, test_set = (FaceDataset(held, f.index, f.label) for f in (train_faces, val_faces, test_faces))
     description = describe_training(config, compute, fold, train_faces, val_faces, data_fingerprint)
 
+    steps = math.ceil(len(train_set) / config.batch_size)  # of an epoch
     torch.manual_seed(derive_seed(config.seed, fold, 0, INITIAL))
-    model = build_model(config).to(compute.device, memory_format=torch.channels_last)
-    network = compute.network(model)
-    optimizer = torch.optim.SGD(
-        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, fused=True
-    )
-    interrupted = run.restore_progress(fold, description, model, optimizer)
+    learner = Learner(config, compute, steps * config.epochs, train_set.labels.cpu())
+    interrupted = run.restore_progress(fold, description, learner)
 
     with FoldProgress(fold, config.epochs, run.epochs_done(fold), len(train_set), shown=world.leads) as bar:
         for epoch in range(run.epochs_done(fold), config.epochs):
-            rate = learning_rate(epoch, config.lr, config.lr_steps, config.lr_gamma)
-            set_learning_rate(optimizer, rate)
+            seed_noise(derive_seed(config.seed, fold, epoch, NOISE), interrupted)
             totals, interrupted = Totals(compute, interrupted), None
             order = epoch_generator(config.seed, fold, epoch, SHUFFLE)
-            batches = shuffled_batches(train_set, config.batch_size, order, totals.faces, world.rank, world.size)
+            batches = shuffled_batches(
+                train_set, config.batch_size, order, totals.faces, world.rank, world.size, learner.sampling
+            )
+            batches = paced(batches, learner.optimizer, config, epoch, totals.faces // config.batch_size, steps)
             augment = make_augment(config, fold, epoch, len(train_set), compute.compiles)
-            for _ in train_one_epoch(network, batches, augment, LOSSES[config.loss], optimizer, compute, totals):
+            network, objective, optimizer = learner.network, learner.objective, learner.optimizer
+            for _ in train_one_epoch(network, batches, augment, objective, optimizer, compute, totals):
+                learner.after_step()
                 bar.step(totals)
                 if interruption.agreed(world):
-                    run.save_progress(fold, description, model, optimizer, totals.record())
+                    run.save_progress(fold, description, learner, {**totals.record(), **noise()})
                     interruption.leave(resume_command() if world.leads else None)
-            tested = evaluate(model, test_set, config.batch_size, compute)
-            validated = evaluate(model, val_set, config.batch_size, compute) if len(val_set) else None
-            row = run.log_row(fold, epoch, rate, augment.gridmask_probability, totals, tested, validated)
-            run.save_epoch(fold, description, model, optimizer, row)
+            tested, validated = (examine(config, learner, faces, compute) for faces in (test_set, val_set))
+            row = run.log_row(fold, epoch, learner.rate, augment.strengths.gridmask, totals, tested, validated)
+            run.save_epoch(fold, description, learner, row)
             bar.epoch_done(row)
-    run.finish_fold(fold, description, model, test_faces, evaluate(model, test_set, config.batch_size, compute))
+    tested, validated = (examine(config, learner, faces, compute) for faces in (test_set, val_set))
+    run.finish_fold(fold, description, learner.reported, test_faces, choose_decoder(config, tested, validated))
+
+
+def examine(config, learner, dataset, compute):
+    """The Evaluation of a set of faces, if there are any."""
+    if not len(dataset):
+        return None
+    decode = "argmax" if config.decode == "val" else config.decode
+    return evaluate(learner.reported, dataset, config.batch_size, compute, LOSSES[config.loss], decode)
+
+
+def choose_decoder(config, tested, validated):
+    """The test's Evaluation, with the decoder that did best on the validation faces where that is asked for."""
+    if config.decode != "val":
+        return tested
+    return dataclasses.replace(tested, decode=best_decoder(validated.probabilities, validated.labels))
 
 
 def resume_command():
@@ -128,21 +149,11 @@ def python_command():
 
 def make_augment(config, fold, epoch, faces, compiles=False):
     """The training transform of an epoch of so many faces."""
-    return TrainAugment(
-        faces,
-        config.image_size,
-        epoch_generator(config.seed, fold, epoch, AUGMENT),
-        gridmask_probability(epoch, config.epochs, config.gridmask_start, config.gridmask_end),
-        flip_probability=config.flip,
-        rotation_degrees=config.rotation,
-        brightness=config.brightness,
-        contrast=config.contrast,
-        saturation=config.saturation,
-        hue=config.hue,
-        gridmask_ratio=config.gridmask_ratio,
-        gridmask_rotated=config.gridmask_rotated,
-        compiles=compiles,
-    )
+    names = {field.name for field in dataclasses.fields(Strengths)} & vars(config).keys()
+    probability = gridmask_probability(epoch, config.epochs, config.gridmask_start, config.gridmask_end)
+    strengths = Strengths(gridmask=probability, **{name: getattr(config, name) for name in names})
+    generator = epoch_generator(config.seed, fold, epoch, AUGMENT)
+    return TrainAugment(faces, config.image_size, generator, strengths, compiles)
 
 
 def read_command_line():
@@ -180,7 +191,7 @@ def describe(config, compute):
     print(f"device: {compute}; code: {current_commit() or 'not under git'}")
     print(f"run: {config.run_dir}, {config.epochs} epochs, folds {' '.join(map(str, config.folds))}")
     late = [step for step in config.lr_steps if step >= config.epochs]
-    if late:
+    if late and config.schedule == "step":
         print(
             f"note: the learning rate's decay at epoch {', '.join(map(str, late))} lies beyond --epochs {config.epochs}"
         )

@@ -7,6 +7,7 @@ the data was; --label-dir and --image-dir say where it is now.
 """
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,46 +19,63 @@ from data.adience import AGE_GROUPS, FOLDS, load_faces
 from data.cache import open_cache
 from data.loader import FaceDataset
 from utils import UserError
+from utils.bootstrap import paired_difference
 from utils.checkpoint import load_checkpoint, parameter_count, people, restore_model, size_mib
 from utils.cli import run_script
 from utils.config import Parser, add_options
 from utils.device import Compute, keep_large_buffers
-from utils.engine import evaluate, median_seconds
+from utils.engine import Evaluation, evaluate, median_seconds
 from utils.errors import find_errors, rank, write_errors
 from utils.files import write_json
+from utils.losses import LOSSES
 from utils.metrics import per_class
 from utils.report import confusion_table, per_class_table
+from utils.views import VIEWS, enlarged_size, ten_crops
 
-SETTINGS = ("label_dir", "image_dir", "cache_dir", "batch_size", "device", "precision", "threads", "allow_missing")
+SETTINGS = "label_dir image_dir cache_dir batch_size device precision threads allow_missing decode".split()
+
+
+@dataclass
+class Judged:
+    """A checkpoint that was evaluated: its report, and the probabilities (N, K) of each look at its N faces."""
+
+    report: dict
+    evaluation: Evaluation
+    faces: pd.DataFrame
+    images: np.ndarray
+    looks: dict
 
 
 def main():
     options = read_command_line()
     keep_large_buffers()
-    reports, errors = [], []
-    for path in options.checkpoints:
-        report, wrong = evaluate_checkpoint(path, options)
-        reports.append(report)
-        errors.append(wrong)
-    if len(reports) > 1:
+    judged = [evaluate_checkpoint(path, options) for path in options.checkpoints]
+    reports = [one.report for one in judged]
+    if len(judged) > 1:
         print(f"\nmean of {len(reports)} models: {mean_line(reports)}")
+    fused = fuse(judged, options.fuse)
+    if fused:
+        print_fusion(fused)
     if options.show_errors:
-        errors = rank(pd.concat(errors))
+        errors = rank(pd.concat([find_errors(one.evaluation.table(one.faces), one.images) for one in judged]))
         write_errors(options.error_dir, errors)
         print(f"\nwrote {len(errors):,} misclassified images and errors.csv to {options.error_dir}/")
     if options.json:
-        write_json(options.json, reports)
+        write_json(options.json, reports + ([{"fusion": fused}] if fused else []))
 
 
 def evaluate_checkpoint(path, options):
-    """Print one model's report; returns it as plain values, and the table of its errors."""
+    """Print one model's report; returns what was found as a Judged."""
     content = load_checkpoint(path)
     if "metrics" not in content:
         raise UserError(f"'{path}' is the progress of an unfinished fold; go on with main.py --resume")
     model, trained = restore_model(path, content)
     given = {name: value for name, value in vars(options).items() if name in SETTINGS}
-    # Where the data is comes from the checkpoint; how to compute is this machine's affair.
-    config = dataclasses.replace(trained, **{"device": "auto", "precision": "auto", "threads": 0, **given})
+    # Where the data is and how it was decoded comes from the checkpoint; how to compute is this machine's affair.
+    recorded = {"decode": content["metrics"].get("decode", "argmax")}
+    config = dataclasses.replace(trained, **{"device": "auto", "precision": "auto", "threads": 0, **recorded, **given})
+    if config.decode == "val":
+        raise UserError("--decode val: main.py chooses on the validation faces; name a decoder here")
     compute = Compute.choose(config.device, config.precision, config.threads)
     faces, _ = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
     test_faces, what = choose_faces(path, content, faces, options)
@@ -65,7 +83,11 @@ def evaluate_checkpoint(path, options):
     images = open_cache(config.image_dir, faces.path, config.image_size, config.cache_dir)
     test_set = FaceDataset(images, test_faces.index, test_faces.label)
     model.to(compute.device, memory_format=torch.channels_last)
-    evaluation = evaluate(model, test_set, config.batch_size, compute)
+
+    def look(dataset=test_set, view=None):
+        return evaluate(model, dataset, config.batch_size, compute, LOSSES[config.loss], config.decode, view)
+
+    evaluation = look()
     latency = measure_latency(model, test_set, config.batch_size, compute)
     report = {
         "checkpoint": str(path),
@@ -74,7 +96,66 @@ def evaluate_checkpoint(path, options):
         **as_record(model, evaluation, latency, compute),
     }
     print_report(report, evaluation)
-    return report, find_errors(evaluation.table(test_faces), images)
+    looks = {"plain": evaluation.probabilities}
+    for name in options.views:
+        looks[name] = look(view=VIEWS[name]).probabilities
+    if options.crops == 10:
+        size = config.image_size
+        large = open_cache(config.image_dir, faces.path, enlarged_size(size), config.cache_dir)
+        crops = FaceDataset(large, test_faces.index, test_faces.label)
+        looks["10 crops"] = np.mean([look(crops, view).probabilities for view in ten_crops(size)], axis=0)
+    if options.second_image_dir:
+        looks[Path(options.second_image_dir).name] = look(
+            second_images(options, config, faces, test_faces)
+        ).probabilities
+    return Judged(report, evaluation, test_faces, images, looks)
+
+
+def second_images(options, config, faces, test_faces):
+    """The same faces out of another folder, say `faces` beside `aligned`. Raises UserError."""
+    others, _ = load_faces(config.label_dir, options.second_image_dir, config.label_policy, config.allow_missing)
+    # A path is the album, how the face was cut out, the person and the original image.
+    who, whose = (table.album + "/" + table.path.str.split(".", n=1).str[1] for table in (faces, others))
+    if not who.equals(whose):
+        raise UserError(f"--second-image-dir {options.second_image_dir}: it does not hold the same faces")
+    images = open_cache(options.second_image_dir, others.path, config.image_size, config.cache_dir)
+    return FaceDataset(images, test_faces.index, test_faces.label)
+
+
+def fuse(judged, asked):
+    """What averaging the probabilities of all models' looks gives, as plain values; None where there is one look.
+
+    The fusion of Yaman et al., 2019, at the level of scores. Models fuse if they held out the same fold; `asked`
+    makes it an error if they did not.
+    """
+    folds = sorted({one.report["held_out_fold"] for one in judged})
+    if len(folds) > 1 or any(not one.faces.path.equals(judged[0].faces.path) for one in judged):
+        if asked:
+            raise UserError(
+                f"--fuse: these models held out folds {', '.join(map(str, folds))}; models of one fold fuse"
+            )
+        return None
+    looks = [probabilities for one in judged for probabilities in one.looks.values()]
+    if len(looks) == 1:
+        return None
+    first = judged[0].evaluation
+    fused = dataclasses.replace(first, probabilities=np.mean(looks, axis=0))
+    record = {"models": len(judged), "looks": list(judged[0].looks), **fused.summary(), "decode": fused.decode}
+    single = np.mean([one.evaluation.predictions == one.evaluation.labels for one in judged], axis=0)
+    near = np.mean([np.abs(one.evaluation.predictions - one.evaluation.labels) <= 1 for one in judged], axis=0)
+    who = people(judged[0].faces)
+    record["top1_gain"] = paired_difference(fused.predictions == fused.labels, single, who)
+    record["one_off_gain"] = paired_difference(np.abs(fused.predictions - fused.labels) <= 1, near, who)
+    return record
+
+
+def print_fusion(fused):
+    models = f"{fused['models']} model{'s' if fused['models'] > 1 else ''}"
+    print(f"\nfusion of {models}, views: {', '.join(fused['looks'])}")
+    print(f"fused accuracy: {fused['top1']:.2%}, one-off {fused['one_off']:.2%}, MAE {fused['mae']:.3f}")
+    for name, text in (("top1_gain", "top-1"), ("one_off_gain", "one-off")):
+        gain, low, high = (100 * value for value in fused[name])
+        print(f"  {text} {gain:+.2f} points over the single plain models (95 % interval {low:+.2f} to {high:+.2f})")
 
 
 def choose_faces(path, content, faces, options):
@@ -102,7 +183,7 @@ def refuse_known_people(path, content, test_faces, what):
 
 @torch.inference_mode()
 def measure_latency(model, dataset, batch_size, compute):
-    """Median seconds from cached bytes to logits, for one face and for a batch."""
+    """Median seconds from cached bytes to the network's outputs, for one face and for a batch."""
     latency = {}
     for name, count in (("one", 1), ("batch", min(batch_size, len(dataset)))):
         images = dataset[torch.arange(count)][0].to(compute.device)
@@ -123,6 +204,7 @@ def as_record(model, evaluation, latency, compute):
         "size_mib": size_mib(model),
         "faces": len(evaluation.labels),
         **evaluation.summary(),
+        "decode": evaluation.decode,
         "groups": [
             {"group": group, "faces": int(n), "top1": none_if_nan(exact), "one_off": none_if_nan(near)}
             for group, n, exact, near in zip(AGE_GROUPS, faces, class_top1, class_one_off, strict=True)
@@ -170,6 +252,12 @@ def read_command_line():
     chosen.add_argument(
         "--set", choices=("test", "val"), default="test", help="the held-out fold or the faces held out for tuning"
     )
+    parser.add_argument(
+        "--views", nargs="*", choices=[name for name in VIEWS if name != "plain"], default=[], help="looks to fuse"
+    )
+    parser.add_argument("--crops", type=int, choices=(1, 10), default=1, help="fuse ten crops too")
+    parser.add_argument("--second-image-dir", metavar="DIR", help="the same faces' other images, to fuse")
+    parser.add_argument("--fuse", action="store_true", help="insist on fusing the models: they must share a fold")
     parser.add_argument("--show-errors", action="store_true", help="write the misclassified images")
     parser.add_argument("--error-dir", default="error", metavar="DIR", help="where to (default error)")
     parser.add_argument("--json", metavar="FILE", help="write the report there too")

@@ -6,12 +6,15 @@ parameters; the tests say to what tolerance.
 """
 
 from augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, normalize
-from augment.geometry import flip, rotate
+from augment.geometry import flip, rotate, source_of, warp
 from augment.gridmask import GridMask, grid_masks, gridmask_probability
-from augment.pipeline import TrainAugment, to_network_input
+from augment.mixing import Targets
+from augment.pipeline import Strengths, TrainAugment, to_network_input
 
 __all__ = [
     "GridMask",
+    "Strengths",
+    "Targets",
     "TrainAugment",
     "adjust_brightness",
     "adjust_contrast",
@@ -22,5 +25,7 @@ __all__ = [
     "gridmask_probability",
     "normalize",
     "rotate",
+    "source_of",
     "to_network_input",
+    "warp",
 ]

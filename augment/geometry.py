@@ -1,4 +1,4 @@
-"""Flip and rotation of a batch, alone or as one warp."""
+"""Where the pixels of a flipped, rotated, scaled, shifted and cropped batch come from: one warp for all of it."""
 
 import functools
 
@@ -21,16 +21,38 @@ def rotate(images, degrees):
     return warp(images, source_of(degrees))
 
 
-def source_of(degrees, flipped=None):
-    """(B, 2, 3): where the pixels of a flipped (B,) bool, then rotated image come from.
+def source_of(degrees, flipped=None, scale=None, shift=None, crop=None):
+    """(N, 2, 3): where the pixels of an image come from that is cropped, flipped, then turned, scaled and shifted.
 
-    In coordinates from -1 to 1, x to the right, y down.
+    In coordinates from -1 to 1, x to the right, y down. degrees (N,), counter-clockwise; flipped (N,) bool; scale
+    (N,) factors; shift (N, 2), x and y in these coordinates; crop (N, 4), the box's middle (x, y) in these
+    coordinates and its width and height as shares of the image's. Rotation, scale and shift are those of
+    torchvision's `affine`, whose angle runs clockwise.
     """
     angle = torch.deg2rad(degrees)
-    cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
-    # The flip comes first, so it is undone last.
-    mirror = 1 if flipped is None else 1 - 2 * flipped.to(angle.dtype)
-    return torch.stack([mirror * cos, mirror * -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
+    scale = 1 if scale is None else scale
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    turn = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
+    offset = torch.zeros_like(turn[:, :, 0]) if shift is None else -(turn @ shift[:, :, None])[:, :, 0]
+    source = torch.cat([turn, offset[:, :, None]], dim=2)  # what comes last is undone first
+    if flipped is not None:
+        source[:, 0] *= (1 - 2 * flipped.to(angle.dtype))[:, None]
+    if crop is not None:
+        source *= crop[:, 2:, None]
+        source[:, :, 2] += crop[:, :2]
+    return source
+
+
+def draw_crops(count, smallest, generator):
+    """(count, 4), for `source_of`: boxes of a share in [smallest, 1] of the image's area, 3:4 to 4:3 in shape.
+
+    As torchvision's `RandomResizedCrop` draws them, but that a side longer than the image's is cut to it.
+    """
+    area = smallest + (1 - smallest) * torch.rand(count, generator=generator)
+    ratio = torch.exp(torch.log(torch.tensor(4 / 3)) * (2 * torch.rand(count, generator=generator) - 1))
+    sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1).clamp(max=1)
+    middle = (1 - sides) * (2 * torch.rand(count, 2, generator=generator) - 1)
+    return torch.cat([middle, sides], dim=1)
 
 
 def warp(images, source):

@@ -67,9 +67,9 @@ def measure(folder, count, size):
     dataset = FaceDataset(images, range(count), faces.label)
     before = own_mebibytes()
     start = time.perf_counter()
-    augment = TrainAugment(count, size, torch.Generator().manual_seed(0), 0.7)
+    augment = TrainAugment(count, size, torch.Generator().manual_seed(0))
     for batch in shuffled_batches(dataset, 128, epoch_generator(0, 0, 0)):
-        augment(batch.images, batch.positions)
+        augment(batch.images, batch.labels, batch.positions)
     seconds = time.perf_counter() - start
     grown = own_mebibytes() - before
     cache = images.nbytes / 2**20

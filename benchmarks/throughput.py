@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import common_practice
 
-from augment import TrainAugment
+from augment import Strengths, Targets, TrainAugment
 from data.adience import load_faces
 from data.cache import decode_face, open_cache
 from data.demo import make_demo_faces
@@ -39,7 +39,7 @@ from models import resnet18
 from utils.checkpoint import current_commit
 from utils.device import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, Compute, keep_large_buffers
 from utils.engine import Totals, evaluate, train_one_epoch
-from utils.losses import LOSSES
+from utils.losses import LOSSES, Objective
 
 ADIENCE_SIDE = 816
 RIVALS = ("common practice: ", "plain fp32: ")
@@ -129,7 +129,9 @@ class Bench:
         self.files, self.labels = [folder / "aligned" / path for path in paths], labels
         self.images = open_cache(folder / "aligned", paths, size, folder / "cache", progress=False)
         self.dataset = FaceDataset(compute.hold(self.images), range(count), labels)
-        self.augment = TrainAugment(count, size, torch.Generator().manual_seed(0), 0.7, compiles=compute.compiles)
+        self.augment = TrainAugment(
+            count, size, torch.Generator().manual_seed(0), Strengths(gridmask=0.7), compute.compiles
+        )
         self.model, self.network, self.optimizer = self.make_network(torch.channels_last)
         self.plain_model, _, self.plain_optimizer = self.make_network(torch.contiguous_format)
         self.plain = Compute(compute.device, "fp32")
@@ -137,8 +139,9 @@ class Bench:
         self.flops = forward_flops(resnet18(), size)
         self.loaded = list(self.batches())
         first = self.loaded[0]
-        self.ready, self.targets = self.augment(first.images, first.positions).to(compute.device), first.labels
-        self.targets = self.targets.to(compute.device)
+        images, targets = self.augment(first.images, first.labels, first.positions)
+        self.ready, self.targets = images.to(compute.device), Targets(targets.labels.to(compute.device))
+        self.objective = Objective(LOSSES["cross_entropy"])
         few = range(min(count, 64))
         decoded = [common_practice.decode(self.files[index], size) for index in few]
         alone = common_practice.train_transform(size, resizes=False)
@@ -160,7 +163,7 @@ class Bench:
             "forward": (ours, self.forward, batch),
             "forward, backward, step": (ours, self.step, batch),
             "training epoch": (ours, self.epoch, count),
-            "evaluation": (ours, lambda: evaluate(self.model, self.dataset, batch, compute), count),
+            "evaluation": (ours, lambda: self.evaluate(self.model, compute), count),
             "common practice: decode and resize, one core": (
                 their_core,
                 lambda: [np.asarray(common_practice.decode(self.files[i], size)) for i in few],
@@ -171,7 +174,7 @@ class Bench:
             "common practice: training epoch": (theirs, self.plain_epoch, count),
             "plain fp32: evaluation": (
                 theirs,
-                lambda: evaluate(self.plain_model, self.dataset, batch, self.plain),
+                lambda: self.evaluate(self.plain_model, self.plain),
                 count,
             ),
         }
@@ -210,7 +213,7 @@ class Bench:
 
     def augment_all(self):
         for batch in self.loaded:
-            self.augment(batch.images, batch.positions)
+            self.augment(batch.images, batch.labels, batch.positions)
 
     @torch.inference_mode()
     def forward(self):
@@ -222,21 +225,24 @@ class Bench:
         self.network.train()
         with self.compute.autocast():
             logits = self.network(self.ready)
-        loss = LOSSES["cross_entropy"](logits.float(), self.targets)
+        loss = self.objective(logits.float(), self.targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
 
     def plain_step(self):
         self.plain_model.train()
-        common_practice.step(self.plain_model, self.plain_optimizer, self.ready, self.targets)
+        common_practice.step(self.plain_model, self.plain_optimizer, self.ready, self.targets.labels)
 
     def epoch(self):
-        loss, totals = LOSSES["cross_entropy"], Totals(self.compute)
+        totals = Totals(self.compute)
         for _ in train_one_epoch(
-            self.network, self.batches(), self.augment, loss, self.optimizer, self.compute, totals
+            self.network, self.batches(), self.augment, self.objective, self.optimizer, self.compute, totals
         ):
             pass
+
+    def evaluate(self, model, compute):
+        return evaluate(model, self.dataset, self.options.batch_size, compute, self.objective.loss)
 
     def plain_epoch(self):
         common_practice.train(self.plain_model, self.plain_optimizer, self.loader, self.compute.device)

@@ -44,14 +44,19 @@ class Batch(NamedTuple):
     copies: int  # how many processes have each face
 
 
-def shuffled_batches(dataset, batch_size, generator, skip=0, rank=0, processes=1):
+def shuffled_batches(dataset, batch_size, generator, skip=0, rank=0, processes=1, sampling=None):
     """Every face once, in an order drawn from the generator; the last batch may be smaller.
 
+    sampling: (M,) weights of the faces; as many faces are then drawn by them, some several times.
     skip: leave out so many faces from the start, those of the batches that were done before.
     rank, processes: yield that process's share of each batch. A last batch with fewer faces than
     processes is given to each of them whole, so that none is left without.
     """
-    order = torch.randperm(len(dataset), generator=generator).to(dataset.device)
+    if sampling is None:
+        order = torch.randperm(len(dataset), generator=generator)
+    else:
+        order = torch.multinomial(sampling.double(), len(dataset), replacement=True, generator=generator)
+    order = order.to(dataset.device)
     for start in range(skip, len(order), batch_size):
         whole = torch.arange(start, min(start + batch_size, len(order)), device=dataset.device)
         shared = len(whole) >= processes

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from augment import (
     GridMask,
+    Strengths,
     TrainAugment,
     adjust_brightness,
     adjust_contrast,
@@ -23,9 +24,14 @@ from augment import (
     gridmask_probability,
     normalize,
     rotate,
+    source_of,
     to_network_input,
+    warp,
 )
+from augment.geometry import draw_crops
+from augment.mixing import box_masks, draw_erased, draw_mixed, mix
 
+OFF = dict.fromkeys(["flip", "rotation", "brightness", "contrast", "saturation", "hue"], 0)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -160,9 +166,8 @@ class TestGridMask:
 
     def test_probability_and_fill(self):
         images = torch.full((4000, 3, 48, 48), 255, dtype=torch.uint8)
-        off = {"flip_probability": 0, "rotation_degrees": 0, "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
-        augment = TrainAugment(4000, 48, torch.Generator().manual_seed(0), gridmask_probability=0.7, **off)
-        masked = augment(images, torch.arange(4000))
+        augment = TrainAugment(4000, 48, torch.Generator().manual_seed(0), Strengths(gridmask=0.7, **OFF))
+        masked, _ = augment(images, torch.arange(4000), torch.arange(4000))
         touched = (masked == 0).flatten(1).any(1).float().mean().item()
         assert touched == pytest.approx(0.7, abs=0.03)
         # White, normalised, or the mean colour: one mask for all channels.
@@ -185,8 +190,9 @@ class TestTrainAugment:
     everyone = torch.arange(16)
 
     @staticmethod
-    def augment(seed=0, faces=16, **options):
-        return TrainAugment(faces, 48, torch.Generator().manual_seed(seed), **options)
+    def augment(seed=0, faces=16, **strengths):
+        augment = TrainAugment(faces, 48, torch.Generator().manual_seed(seed), Strengths(**strengths))
+        return lambda images, positions: augment(images, positions, positions)[0]
 
     def test_same_seed_same_batch(self):
         first, second = (self.augment(5)(self.images, self.everyone) for _ in range(2))
@@ -206,7 +212,7 @@ class TestTrainAugment:
         assert torch.allclose(self.augment()(self.images, self.everyone), whole, atol=1e-4)
 
     def test_the_pipeline_equals_torchvisions_with_the_same_parameters(self):
-        augment = self.augment(gridmask_probability=0)
+        augment = TrainAugment(16, 48, torch.Generator().manual_seed(0), Strengths(gridmask=0))
         flipped = augment.draws.source[:, 0, 0] < 0
         degrees = torch.rad2deg(augment.draws.source[:, 1, 0].asin())  # its third entry is the angle's sine
         expected = []
@@ -219,16 +225,15 @@ class TestTrainAugment:
             expected.append(reference.normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
         assert 4 <= flipped.sum() <= 12
         assert degrees.abs().max() <= 20
-        assert (augment(self.images, self.everyone) - torch.stack(expected)).abs().max() < 5e-4
+        assert (augment(self.images, self.everyone, self.everyone)[0] - torch.stack(expected)).abs().max() < 5e-4
 
     def test_nothing_switched_on_is_plain_preparation(self):
-        off = dict.fromkeys(["flip_probability", "rotation_degrees", "brightness", "contrast", "saturation", "hue"], 0)
-        augment = self.augment(gridmask_probability=0, **off)
+        augment = self.augment(gridmask=0, **OFF)
         assert torch.equal(augment(self.images, self.everyone), to_network_input(self.images))
 
     def test_each_face_is_drawn_for_itself(self):
         same = self.images[:1].expand(16, -1, -1, -1)
-        augmented = self.augment(gridmask_probability=0)(same, self.everyone)
+        augmented = self.augment(gridmask=0)(same, self.everyone)
         assert len(augmented.flatten(1).unique(dim=0)) == 16
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
@@ -237,3 +242,98 @@ class TestTrainAugment:
             self.augment(3)(self.images.to(device), self.everyone.to(device)).cpu() for device in ("cpu", "cuda")
         )
         assert (cpu - gpu).abs().max() < 1e-3
+
+
+class TestWarp:
+    """Crop, flip, rotation, scale and shift are one warp."""
+
+    @settings(deadline=None, max_examples=30)
+    @given(seeds, st.floats(-40, 40), st.floats(0.8, 1.25), st.integers(-6, 6), st.integers(-6, 6))
+    def test_rotation_scale_and_shift_equal_torchvisions_affine(self, seed, degrees, scale, right, down):
+        images = random_images(seed)
+        shift = torch.tensor([[2 * right / 33, 2 * down / 33]]).expand(4, 2)
+        source = source_of(torch.full((4,), degrees), scale=torch.full((4,), scale), shift=shift)
+        expected = reference.affine(
+            images, -degrees, [right, down], scale, [0.0], interpolation=InterpolationMode.BILINEAR
+        )
+        assert (warp(images, source) - expected).abs().max() <= 2e-4
+
+    def test_a_crop_equals_torchvisions_resized_crop_within_its_border(self):
+        images = random_images(3, size=32)
+        top, left, height, width = 4, 8, 16, 20
+        middle = [2 * (left + width / 2) / 32 - 1, 2 * (top + height / 2) / 32 - 1]
+        crop = torch.tensor([[*middle, width / 32, height / 32]]).expand(4, 4)
+        ours = warp(images, source_of(torch.zeros(4), crop=crop))
+        expected = reference.resized_crop(images, top, left, height, width, [32, 32], antialias=True)
+        # At the very border torchvision repeats the crop's edge, where we see what lies beyond it.
+        assert (ours - expected)[:, :, 2:-2, 2:-2].abs().max() < 1e-5
+
+    def test_a_flip_is_torchvisions(self):
+        images = random_images(4)
+        ours = warp(images, source_of(torch.zeros(4), torch.tensor([True] * 4)))
+        assert torch.allclose(ours, reference.horizontal_flip(images), atol=1e-4)
+
+    def test_drawn_crops_have_the_areas_and_shapes_asked_for(self):
+        crops = draw_crops(4000, 0.3, torch.Generator().manual_seed(0))
+        middle, sides = crops[:, :2], crops[:, 2:]
+        assert ((middle.abs() + sides) <= 1 + 1e-6).all()  # within the image
+        whole = sides.max(1).values < 1
+        area, ratio = sides.prod(1)[whole], (sides[:, 0] / sides[:, 1])[whole]
+        assert 0.3 <= area.min() < 0.32
+        assert 0.75 - 1e-4 <= ratio.min() < 0.77
+        assert 1.3 < ratio.max() <= 4 / 3 + 1e-4
+
+
+class TestMixing:
+    def test_boxes(self):
+        mask = box_masks(4, torch.tensor([[1, 3, 0, 1], [2, 2, 0, 4]]))
+        assert mask[0, 0].tolist() == [[0, 1, 1, 0], [0] * 4, [0] * 4, [0] * 4]
+        assert mask[1].sum() == 0
+
+    def test_neighbours_mix_by_hand(self):
+        images = torch.stack([torch.full((3, 4, 4), float(value)) for value in (0, 1, 2)])
+        mixed = torch.tensor([[0, 2, 0, 4, 1.0], [0, 4, 0, 4, 0.25], [0, 4, 0, 4, 0.5]])
+        result, targets = mix(images, torch.tensor([5, 6, 7]), mixed)
+        assert result[0, 0].tolist() == [[1, 1, 0, 0]] * 4  # half of it is the neighbour's
+        assert result[1].unique().tolist() == [0.75]
+        assert result[2].unique().tolist() == [2]  # without a neighbour
+        assert targets.labels.tolist() == [5, 6, 7]
+        assert targets.others.tolist() == [6, 5, 7]
+        assert targets.share.tolist() == [0.5, 0.75, 0.5]
+
+    def test_drawn_shares_follow_the_beta_distribution(self):
+        mixup = draw_mixed(20000, 32, 0.4, 0.0, torch.Generator().manual_seed(0))
+        assert (mixup[:, :4] == torch.tensor([0, 32, 0, 32])).all()
+        assert mixup[:, 4].mean().item() == pytest.approx(0.5, abs=0.01)
+        assert mixup[:, 4].var().item() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.01)  # of Beta(a, a)
+        cutmix = draw_mixed(20000, 32, 0.0, 1.0, torch.Generator().manual_seed(0))
+        assert (cutmix[:, 4] == 1).all()
+        sides = (cutmix[:, 1] - cutmix[:, 0], cutmix[:, 3] - cutmix[:, 2])
+        assert all(((side >= 0) & (side <= 32)).all() for side in sides)
+        both = draw_mixed(20000, 32, 0.4, 1.0, torch.Generator().manual_seed(0))
+        assert (both[:, 4] == 1).float().mean().item() == pytest.approx(0.5, abs=0.02)
+
+    def test_erased_boxes_have_the_papers_areas(self):
+        boxes = draw_erased(20000, 100, 0.5, torch.Generator().manual_seed(0))
+        width, height = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
+        erased = (width > 0) & (height > 0)
+        assert erased.float().mean().item() == pytest.approx(0.5, abs=0.02)
+        area = (width * height / 100**2)[erased]
+        assert 0.015 < area.min() < 0.03
+        assert 0.3 < area.max() < 0.35
+        assert (boxes >= 0).all()
+        assert (boxes <= 100).all()
+
+    def test_the_pipeline_erases_to_the_mean_colour_and_mixes(self):
+        images = torch.full((8, 3, 40, 40), 255, dtype=torch.uint8)
+        strengths = Strengths(**OFF, gridmask=0, erasing=1.0)
+        erased, targets = TrainAugment(8, 40, torch.Generator().manual_seed(0), strengths)(
+            images, torch.arange(8), torch.arange(8)
+        )
+        assert ((erased == 0).flatten(1).any(1)).all()
+        assert targets.share is None
+        strengths = Strengths(**OFF, gridmask=0, mixup=0.5)
+        _, targets = TrainAugment(8, 40, torch.Generator().manual_seed(0), strengths)(
+            images, torch.arange(8), torch.arange(8)
+        )
+        assert targets.others.tolist() == [1, 0, 3, 2, 5, 4, 7, 6]

@@ -10,11 +10,12 @@ import pytest
 import torch
 from conftest import ROOT
 
+from augment import Targets
 from data.loader import FaceDataset, epoch_generator, shuffled_batches
 from models import resnet18
 from utils.device import Compute
 from utils.engine import Totals, evaluate, train_one_epoch
-from utils.losses import LOSSES
+from utils.losses import LOSSES, Objective
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
@@ -54,6 +55,10 @@ def faces():
     return rng.integers(0, 256, (24, 3, 40, 40), dtype=np.uint8), rng.integers(0, 8, 24)
 
 
+def as_they_are(images, labels, positions):
+    return images.float(), Targets(labels)
+
+
 def batches_of(images, labels):
     dataset = FaceDataset(images, range(len(labels)), labels)
     return dataset, shuffled_batches(dataset, 8, epoch_generator(0, 0, 0))
@@ -85,12 +90,12 @@ def test_a_step_does_not_wait_for_the_gpu(faces):
     dataset, batches = batches_of(compute.hold(images), labels)
     model = resnet18().to(compute.device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, fused=True)
-    loss, totals = LOSSES["cross_entropy"], Totals(compute)
-    steps = train_one_epoch(model, batches, lambda x, _: x.float(), loss, optimizer, compute, totals)
+    objective, totals = Objective(LOSSES["cross_entropy"]), Totals(compute)
+    steps = train_one_epoch(model, batches, as_they_are, objective, optimizer, compute, totals)
     next(steps)  # the epoch's order goes to the GPU
     torch.cuda.set_sync_debug_mode("error")  # any waiting call raises
     try:
         next(steps)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(evaluate(model, dataset, 8, compute).labels) == 24
+    assert len(evaluate(model, dataset, 8, compute, objective.loss).labels) == 24

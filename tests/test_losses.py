@@ -1,25 +1,164 @@
-"""The loss takes logits: one-hot cross entropy over their softmax, once."""
+"""Losses and their probabilities: by hand, against coral-pytorch, and what holds for all of them."""
 
 import math
 
 import pytest
 import torch
+from coral_pytorch.dataset import levels_from_labelbatch, proba_to_label
+from coral_pytorch.losses import CornLoss, coral_loss
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from utils.losses import LOSSES
+from augment import Targets
+from utils.losses import HEADS, LOSSES, Objective, differences
+
+EVERY = sorted(LOSSES)
+
+
+def outputs_of(name, faces=16, seed=0, scale=3.0):
+    width = HEADS[LOSSES[name].head](8)["outputs"]
+    return scale * torch.randn(faces, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def value(name, outputs, labels):
+    return LOSSES[name].values(torch.tensor(outputs, dtype=torch.float64), torch.tensor(labels)).tolist()
 
 
 def test_one_hot_cross_entropy_over_softmax():
-    """-sum(one_hot * log(softmax(logits))), averaged, is what the loss computes from the logits."""
-    logits = torch.randn(32, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(32) % 8
+    """-sum(one_hot * log(softmax(logits))) is what the loss computes from the logits."""
+    logits, labels = outputs_of("cross_entropy", 32), torch.arange(32) % 8
     probabilities = logits.exp() / logits.exp().sum(1, keepdim=True)
-    one_hot = torch.eye(8, dtype=torch.float64)[labels]
-    expected = -(one_hot * probabilities.log()).sum(1).mean()
-    assert LOSSES["cross_entropy"](logits, labels).item() == pytest.approx(expected.item(), rel=1e-12)
+    expected = -(torch.eye(8, dtype=torch.float64)[labels] * probabilities.log()).sum(1)
+    assert torch.allclose(LOSSES["cross_entropy"].values(logits, labels), expected, rtol=1e-12)
 
 
-def test_by_hand():
-    # softmax of (0, ln 3) is (1/4, 3/4)
+class TestByHand:
+    """softmax of (0, ln 3) is (1/4, 3/4)."""
+
+    logits = ((0.0, math.log(3)),) * 2
+
+    def test_cross_entropy(self):
+        assert value("cross_entropy", self.logits, [0, 1]) == pytest.approx([math.log(4), math.log(4 / 3)])
+
+    def test_label_smoothing(self):
+        # Targets (0.95, 0.05).
+        expected = 0.95 * math.log(4) + 0.05 * math.log(4 / 3)
+        assert value("label_smoothing", self.logits[:1], [0]) == pytest.approx([expected])
+
+    def test_double_softmax(self):
+        # A second softmax, of (1/4, 3/4): the right group gets at most e / (e + 1) of two, however sure the network is.
+        assert value("double_softmax", self.logits[:1], [0]) == pytest.approx([math.log(1 + math.exp(0.5))])
+
+    def test_sord(self):
+        # softmax(0, -2): the neighbour gets 1 / (1 + e^2) = 0.1192029.
+        expected = 0.8807971 * math.log(4) + 0.1192029 * math.log(4 / 3)
+        assert value("sord", self.logits[:1], [0]) == pytest.approx([expected], rel=1e-6)
+
+    def test_dldl_v2(self):
+        # Gaussian at 0 and 1: weights 1 and exp(-1 / (2 * 0.5625)) = 0.4111123, so (0.7086607, 0.2913393).
+        first, second = 0.7086607, 0.2913393
+        divergence = first * math.log(first / 0.25) + second * math.log(second / 0.75)
+        assert value("dldl_v2", self.logits[:1], [0]) == pytest.approx([divergence + 0.75], rel=1e-5)  # mean 3/4
+
+    def test_mean_variance(self):
+        # Mean 3/4, variance 3/16.
+        expected = math.log(4) + 0.2 * (0.75**2 / 2) + 0.05 * 3 / 16
+        assert value("mean_variance", self.logits[:1], [0]) == pytest.approx([expected])
+
+    def test_unimodal(self):
+        # p = 1/2 and temperature 1: the binomial masses of 7 fair coins; log(e^0.95 - 1) softplus' inverse of 0.95.
+        raw = math.log(math.exp(0.95) - 1)
+        probabilities = LOSSES["unimodal"].probabilities(torch.tensor([[0.0, raw]], dtype=torch.float64))
+        masses = [1, 7, 21, 35, 35, 21, 7, 1]
+        assert probabilities[0].tolist() == pytest.approx([mass / 128 for mass in masses])
+        assert value("unimodal", [[0.0, raw]], [2]) == pytest.approx([math.log(128 / 21)])
+
+    def test_coral(self):
+        # Group 1 of 3: older than 0, not older than 1; sigmoid(ln 3) = 3/4, sigmoid(0) = 1/2.
+        assert value("coral", [[math.log(3), 0.0]], [1]) == pytest.approx([math.log(4 / 3) + math.log(2)])
+        probabilities = LOSSES["coral"].probabilities(torch.tensor([[math.log(3), 0.0]], dtype=torch.float64))
+        assert probabilities[0].tolist() == pytest.approx([1 / 4, 1 / 4, 1 / 2])
+
+    def test_coral_thresholds_out_of_order_give_no_negative_probability(self):
+        probabilities = LOSSES["coral"].probabilities(torch.tensor([[0.0, math.log(3)]], dtype=torch.float64))
+        assert probabilities[0].tolist() == pytest.approx([1 / 2, 0, 1 / 2])
+
+    def test_corn(self):
+        # Labels 0 and 1 of 3: task 0 concerns both faces, task 1 the second only; three terms in all.
+        logits = [[math.log(3), 0.0], [math.log(3), 0.0]]
+        first, second = math.log(4), math.log(4 / 3) + math.log(2)
+        assert value("corn", logits, [0, 1]) == pytest.approx([2 * first / 3, 2 * second / 3])
+        probabilities = LOSSES["corn"].probabilities(torch.tensor(logits, dtype=torch.float64))
+        assert probabilities[0].tolist() == pytest.approx([1 / 4, 3 / 8, 3 / 8])
+
+    def test_differences(self):
+        assert differences(torch.tensor([[0.9, 0.4]])).tolist()[0] == pytest.approx([0.1, 0.5, 0.4])
+
+
+@pytest.mark.parametrize("seed", range(3))
+class TestAgainstCoralPytorch:
+    def both(self, seed, ours, theirs):
+        labels = torch.randint(0, 8, (16,), generator=torch.Generator().manual_seed(seed))
+        results = []
+        for loss in (lambda x: LOSSES[ours].values(x, labels).mean(), lambda x: theirs(x, labels)):
+            outputs = outputs_of(ours, seed=seed).requires_grad_()
+            loss(outputs).backward()
+            results.append((loss(outputs).item(), outputs.grad))
+        return results
+
+    def test_coral(self, seed):
+        def theirs(outputs, labels):
+            return coral_loss(outputs, levels_from_labelbatch(labels, num_classes=8).double())
+
+        (ours, our_gradient), (reference, gradient) = self.both(seed, "coral", theirs)
+        assert ours == pytest.approx(reference, rel=1e-6)
+        assert torch.allclose(our_gradient, gradient, atol=1e-7)
+
+    def test_corn(self, seed):
+        (ours, our_gradient), (reference, gradient) = self.both(seed, "corn", CornLoss(num_classes=8))
+        assert ours == pytest.approx(reference, rel=1e-6)
+        assert torch.allclose(our_gradient, gradient, atol=1e-7)
+
+    def test_their_labels_are_our_medians(self, seed):
+        """The package counts the thresholds passed with more than one half; so does the median of our probabilities."""
+        outputs = outputs_of("corn", seed=seed)
+        labels = proba_to_label(outputs.sigmoid().cumprod(1))
+        cumulative = LOSSES["corn"].probabilities(outputs).cumsum(1)
+        assert (cumulative >= 0.5).int().argmax(1).tolist() == labels.tolist()
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.01, 30))
+@pytest.mark.parametrize("name", EVERY)
+def test_probabilities_are_probabilities(name, seed, scale):
+    probabilities = LOSSES[name].probabilities(outputs_of(name, seed=seed, scale=scale))
+    assert probabilities.shape == (16, 8)
+    assert (probabilities >= 0).all()
+    assert probabilities.sum(1).tolist() == pytest.approx([1.0] * 16)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_gradients_are_those_of_finite_differences(name):
+    outputs, labels = outputs_of(name, 4, seed=5, scale=1.0).requires_grad_(), torch.tensor([0, 3, 6, 7])
+    assert torch.autograd.gradcheck(lambda x: LOSSES[name].values(x, labels), outputs, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_going_down_the_loss_finds_the_labels(name):
+    labels = torch.arange(8).repeat(2)
+    outputs = outputs_of(name, scale=0.1).requires_grad_()
+    optimizer = torch.optim.Adam([outputs], 0.1)
+    for _ in range(800):
+        optimizer.zero_grad()
+        LOSSES[name].values(outputs, labels).mean().backward()
+        optimizer.step()
+    assert LOSSES[name].probabilities(outputs).argmax(1).tolist() == labels.tolist()
+
+
+def test_objective_weighs_mixed_faces_and_groups():
+    objective = Objective(LOSSES["cross_entropy"], torch.tensor([2.0, 0.5]))
     logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
-    expected = -(math.log(1 / 4) + math.log(3 / 4)) / 2
-    assert LOSSES["cross_entropy"](logits, torch.tensor([0, 1])).item() == pytest.approx(expected)
+    targets = Targets(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([0.75, 1.0]))
+    first = 0.75 * math.log(4) + 0.25 * math.log(4 / 3)
+    expected = (2.0 * first + 0.5 * math.log(4 / 3)) / 2
+    assert objective(logits, targets).item() == pytest.approx(expected)

@@ -53,7 +53,7 @@ def test_textbook_network_computes_what_torchvisions_does(name):
 
 
 def test_output_shape_and_smallest_size():
-    model = resnet18(classes=5)
+    model = resnet18(outputs=5)
     assert model(torch.randn(2, 3, 40, 40)).shape == (2, 5)
     assert model(torch.randn(1, 3, 40, 40)).shape == (1, 5)  # a last batch of one face
 

@@ -20,6 +20,7 @@ from models import MODELS
 from utils import UserError
 from utils.config import from_record, to_record
 from utils.files import replacing
+from utils.losses import HEADS, LOSSES
 
 FORMAT, FORMAT_VERSION = "adience-age-checkpoint", 1
 # What every checkpoint holds, finished or in progress.
@@ -39,7 +40,15 @@ CONTENT = {
 
 
 def build_model(config):
-    return MODELS[config.model](classes=len(AGE_GROUPS), negative_slope=config.negative_slope, shortcut=config.shortcut)
+    """The network that the settings name, with the last layer that their loss wants."""
+    return MODELS[config.model](
+        **HEADS[LOSSES[config.loss].head](len(AGE_GROUPS)),
+        negative_slope=config.negative_slope,
+        shortcut=config.shortcut,
+        attention=config.attention,
+        zero_init=config.zero_init,
+        image_size=config.image_size,
+    )
 
 
 def describe_training(config, compute, fold, train_faces, val_faces, data_fingerprint):

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 
 from data.adience import FOLDS, LABEL_POLICIES
 from models import MODELS
+from models.attention import ATTENTION
 from utils import UserError
+from utils.decode import DECODERS
 from utils.losses import LOSSES
+from utils.schedule import SCHEDULES
 
 
 def option(default, text, **limits):
@@ -36,6 +39,7 @@ class Config:
     val_fraction: float = option(
         0.0, "share of the training faces to hold out for tuning, as whole albums", low=0, high=0.9
     )
+    recipe: str = option("original", "the defaults of the settings below", choices=("original", "modern"))
     seed: int = option(0, "everything random follows from it", low=0, high=2**32 - 1)
 
     model: str = option("resnet18", "the network", choices=tuple(MODELS))
@@ -43,19 +47,32 @@ class Config:
     shortcut: str = option(
         "3x3", "down-sampling shortcuts: the published 3x3 or the textbook's 1x1", choices=("3x3", "1x1")
     )
+    attention: str = option("none", "within a ResNet's blocks", choices=tuple(ATTENTION))
+    zero_init: bool = option(False, "start a ResNet's blocks as identities")
     image_size: int = option(224, "side of the network's input, in pixels", low=40, high=2048)
 
     epochs: int = option(100, "passes over the training faces", low=1, high=100_000)
     batch_size: int = option(128, "faces per step", low=2, high=65_536)
     loss: str = option("cross_entropy", "what training minimises", choices=tuple(LOSSES))
     lr: float = option(0.1, "learning rate at the start", low=0, high=1e6)
+    schedule: str = option("step", "how the learning rate falls", choices=tuple(SCHEDULES))
+    warmup: float = option(0.0, "epochs over which the learning rate rises first", low=0, high=100_000)
     lr_steps: tuple = option((20, 50, 75), "epochs at which the learning rate decays", low=0, high=100_000)
     lr_gamma: float = option(0.1, "factor of each decay", low=0, high=1)
     momentum: float = option(0.9, "of SGD", low=0, high=1)
-    weight_decay: float = option(1e-4, "of SGD, on every parameter", low=0, high=1)
+    nesterov: bool = option(False, "Nesterov's form of the momentum")
+    weight_decay: float = option(1e-4, "of SGD", low=0, high=1)
+    decay_weights_only: bool = option(False, "spare biases and normalisations the weight decay")
+    averaging: float = option(
+        0.0, "horizon of the weights' moving average, as a share of all steps; 0 is off", low=0, high=1
+    )
+    balance: str = option("none", "give rare groups as much to say", choices=("none", "sampling", "loss"))
 
     flip: float = option(0.5, "probability of mirroring a face", low=0, high=1)
     rotation: float = option(20.0, "largest rotation, in degrees either way", low=0, high=180)
+    scale: float = option(0.0, "largest change of size, as a share", low=0, high=0.9)
+    shift: float = option(0.0, "largest shift, as a share of the image's side", low=0, high=1)
+    crop: float = option(1.0, "smallest area of a random resized crop, as a share", low=0.05, high=1)
     brightness: float = option(0.1, "strength of the brightness jitter", low=0, high=1)
     contrast: float = option(0.1, "strength of the contrast jitter", low=0, high=1)
     saturation: float = option(0.1, "strength of the saturation jitter", low=0, high=1)
@@ -65,6 +82,13 @@ class Config:
     gridmask_end: float = option(0.8, "GridMask's probability in the last epoch", low=0, high=1)
     gridmask_rotated: bool = option(True, "rotate GridMask's grid")
 
+    erasing: float = option(0.0, "probability of erasing a random box", low=0, high=1)
+    mixup: float = option(0.0, "mixup's alpha; 0 is off", low=0, high=100)
+    cutmix: float = option(0.0, "CutMix's alpha; 0 is off", low=0, high=100)
+
+    decode: str = option(
+        "argmax", "from probabilities to a group; val chooses on the validation faces", choices=(*DECODERS, "val")
+    )
     plots: bool = option(True, "draw the pictures at the end")
     device: str = option("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "bf16 where the processor multiplies it faster", choices=("auto", "fp32", "bf16"))
@@ -84,6 +108,10 @@ class Config:
             for item in value if several else (value,):
                 check_type(flag(f.name), item, type(f.default[0]) if several else type(f.default))
                 check(flag(f.name), item, f.metadata)
+        if self.decode == "val" and not self.val_fraction:
+            raise UserError("--decode val: there are no validation faces to choose on; add --val-fraction 0.1")
+        if self.warmup and self.warmup >= self.epochs:
+            raise UserError(f"--warmup {self.warmup}: fewer than the {self.epochs} --epochs are wanted")
         if not self.folds or len(set(self.folds)) < len(self.folds):
             raise UserError(f"--folds {' '.join(map(str, self.folds))}: name each fold once, out of 0 to 4")
 
@@ -96,6 +124,22 @@ DEMO_SETTINGS = {
     "batch_size": 32,
     "lr": 0.02,  # 0.1 for batches of 128, scaled to the demo's small ones
     "lr_steps": (3,),
+}
+
+
+# Named settings: what a recipe does not name keeps its default, what the command line gives goes first.
+RECIPES = {
+    "original": {},
+    "modern": {
+        "schedule": "cosine",
+        "warmup": 2.0,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "decay_weights_only": True,
+        "loss": "sord",
+        "scale": 0.1,
+        "shift": 0.05,
+    },
 }
 
 
@@ -157,7 +201,8 @@ def metavar(f):
 def make_config(given, **defaults):
     """A Config from what the command line gave, over the script's own defaults."""
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return Config(**{**defaults, **given})
+    recipe = RECIPES.get(given.get("recipe"), {})
+    return Config(**{**defaults, **recipe, **given})
 
 
 def from_record(record):
@@ -166,7 +211,7 @@ def from_record(record):
     unknown = sorted(record.keys() - names)
     if unknown:
         raise UserError(f"the recorded configuration has unknown settings: {', '.join(unknown)}")
-    return make_config(record)
+    return Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
 
 
 def to_record(config):

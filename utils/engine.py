@@ -1,4 +1,4 @@
-"""Learning and evaluating: one epoch of training, one pass of evaluation, the learning rate."""
+"""Learning and evaluating: one epoch of training, one pass of evaluation."""
 
 import math
 import time
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from augment import to_network_input
 from data.adience import AGE_GROUPS
 from data.loader import ordered_batches, share_of
 from utils import UserError
+from utils.decode import DECODERS
 from utils.metrics import confusion_matrix, summary
 
 
@@ -34,12 +34,12 @@ class Totals:
         sums = self.world.sum(self.sums.clone()).cpu()
         return {"faces": self.faces, "sums": sums, "seconds": time.perf_counter() - self.start}
 
-    def add(self, loss, logits, labels, faces=None, copies=1):
+    def add(self, loss, predictions, labels, faces=None, copies=1):
         """loss: mean over this process's labels; faces: in the whole batch; copies: processes that add each face."""
         self.faces += faces or len(labels)
         count = len(labels) / copies
         self.sums[0] += loss * count
-        self.sums[1] += (logits.argmax(1) == labels).sum() / copies
+        self.sums[1] += (predictions == labels).sum() / copies
         self.sums[2] += count
 
     def read(self):
@@ -59,24 +59,26 @@ class Totals:
         self.seconds = time.perf_counter() - self.start
 
 
-def train_one_epoch(network, batches, augment, loss_function, optimizer, compute, totals):
+def train_one_epoch(network, batches, augment, objective, optimizer, compute, totals):
     """One pass over the training batches, added to the totals; yields after each step.
 
-    batches: of `shuffled_batches`. augment: (uint8 (B, 3, S, S), positions (B,)) -> float (B, 3, S, S).
-    Raises UserError when the loss diverges.
+    batches: of `shuffled_batches`. augment: (images uint8 (B, 3, S, S), labels (B,), positions (B,)) -> (images
+    float (B, 3, S, S), Targets). Raises UserError when the loss diverges.
     """
     network.train()
     for batch in compute.bring(batches):
-        images = augment(batch.images, batch.positions)
+        images, targets = augment(batch.images, batch.labels, batch.positions)
         with compute.autocast():
-            logits = network(images)
-        loss = loss_function(logits.float(), batch.labels)
+            outputs = network(images)
+        outputs = outputs.float()
+        loss = objective(outputs, targets)
         optimizer.zero_grad(set_to_none=True)
         # The gradient is averaged over processes, whose parts of a batch may differ in size by one.
         share = len(batch.labels) * compute.world.size / (batch.faces * batch.copies)
         (loss * share).backward()
         optimizer.step()
-        totals.add(loss.detach(), logits.detach(), batch.labels, batch.faces, batch.copies)
+        predictions = objective.loss.probabilities(outputs.detach()).argmax(1)
+        totals.add(loss.detach(), predictions, batch.labels, batch.faces, batch.copies)
         yield
     totals.finish()
 
@@ -87,12 +89,18 @@ class Evaluation:
 
     probabilities: np.ndarray
     labels: np.ndarray
-    loss: float  # mean cross entropy
     seconds: float  # of the whole pass: reading, preparing, predicting
+    decode: str = "argmax"
+
+    @property
+    def loss(self):
+        """Mean cross entropy of the probabilities, whatever the network was trained with."""
+        right = self.probabilities[np.arange(len(self.labels)), self.labels]
+        return float(-np.log(right.clip(np.finfo(np.float32).tiny)).mean(dtype=np.float64))
 
     @property
     def predictions(self):
-        return self.probabilities.argmax(1)
+        return DECODERS[self.decode](self.probabilities)
 
     @property
     def confusion(self):
@@ -110,35 +118,42 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(model, dataset, batch_size, compute):
+def evaluate(model, dataset, batch_size, compute, loss, decode="argmax", view=None):
     """The Evaluation of every face in the dataset, in its order; serves training and testing alike.
 
-    Processes take a share each and all get the whole.
+    loss: what the model was trained with, which knows its probabilities. view: another look at a batch of
+    normalised images, such as a flip. Processes take a share each and all get the whole.
     """
     model.eval()
     start, place = time.perf_counter(), (compute.world.rank, compute.world.size)
     mine, own = share_of(len(dataset), *place), []
     for images, _ in compute.bring(ordered_batches(dataset, batch_size, *place)):
+        images = to_network_input(images)
         with compute.autocast():
-            own.append(model(to_network_input(images)).float())
-    logits = torch.zeros(len(dataset), len(AGE_GROUPS), device=compute.device)
+            outputs = model(images if view is None else view(images))
+        own.append(loss.probabilities(outputs.float()))
+    probabilities = torch.zeros(len(dataset), len(AGE_GROUPS), device=compute.device)
     if own:
-        logits[mine[0] : mine[-1] + 1] = torch.cat(own)
-    logits = compute.world.sum(logits).cpu()
-    if not logits.isfinite().all():
+        probabilities[mine[0] : mine[-1] + 1] = torch.cat(own)
+    probabilities = compute.world.sum(probabilities).cpu()
+    if not probabilities.isfinite().all():
         raise UserError("the network's answers are no finite numbers: training diverged; a smaller --lr would be right")
-    seconds, labels = time.perf_counter() - start, dataset.labels.cpu()
-    return Evaluation(logits.softmax(1).numpy(), labels.numpy(), float(F.cross_entropy(logits, labels)), seconds)
+    return Evaluation(probabilities.numpy(), dataset.labels.cpu().numpy(), time.perf_counter() - start, decode)
 
 
-def learning_rate(epoch, base, steps, gamma):
-    """Step decay: `base`, multiplied by `gamma` at each epoch in `steps`."""
-    return base * gamma ** sum(epoch >= step for step in steps)
+def seed_noise(seed, interrupted=None):
+    """Fix what the network itself draws in an epoch, its dropout; interrupted: a record that knows how far it was."""
+    torch.manual_seed(seed)
+    if interrupted:
+        torch.set_rng_state(interrupted["noise"])
+        if "gpu_noise" in interrupted:
+            torch.cuda.set_rng_state(interrupted["gpu_noise"])
 
 
-def set_learning_rate(optimizer, rate):
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def noise():
+    """How far the network's own draws are, for the record of an interrupted epoch."""
+    gpu = {"gpu_noise": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
+    return {"noise": torch.get_rng_state(), **gpu}
 
 
 def median_seconds(function, compute, repeats=20, warm_up=5):

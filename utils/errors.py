@@ -22,7 +22,8 @@ def find_errors(predictions, images):
     the probability of the wrong answer, and `image`, the face as the network saw it.
     """
     wrong = predictions[predictions.prediction != predictions.label]
-    confidence = wrong[[f"p{group}" for group in range(len(AGE_GROUPS))]].max(axis=1)
+    probabilities = wrong[[f"p{group}" for group in range(len(AGE_GROUPS))]].to_numpy()
+    confidence = probabilities[range(len(wrong)), wrong.prediction]
     # Rows of a memory-mapped cache are views: nothing is read before it is drawn.
     views = pd.Series([images[row] for row in wrong.index], index=wrong.index, dtype=object)
     return rank(wrong.assign(confidence=confidence, image=views))

@@ -42,5 +42,6 @@ def preview(faces, images, augment, path):
     rows = [faces.index[faces.label == group][0] for group in range(len(AGE_GROUPS)) if (faces.label == group).any()]
     shown = images[rows]
     batch = torch.from_numpy(shown).repeat(PREVIEWED_DRAWS, 1, 1, 1)
-    augmented = augment(batch, torch.arange(len(batch))).unflatten(0, (PREVIEWED_DRAWS, len(shown)))
+    images, _ = augment(batch, torch.arange(len(batch)), torch.arange(len(batch)))
+    augmented = images.unflatten(0, (PREVIEWED_DRAWS, len(shown)))
     plot_augmentation(shown, augmented.numpy(), path)

@@ -190,3 +190,25 @@ def plot_errors(errors, path, rows=5, columns=8):
             pad=3,
         )
     save(figure, path)
+
+
+@plt.rc_context(STYLE)
+def plot_ablation(table, path):
+    """Each variant's differences from the baseline, in points, with 95 % intervals over people; best on top.
+
+    table: one row per variant, as of ablate.py.
+    """
+    rows = table[table.variant != "baseline"].sort_values("top1_gain")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 0.28 * len(rows) + 1.4), sharey=True, layout="constrained")
+    for side, measure, name in ((axes[0], "top1", "top-1"), (axes[1], "one_off", "one-off")):
+        gain, low, high = (100 * rows[f"{measure}_{part}"] for part in ("gain", "low", "high"))
+        side.axvline(0, color=FAINT, linewidth=1)
+        for position, (middle, left, right) in enumerate(zip(gain, low, high, strict=True)):
+            colour = "#228833" if left > 0 else "#EE6677" if right < 0 else FAINT
+            side.plot([left, right], [position, position], color=colour, linewidth=2.5, solid_capstyle="round")
+            side.plot(middle, position, "o", color=colour, markersize=5)
+        side.set_title(f"{name}, points against the baseline")
+        side.set_yticks(range(len(rows)), rows.variant)
+        side.grid(axis="x", color="#eeeeee")
+        side.set_axisbelow(True)
+    save(figure, path)

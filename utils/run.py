@@ -102,8 +102,8 @@ class Run:
     def epochs_done(self, fold):
         return len(self.history[fold])
 
-    def restore_progress(self, fold, description, model, optimizer):
-        """Put model and optimizer back to where the fold was left, if it was begun. Raises UserError.
+    def restore_progress(self, fold, description, learner):
+        """Put the learner back to where the fold was left, if it was begun. Raises UserError.
 
         Returns the record of an epoch that was interrupted, or None.
         """
@@ -117,8 +117,7 @@ class Run:
                 f"note: fold {fold} was begun on {began} and goes on on {now}; the last bits may differ",
                 file=sys.stderr,
             )
-        model.load_state_dict(content["model"])
-        optimizer.load_state_dict(content["optimizer"])
+        learner.restore(content)
         return content["interrupted"]
 
     @staticmethod
@@ -138,22 +137,17 @@ class Run:
             row |= zip(VAL_COLUMNS, (validated.loss, metrics["top1"], metrics["one_off"]), strict=True)
         return row
 
-    def save_progress(self, fold, description, model, optimizer, interrupted=None):
+    def save_progress(self, fold, description, learner, interrupted=None):
         """Record everything that the fold goes on from. interrupted: the record of a half-done epoch."""
         if not self.writes:
             return
-        content = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "history": self.history[fold],
-            "interrupted": interrupted,
-        }
+        content = {**learner.state(), "history": self.history[fold], "interrupted": interrupted}
         save_checkpoint(self.progress_path(fold), {**description, **content})
 
-    def save_epoch(self, fold, description, model, optimizer, row):
+    def save_epoch(self, fold, description, learner, row):
         """Record a finished epoch: the progress first, since the log follows from it."""
         self.history[fold].append(row)
-        self.save_progress(fold, description, model, optimizer)
+        self.save_progress(fold, description, learner)
         if self.writes:
             self.write_log()
 
@@ -170,7 +164,7 @@ class Run:
         content = {
             "model": model.state_dict(),
             "history": self.history[fold],
-            "metrics": {**tested.summary(), "confusion": torch.from_numpy(tested.confusion)},
+            "metrics": {**tested.summary(), "confusion": torch.from_numpy(tested.confusion), "decode": tested.decode},
         }
         save_checkpoint(self.model_path(fold), {**description, **content})
         self.progress_path(fold).unlink(missing_ok=True)
@@ -193,7 +187,7 @@ class Run:
         """Write results.json, of every finished fold in the directory, and return its content."""
         self.write_log()  # a kill may have come between the last epoch's progress and its log
         folds = [self.fold_result(fold) for fold in self.finished_folds()]
-        names = [name for name in folds[0] if name != "fold"]
+        names = [name for name in folds[0] if name not in ("fold", "decode")]
         values = {name: np.array([result[name] for result in folds]) for name in names}
         results = {
             "folds": folds,
@@ -211,6 +205,7 @@ class Run:
         return {
             "fold": fold,
             **{name: metrics[name] for name in ("top1", "one_off", "mae")},
+            "decode": metrics.get("decode", "argmax"),
             "top1_over_epochs": float(np.mean([row["test_top1"] for row in rows])),
             "one_off_over_epochs": float(np.mean([row["test_one_off"] for row in rows])),
             **{name: rows[-1][name] for name in VAL_COLUMNS if name in rows[-1]},
