@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test test-long bench lint clean
 
 demo: $(VENV)/.runtime
 	rm -rf runs/demo
@@ -17,6 +17,10 @@ test: $(VENV)/.dev lint
 test-long: $(VENV)/.dev
 	$(PY) benchmarks/kill_test.py
 	$(PY) benchmarks/mutation_test.py
+
+# Eight minutes: how fast each stage is here; the table, runs/bench/throughput.json and .png.
+bench: $(VENV)/.runtime
+	$(PY) benchmarks/throughput.py
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -50,6 +50,7 @@ VARIANTS = {
     "linear decay": {"schedule": "linear"},
     "random crops": {"crop": 0.5, "scale": 0.0, "shift": 0.0},
     "random erasing": {"erasing": 0.5},
+    "trivial augment": {"trivial_augment": True},
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
     "averaged weights": {"averaging": 0.05},

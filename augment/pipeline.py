@@ -10,6 +10,7 @@ from augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust
 from augment.geometry import draw_crops, flip, source_of, warp
 from augment.gridmask import GridMask, grid_masks
 from augment.mixing import Targets, box_masks, draw_erased, draw_mixed, mix
+from augment.trivial import draw_operations, trivial_augment
 
 # ImageNet's statistics, which the field uses for faces too.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,6 +44,7 @@ class Strengths:
     scale: float = 0.0  # largest change of size, as a share
     shift: float = 0.0  # largest shift, as a share of the image's side
     crop: float = 1.0  # smallest area of a random resized crop; 1 is the whole image
+    trivial_augment: bool = False
     brightness: float = 0.1
     contrast: float = 0.1
     saturation: float = 0.1
@@ -66,6 +68,7 @@ class Draws(NamedTuple):
     lines: torch.Tensor  # (N, 2, 3) and (N,): GridMask's grid
     share: torch.Tensor
     erased: torch.Tensor  # (N, 4), a box in pixels
+    operation: torch.Tensor  # (N, 2), TrivialAugment's
 
 
 class TrainAugment:
@@ -76,8 +79,8 @@ class TrainAugment:
     computes it. size: the images' side in pixels. generator: on the CPU. compiles: fuse the steps, worth
     its while on a GPU.
 
-    Crop, flip, rotation, scale and shift are one warp; then come the jitter's steps in a fixed order, normalisation,
-    GridMask and random erasing, both of which leave the mean colour, and mixing.
+    TrivialAugment comes first. Crop, flip, rotation, scale and shift are one warp; then come the jitter's steps in a
+    fixed order, normalisation, GridMask and random erasing, both of which leave the mean colour, and mixing.
     """
 
     def __init__(self, faces, size, generator, strengths=None, compiles=False):
@@ -98,7 +101,8 @@ class TrainAugment:
         crop = draw_crops(faces, strengths.crop, generator) if strengths.crop < 1 else None
         erased = draw_erased(faces, size, strengths.erasing, generator)
         source = source_of(degrees, flipped, scale, shift, crop)
-        self.draws = Draws(source, *factors, lines, torch.where(masked, share, 1), erased)
+        operation = draw_operations(faces, generator)
+        self.draws = Draws(source, *factors, lines, torch.where(masked, share, 1), erased, operation)
         mixes = strengths.mixup or strengths.cutmix
         self.mixed = draw_mixed(faces, size, strengths.mixup, strengths.cutmix, generator) if mixes else None
         self.steps = Steps.of(strengths)
@@ -129,6 +133,7 @@ class TrainAugment:
 class Steps(NamedTuple):
     """Which steps a transform takes."""
 
+    trivial: bool
     warps: bool
     jitter: tuple  # names out of ADJUST
     masks: bool
@@ -137,13 +142,16 @@ class Steps(NamedTuple):
     @classmethod
     def of(cls, s):
         jitter = tuple(name for name in ADJUST if getattr(s, name))
-        return cls(bool(s.rotation or s.scale or s.shift or s.crop < 1), jitter, s.gridmask > 0, s.erasing > 0)
+        warps = bool(s.rotation or s.scale or s.shift or s.crop < 1)
+        return cls(s.trivial_augment, warps, jitter, s.gridmask > 0, s.erasing > 0)
 
 
 def transform(images, draws, steps, out=None):
     """What the draws do to a batch, step by step."""
     size = images.shape[-1]
     images = images.float().div_(255)
+    if steps.trivial:
+        images = trivial_augment(images, draws.operation)
     images = warp(images, draws.source) if steps.warps else flip(images, draws.source[:, 0, 0] < 0)
     for name in steps.jitter:
         images = ADJUST[name](images, getattr(draws, name))

@@ -14,6 +14,7 @@ class SharedLinear(nn.Module):
 
     def __init__(self, features, outputs):
         super().__init__()
+        self.in_features = features
         self.scale = nn.Linear(features, 1, bias=False)
         # Falling from the start, as P(older than k) does; as in the authors' package.
         self.bias = nn.Parameter(torch.arange(outputs, 0, -1).float() / outputs)

@@ -17,6 +17,7 @@ import torch
 
 from data.adience import AGE_GROUPS, FOLDS
 from models import MODELS
+from models.comparison import ComparisonNet
 from utils import UserError
 from utils.config import from_record, to_record
 from utils.files import replacing
@@ -41,7 +42,7 @@ CONTENT = {
 
 def build_model(config):
     """The network that the settings name, with the last layer that their loss wants."""
-    return MODELS[config.model](
+    model = MODELS[config.model](
         **HEADS[LOSSES[config.loss].head](len(AGE_GROUPS)),
         negative_slope=config.negative_slope,
         shortcut=config.shortcut,
@@ -49,6 +50,11 @@ def build_model(config):
         zero_init=config.zero_init,
         image_size=config.image_size,
     )
+    if not config.compares:
+        return model
+    features = model.head.in_features
+    model.head = torch.nn.Identity()  # a comparison takes the features before it
+    return ComparisonNet(model, features, len(AGE_GROUPS), config.compares)
 
 
 def describe_training(config, compute, fold, train_faces, val_faces, data_fingerprint):

@@ -18,7 +18,7 @@ from utils.schedule import SCHEDULES
 
 
 def option(default, text, **limits):
-    """A field with its help text; limits: choices, or low and high, both included."""
+    """A field with its help text; limits: choices, or low and high, both included; internal: no option of main.py."""
     return field(default=default, metadata={"help": text, **limits})
 
 
@@ -49,6 +49,7 @@ class Config:
     )
     attention: str = option("none", "within a ResNet's blocks", choices=tuple(ATTENTION))
     zero_init: bool = option(False, "start a ResNet's blocks as identities")
+    compares: int = option(0, "reference faces of each group; compare.py sets it", low=0, high=10_000, internal=True)
     image_size: int = option(224, "side of the network's input, in pixels", low=40, high=2048)
 
     epochs: int = option(100, "passes over the training faces", low=1, high=100_000)
@@ -82,6 +83,7 @@ class Config:
     gridmask_end: float = option(0.8, "GridMask's probability in the last epoch", low=0, high=1)
     gridmask_rotated: bool = option(True, "rotate GridMask's grid")
 
+    trivial_augment: bool = option(False, "TrivialAugment before everything else")
     erasing: float = option(0.0, "probability of erasing a random box", low=0, high=1)
     mixup: float = option(0.0, "mixup's alpha; 0 is off", low=0, high=100)
     cutmix: float = option(0.0, "CutMix's alpha; 0 is off", low=0, high=100)
@@ -174,7 +176,7 @@ class Parser(argparse.ArgumentParser):
 def add_options(parser, names=None, defaults_from=None):
     """One option per field of Config (or per named one); an option that is not given sets nothing."""
     for f in dataclasses.fields(Config):
-        if names and f.name not in names:
+        if (names and f.name not in names) or f.metadata.get("internal"):
             continue
         several = isinstance(f.default, tuple)
         shown = " ".join(map(str, f.default)) if several else f.default

@@ -1,0 +1,60 @@
+"""Age by comparison (Zhang et al., "Quantifying Facial Age by Posterior of Age Comparisons", BMVC 2017).
+
+A comparator says of two faces which is older; the posterior over age groups follows from comparing a face with
+reference faces whose groups are known.
+"""
+
+import torch
+from torch import nn
+
+YOUNGER, SAME, OLDER = 0, 1, 2
+
+
+class Comparator(nn.Module):
+    """Features of two faces, (B, F) each -> logits (B, 3): the first is younger, of the same group, or older."""
+
+    def __init__(self, features, width=256):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2 * features, width), nn.LeakyReLU(0.2), nn.Dropout(0.3), nn.Linear(width, 3)
+        )
+
+    def forward(self, first, second):
+        return self.layers(torch.cat([first, second], dim=1))
+
+
+class ComparisonNet(nn.Module):
+    """Log posteriors (B, K) of normalised images, by comparison with `per_group` references of each of K groups.
+
+    backbone: a network with `features`. The references' features are part of the state; `set_references` fills them.
+    """
+
+    def __init__(self, backbone, features, classes=8, per_group=16):
+        super().__init__()
+        self.backbone = backbone
+        self.comparator = Comparator(features)
+        self.classes, self.per_group = classes, per_group
+        self.register_buffer("references", torch.zeros(classes, per_group, features))
+
+    def set_references(self, features):
+        """features: (K, per_group, F), of faces of each group in turn."""
+        self.references.copy_(features)
+
+    def forward(self, images):
+        return self.log_posterior(self.backbone.features(images).float())
+
+    def log_posterior(self, features):
+        """features (B, F) -> (B, K): for each group, how likely all comparisons are if the face is of that group.
+
+        The likelihoods of a group's references are averaged in the logarithm, since they are not independent: eight
+        groups count as eight comparisons (after the paper's section 3.2, with a uniform prior).
+        """
+        count, groups = len(features), torch.arange(self.classes, device=features.device)
+        relation = torch.sign(groups[:, None] - groups[None, :]) + 1  # (K, K): of group k to a reference of group g
+        total = features.new_zeros(count, self.classes)
+        for group in range(self.classes):
+            known = self.references[group]  # (R, F)
+            pairs = features.repeat_interleave(len(known), 0), known.repeat(count, 1)
+            said = self.comparator(*pairs).log_softmax(1).view(count, len(known), 3).mean(1)  # (B, 3)
+            total = total + said[:, relation[:, group]]
+        return total
