@@ -21,10 +21,11 @@ import pandas as pd
 from utils import UserError
 from utils.bootstrap import paired_difference
 from utils.cli import run_script
-from utils.config import RECIPES, Parser, add_options, flag, make_config
+from utils.config import DEMO_SETTINGS, RECIPES, Parser, add_options, flag, make_config, to_record
 from utils.decode import DECODERS
 from utils.files import replacing, write_csv
 from utils.plots import plot_ablation
+from utils.run import read_record, require_same_settings
 
 BASELINE = "baseline"
 # What every variant shares unless the command line says otherwise, and what each changes.
@@ -94,11 +95,16 @@ def main():
 
 
 def train(root, variant, seed, options, shared):
-    """Run main.py for one variant and seed, unless it has finished before. Raises UserError when it fails."""
+    """Run main.py for one variant and seed, unless it has finished before.
+
+    Raises UserError when it fails, or was trained with other settings before.
+    """
     run_dir = run_folder(root, variant, seed)
-    if (run_dir / "results.json").exists():
-        return
     settings = settings_of(variant, seed, shared)
+    if (run_dir / "results.json").exists():
+        defaults = DEMO_SETTINGS if options.demo else {}
+        require_same_settings(run_dir, read_record(run_dir), to_record(make_config(settings, **defaults)))
+        return
     command = [sys.executable, str(Path(__file__).with_name("main.py")), *as_flags(settings), "--run-dir", str(run_dir)]
     command += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // options.jobs)), "--no-plots"]
     if options.demo:

@@ -32,9 +32,9 @@ LINKS_PER_FILE = 30_000  # file systems limit them
 FACES_PER_ALBUM = 100
 
 
-def make_faces(folder, count):
+def make_faces(folder, count, side=64):
     """Label files and images of so many faces, in albums of a hundred; the images are hard links."""
-    lines = {fold: [HEADER] for fold in range(5)}
+    lines = {fold: ["\t".join(HEADER)] for fold in range(5)}
     for number in range(count):
         album, fold = f"album{number // FACES_PER_ALBUM}", number // FACES_PER_ALBUM % 5
         name, target = f"{number}.jpg", folder / "aligned" / album
@@ -42,7 +42,8 @@ def make_faces(folder, count):
             target.mkdir(parents=True)
         if number % LINKS_PER_FILE == 0:
             source = folder / f"source{number}.jpg"
-            Image.fromarray(np.full((64, 64, 3), number % 255, np.uint8)).save(source)
+            noise = np.random.default_rng(number).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize((side, side)).save(source, quality=90)
         os.link(source, target / f"landmark_aligned_face.{number}.{name}")
         fields = [album, name, str(number), AGES[number % 8], "f", "0", "0", "64", "64", "0", "0", "90"]
         lines[fold].append("\t".join(fields))

@@ -15,6 +15,7 @@ from PIL import Image
 
 import main
 import test_code
+from models import resnet18
 from utils.cli import run_script
 from utils.config import Config
 from utils.run import LOG_COLUMNS, locked
@@ -432,3 +433,52 @@ def test_images_of_the_other_download_work_end_to_end(tmp_path, monkeypatch):
     assert call(main, arguments, monkeypatch) == 0
     table = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert table.path.tolist() == [f"album4/coarse_tilt_aligned_face.{400 + k}.{k}.jpg" for k in range(2)]
+
+
+class TestBeyondTheOriginal:
+    """Other losses, decoders and views through the scripts, and what they leave in the files."""
+
+    @pytest.fixture(scope="class")
+    def modern(self, small_faces_once, tmp_path_factory):
+        """Two seeds of fold 3 with nearly everything switched on: the folder."""
+        folder = tmp_path_factory.mktemp("modern")
+        everything = "--recipe modern --loss corn --decode val --val-fraction 0.3 --warmup 0.5 --averaging 0.5".split()
+        everything += "--erasing 0.5 --mixup 0.2 --cutmix 1 --crop 0.5 --trivial-augment --balance sampling".split()
+        labels, images = small_faces_once
+        for seed in (0, 1):
+            command = [sys.executable, ROOT / "main.py", "--label-dir", labels, "--image-dir", images, *TINY]
+            command += [*everything, "--folds", 3, "--seed", seed, "--run-dir", folder / f"seed{seed}", "--no-plots"]
+            command += ["--cache-dir", folder / "cache"]
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        return folder
+
+    def test_the_decoder_is_recorded(self, modern):
+        result = json.loads((modern / "seed0" / "results.json").read_text())["folds"][0]
+        assert result["decode"] in ("argmax", "median", "expected", "one_off")
+        assert torch.load(modern / "seed0" / "fold_3.pt")["metrics"]["decode"] == result["decode"]
+
+    def test_the_checkpoint_holds_the_averaged_weights(self, modern):
+        content = torch.load(modern / "seed0" / "fold_3.pt")
+        assert content["model"].keys() == resnet18(outputs=7).state_dict().keys()
+
+    def test_test_code_decodes_as_recorded_and_fuses(self, modern, tmp_path, monkeypatch, capsys):
+        models = [modern / f"seed{seed}" / "fold_3.pt" for seed in (0, 1)]
+        report = tmp_path / "report.json"
+        arguments = [*models, "--views", "flip", "--crops", 10, "--json", report]
+        assert call(test_code, arguments, monkeypatch) == 0
+        first, second, last = json.loads(report.read_text())
+        recorded = json.loads((modern / "seed0" / "results.json").read_text())["folds"][0]
+        assert (first["top1"], first["decode"]) == pytest.approx((recorded["top1"], recorded["decode"]))
+        fusion = last["fusion"]
+        assert fusion["looks"] == ["plain", "flip", "10 crops"]
+        gain = fusion["top1"] - (first["top1"] + second["top1"]) / 2
+        assert fusion["top1_gain"][0] == pytest.approx(gain)
+        assert "fusion of 2 models, views: plain, flip, 10 crops" in capsys.readouterr().out
+
+    def test_models_of_different_folds_do_not_fuse(self, experiment, small_faces_once, monkeypatch, capsys):
+        models = [experiment[0] / "run" / f"fold_{fold}.pt" for fold in (0, 3)]
+        assert call(test_code, [*models, "--fuse"], monkeypatch) == 2
+        assert "held out folds 0, 3; models of one fold fuse" in capsys.readouterr().err
+        assert call(test_code, models, monkeypatch) == 0
+        assert "fusion" not in capsys.readouterr().out

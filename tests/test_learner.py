@@ -1,0 +1,85 @@
+"""The learner: what decays, what is averaged, what rare groups weigh; recipes as sets of options."""
+
+import pytest
+import torch
+from torch import nn
+
+from augment import Targets
+from utils import UserError
+from utils.config import RECIPES, Config, make_config
+from utils.device import Compute
+from utils.learner import Learner, class_weights, parameter_groups
+
+CPU = Compute(torch.device("cpu"), "fp32")
+LABELS = torch.tensor([0, 0, 0, 1])
+
+
+def learner(**settings):
+    torch.manual_seed(0)
+    return Learner(Config(image_size=40, **settings), CPU, 100, LABELS)
+
+
+def test_weights_alone_decay():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    (every,) = parameter_groups(model, 0.1, weights_only=False)
+    assert len(every["params"]) == 6
+    weights, others = parameter_groups(model, 0.1, weights_only=True)
+    assert [p.ndim for p in weights["params"]] == [4, 2]
+    assert (weights["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert len(others["params"]) == 4
+
+
+def test_class_weights_by_hand():
+    # Two classes of four faces that occur: 4 / (2 * 3) and 4 / (2 * 1); one face on average.
+    weights = class_weights(LABELS)
+    assert weights[:2].tolist() == pytest.approx([2 / 3, 2])
+    assert weights[LABELS].mean().item() == pytest.approx(1)
+
+
+def test_balance_goes_to_the_sampling_or_to_the_loss():
+    assert learner(balance="sampling").sampling.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
+    assert learner(balance="loss").objective.class_weights is not None
+    assert learner().sampling is None
+    assert learner().objective.class_weights is None
+
+
+def test_the_average_follows_with_its_horizon():
+    averaged = learner(averaging=0.1)  # ten of a hundred steps: a decay of 0.9
+    bias, average = averaged.model.head.bias, averaged.reported.head.bias
+    with torch.no_grad():
+        bias.fill_(1.0)
+        averaged.after_step()  # the first step is taken over whole
+        bias.fill_(2.0)
+        averaged.after_step()
+    assert average[0].item() == pytest.approx(0.9 * 1 + 0.1 * 2)
+    assert averaged.reported is not averaged.model
+
+
+def test_state_comes_back():
+    first = learner(averaging=0.1, nesterov=True)
+    images = torch.randn(4, 3, 40, 40)
+    for _ in range(2):
+        first.objective(first.network(images), Targets(LABELS)).backward()
+        first.optimizer.step()
+        first.after_step()
+    second = learner(averaging=0.1, nesterov=True)
+    second.restore(first.state())
+    for ours, theirs in zip(second.state()["average"].values(), first.state()["average"].values(), strict=True):
+        assert torch.equal(ours, theirs)
+    momenta = [state["momentum_buffer"] for state in second.optimizer.state.values()]
+    assert len(momenta) == len(list(second.model.parameters()))
+
+
+def test_a_recipe_is_options_and_gives_way_to_the_command_line():
+    modern = make_config({"recipe": "modern"})
+    assert modern.recipe == "modern"
+    assert all(getattr(modern, name) == value for name, value in RECIPES["modern"].items())
+    assert make_config({"recipe": "modern", "loss": "corn"}).loss == "corn"
+    assert make_config({}) == Config()
+
+
+def test_settings_that_contradict_each_other():
+    with pytest.raises(UserError, match=r"--decode val: there are no validation faces to choose on; add"):
+        Config(decode="val")
+    with pytest.raises(UserError, match=r"--warmup 100.0: fewer than the 100 --epochs are wanted"):
+        Config(warmup=100.0)
