@@ -36,6 +36,7 @@ from utils.progress import FoldProgress
 from utils.report import cross_validation_table
 from utils.run import Run, merge_runs
 from utils.schedule import paced
+from utils.world import World
 
 LABEL_DIR = ""  # the folder of fold_0_data.txt to fold_4_data.txt
 IMAGE_DIR = ""  # the folder of the albums, Adience's "aligned"
@@ -175,7 +176,10 @@ def read_command_line():
     if demo:
         if "label_dir" in given or "image_dir" in given:
             raise UserError("--demo draws its own faces; leave --label-dir and --image-dir out")
-        make_demo_faces(DEMO_DIR)
+        world = World.join()
+        if world.leads:
+            make_demo_faces(DEMO_DIR)
+        world.wait()
         return make_config(given, label_dir=DEMO_DIR, image_dir=f"{DEMO_DIR}/aligned", **DEMO_SETTINGS), resume, None
     config = make_config(given, label_dir=LABEL_DIR, image_dir=IMAGE_DIR)
     for name in ("label_dir", "image_dir"):

@@ -54,9 +54,11 @@ def test_what_is_done_is_not_done_again(ablation, small_faces_once):
 
 
 def test_a_failed_run_is_said_with_its_log(ablation, small_faces_once):
-    done = ablate(small_faces_once, ablation, "--only", "mixup", "--seeds", "0", "--lr", "1e30")
+    (ablation / "ablation" / "mixup_seed0").write_text("in the way")
+    done = ablate(small_faces_once, ablation, "--only", "mixup", "--seeds", "0")
     assert done.returncode == 2
-    assert "'mixup' with seed 0 ended with status 2" in done.stderr or "'baseline' with seed 0" in done.stderr
+    assert "'mixup' with seed 0 ended with status 2" in done.stderr
+    assert "cannot make the run directory" in (ablation / "ablation" / "mixup_seed0.log").read_text()
     done = ablate(small_faces_once, ablation, "--only", "relu", "--seeds", "0", "--lr", "0.02")
     assert "was trained with other settings: lr was 0.01, now 0.02" in done.stderr
     done = ablate(small_faces_once, ablation, "--only", "nonsense")

@@ -435,23 +435,24 @@ def test_images_of_the_other_download_work_end_to_end(tmp_path, monkeypatch):
     assert table.path.tolist() == [f"album4/coarse_tilt_aligned_face.{400 + k}.{k}.jpg" for k in range(2)]
 
 
+@pytest.fixture(scope="module")
+def modern(small_faces_once, tmp_path_factory):
+    """Two seeds of fold 3 with nearly everything switched on: the folder."""
+    folder = tmp_path_factory.mktemp("modern")
+    everything = "--recipe modern --loss corn --decode val --val-fraction 0.3 --warmup 0.5 --averaging 0.5".split()
+    everything += "--erasing 0.5 --mixup 0.2 --cutmix 1 --crop 0.5 --trivial-augment --balance sampling".split()
+    labels, images = small_faces_once
+    for seed in (0, 1):
+        command = [sys.executable, ROOT / "main.py", "--label-dir", labels, "--image-dir", images, *TINY]
+        command += [*everything, "--folds", 3, "--seed", seed, "--run-dir", folder / f"seed{seed}", "--no-plots"]
+        command += ["--cache-dir", folder / "cache"]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
 class TestBeyondTheOriginal:
     """Other losses, decoders and views through the scripts, and what they leave in the files."""
-
-    @pytest.fixture(scope="class")
-    def modern(self, small_faces_once, tmp_path_factory):
-        """Two seeds of fold 3 with nearly everything switched on: the folder."""
-        folder = tmp_path_factory.mktemp("modern")
-        everything = "--recipe modern --loss corn --decode val --val-fraction 0.3 --warmup 0.5 --averaging 0.5".split()
-        everything += "--erasing 0.5 --mixup 0.2 --cutmix 1 --crop 0.5 --trivial-augment --balance sampling".split()
-        labels, images = small_faces_once
-        for seed in (0, 1):
-            command = [sys.executable, ROOT / "main.py", "--label-dir", labels, "--image-dir", images, *TINY]
-            command += [*everything, "--folds", 3, "--seed", seed, "--run-dir", folder / f"seed{seed}", "--no-plots"]
-            command += ["--cache-dir", folder / "cache"]
-            done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-        return folder
 
     def test_the_decoder_is_recorded(self, modern):
         result = json.loads((modern / "seed0" / "results.json").read_text())["folds"][0]
