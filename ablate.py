@@ -7,7 +7,6 @@ Every variant is `main.py` with the baseline's settings and the few of its own i
 on where it stopped. Writes ablation.csv, ablation.md and ablation.png into --run-dir.
 """
 
-import os
 import shlex
 import subprocess
 import sys
@@ -18,11 +17,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.demo import DEMO_DIR, make_demo_faces
 from utils import UserError
 from utils.bootstrap import paired_difference
 from utils.cli import run_script
 from utils.config import DEMO_SETTINGS, RECIPES, Parser, add_options, flag, make_config, to_record
 from utils.decode import DECODERS
+from utils.device import cpu_threads
 from utils.files import replacing, write_csv
 from utils.plots import plot_ablation
 from utils.run import read_record, require_same_settings
@@ -71,12 +72,15 @@ VARIANTS = {
 }
 # Where the published system's learning rate falls, as shares of its 100 epochs.
 STEP_SHARES = (0.20, 0.50, 0.75)
+RUNNING = set()  # processes of main.py
 MEASURES = {"top1": lambda d: d == 0, "one_off": lambda d: d <= 1, "mae": lambda d: d}
 
 
 def main():
     options, shared = read_command_line()
     root = Path(options.run_dir)
+    if options.demo:
+        make_demo_faces(DEMO_DIR)  # before several runs would
     jobs = [(variant, seed) for seed in options.seeds for variant in options.only]
     started = time.perf_counter()
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -84,7 +88,9 @@ def main():
             for number, _ in enumerate(pool.map(lambda job: train(root, *job, options, shared), jobs), 1):
                 print(f"{number} of {len(jobs)} runs done, {(time.perf_counter() - started) / 60:.0f} min", flush=True)
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(RUNNING):
+                process.terminate()  # it saves its step; this script goes on from there
             raise
     table = compare(root, options)
     write_csv(root / "ablation.csv", table)
@@ -100,23 +106,29 @@ def train(root, variant, seed, options, shared):
     Raises UserError when it fails, or was trained with other settings before.
     """
     run_dir = run_folder(root, variant, seed)
-    settings = settings_of(variant, seed, shared)
+    defaults = DEMO_SETTINGS if options.demo else {}
+    settings = settings_of(variant, seed, shared, make_config(shared, **defaults).epochs)
     if (run_dir / "results.json").exists():
-        defaults = DEMO_SETTINGS if options.demo else {}
-        require_same_settings(run_dir, read_record(run_dir), to_record(make_config(settings, **defaults)))
-        return
+        recorded, wanted = read_record(run_dir), to_record(make_config(settings, **defaults))
+        require_same_settings(run_dir, recorded, wanted)
+        if recorded["folds"] == wanted["folds"]:
+            return
     command = [sys.executable, str(Path(__file__).with_name("main.py")), *as_flags(settings), "--run-dir", str(run_dir)]
-    command += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // options.jobs)), "--no-plots"]
+    command += ["--threads", str(max(1, cpu_threads() // options.jobs)), "--no-plots"]
     if options.demo:
         command.append("--demo")
     if (run_dir / "config.json").exists():
         command.append("--resume")
     root.mkdir(parents=True, exist_ok=True)
-    with open(run_dir.with_suffix(".log"), "a") as log:
-        status = subprocess.run(command, stdout=log, stderr=log).returncode
+    log_path = root / f"{run_dir.name}.log"
+    with open(log_path, "a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        RUNNING.add(process)
+        status = process.wait()
+        RUNNING.discard(process)
     if status:
         raise UserError(
-            f"'{variant}' with seed {seed} ended with status {status}: {run_dir.with_suffix('.log')} says why;"
+            f"'{variant}' with seed {seed} ended with status {status}: {log_path} says why;"
             f" its command was {shlex.join(command)}"
         )
 
@@ -125,13 +137,14 @@ def run_folder(root, variant, seed):
     return root / f"{variant.replace(' ', '_')}_seed{seed}"
 
 
-def settings_of(variant, seed, shared):
+def settings_of(variant, seed, shared, epochs):
     """The options of main.py: the baseline's, the command line's, then the variant's own."""
-    settings = {**BASE, **shared, **VARIANTS[variant], "seed": seed}
-    if "lr_steps" in settings and settings["lr_steps"] is None:
-        epochs = make_config({**shared}).epochs
+    own = VARIANTS[variant]
+    if own.get("recipe") == "original":
+        shared = {name: value for name, value in shared.items() if name not in RECIPES["modern"]}
+    settings = {**BASE, **shared, **own, "seed": seed}
+    if "lr_steps" in own:
         settings["lr_steps"] = tuple(round(share * epochs) for share in STEP_SHARES)
-    # A recipe's own values give way to what is named beside it, so the variant's changes reach main.py as options.
     return settings
 
 
@@ -155,6 +168,8 @@ def compare(root, options):
     rows = []
     for variant, own in faces.items():
         base = faces[BASELINE]
+        if not own.path.equals(base.path):
+            raise UserError(f"'{variant}' held out other faces than the baseline: choose another --run-dir")
         compute = cost(root, BASELINE if variant.startswith("decode ") else variant, options.seeds)
         row = {"variant": variant, "runs": len(options.seeds), **compute}
         for measure in MEASURES:
@@ -178,6 +193,8 @@ def mean_over_seeds(root, variant, seeds, decode=None):
         measures = {name: measure(distance).astype(float) for name, measure in MEASURES.items()}
         tables.append(pd.DataFrame({"path": table.path, "subject": subject, **measures}))
     names = list(MEASURES)
+    if any(not table.path.equals(tables[0].path) for table in tables):
+        raise UserError(f"the runs of '{variant}' held out different faces: choose another --run-dir")
     mean = tables[0].assign(**{name: np.mean([table[name] for table in tables], axis=0) for name in names})
     spread = np.std([[table[name].mean() for name in names] for table in tables], axis=0, ddof=min(1, len(tables) - 1))
     mean.attrs = dict(zip(names, spread, strict=True))
@@ -230,6 +247,8 @@ def read_command_line():
         sys.exit()
     if unknown := [name for name in options.only if name not in VARIANTS]:
         raise UserError(f"--only '{unknown[0]}': there is no such variant; --list names them")
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: a number from 1 upwards is wanted")
     options.only = [BASELINE, *(name for name in options.only if name != BASELINE)]
     mine = ("only", "seeds", "jobs", "demo", "list", "run_dir")
     shared = {name: value for name, value in vars(options).items() if name not in mine}

@@ -20,7 +20,7 @@ from data.loader import FaceDataset, derive_seed, epoch_generator, ordered_batch
 from data.split import split_faces
 from models.comparison import OLDER, SAME, YOUNGER
 from utils import UserError
-from utils.checkpoint import build_model, fingerprint, load_checkpoint, restore_model, save_checkpoint
+from utils.checkpoint import build_model, current_commit, fingerprint, load_checkpoint, restore_model, save_checkpoint
 from utils.cli import run_script
 from utils.config import Parser, add_options, to_record
 from utils.device import Compute, keep_large_buffers
@@ -74,7 +74,16 @@ def compare(path, options):
     metrics = {**tested.summary(), "confusion": torch.from_numpy(tested.confusion), "decode": "argmax"}
     target.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(
-        target, {**content, "config": to_record(config), "model": model.state_dict(), "history": [], "metrics": metrics}
+        target,
+        {
+            **content,
+            "config": to_record(config),
+            "trained_on": str(compute),
+            "commit": current_commit(),
+            "model": model.state_dict(),
+            "history": [],
+            "metrics": metrics,
+        },
     )
     before = content["metrics"]
     print(

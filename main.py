@@ -35,7 +35,6 @@ from utils.pictures import PREVIEWED, draw_faces, draw_numbers
 from utils.progress import FoldProgress
 from utils.report import cross_validation_table
 from utils.run import Run, merge_runs
-from utils.schedule import paced
 from utils.world import World
 
 LABEL_DIR = ""  # the folder of fold_0_data.txt to fold_4_data.txt
@@ -60,10 +59,11 @@ def main():
     images = open_cache(config.image_dir, faces.path, config.image_size, config.cache_dir)
     describe(config, compute)
     data_fingerprint = fingerprint(faces, images)
-    with run.started(data_fingerprint), Interruption() as interruption:
+    held = compute.hold(images)
+    with run.started(data_fingerprint), Interruption(shared=compute.world.size > 1) as interruption:
         for fold in config.folds:
             if not run.is_finished(fold):
-                train_fold(config, fold, faces, images, data_fingerprint, run, compute, interruption)
+                train_fold(config, fold, faces, held, data_fingerprint, run, compute, interruption)
     if compute.world.leads:
         report(run)
         if config.plots:
@@ -84,24 +84,26 @@ def report(run):
 def train_fold(config, fold, faces, images, data_fingerprint, run, compute, interruption):
     """Train on four folds; record the last epoch's model and what it predicts for the fifth."""
     train_faces, val_faces, test_faces = split_faces(faces, fold, config.val_fraction, config.seed)
-    held, world = compute.hold(images), compute.world
-    train_set, val_set, test_set = (FaceDataset(held, f.index, f.label) for f in (train_faces, val_faces, test_faces))
+    if config.decode == "val" and val_faces.empty:
+        raise UserError(f"--decode val: --val-fraction {config.val_fraction} leaves no album to choose on")
+    world = compute.world
+    train_set, val_set, test_set = (FaceDataset(images, f.index, f.label) for f in (train_faces, val_faces, test_faces))
     description = describe_training(config, compute, fold, train_faces, val_faces, data_fingerprint)
 
-    steps = math.ceil(len(train_set) / config.batch_size)  # of an epoch
+    steps = math.ceil(len(train_set) / config.batch_size)
     torch.manual_seed(derive_seed(config.seed, fold, 0, INITIAL))
-    learner = Learner(config, compute, steps * config.epochs, train_set.labels.cpu())
+    learner = Learner(config, compute, steps, train_set.labels.cpu())
     interrupted = run.restore_progress(fold, description, learner)
 
     with FoldProgress(fold, config.epochs, run.epochs_done(fold), len(train_set), shown=world.leads) as bar:
         for epoch in range(run.epochs_done(fold), config.epochs):
             seed_noise(derive_seed(config.seed, fold, epoch, NOISE), interrupted)
             totals, interrupted = Totals(compute, interrupted), None
+            learner.go_on(epoch * steps + totals.faces // config.batch_size)
             order = epoch_generator(config.seed, fold, epoch, SHUFFLE)
             batches = shuffled_batches(
                 train_set, config.batch_size, order, totals.faces, world.rank, world.size, learner.sampling
             )
-            batches = paced(batches, learner.optimizer, config, epoch, totals.faces // config.batch_size, steps)
             augment = make_augment(config, fold, epoch, len(train_set), compute.compiles)
             network, objective, optimizer = learner.network, learner.objective, learner.optimizer
             for _ in train_one_epoch(network, batches, augment, objective, optimizer, compute, totals):
@@ -109,6 +111,7 @@ def train_fold(config, fold, faces, images, data_fingerprint, run, compute, inte
                 bar.step(totals)
                 if interruption.agreed(world):
                     run.save_progress(fold, description, learner, {**totals.record(), **noise()})
+                    world.wait()  # torchrun stops the others as soon as one has ended
                     interruption.leave(resume_command() if world.leads else None)
             tested, validated = (examine(config, learner, faces, compute) for faces in (test_set, val_set))
             row = run.log_row(fold, epoch, learner.rate, augment.strengths.gridmask, totals, tested, validated)

@@ -53,15 +53,15 @@ def main():
     reports = [one.report for one in judged]
     if len(judged) > 1:
         print(f"\nmean of {len(reports)} models: {mean_line(reports)}")
-    fused = fuse(judged, options.fuse)
-    if fused:
-        print_fusion(fused)
+    fusions = [fusion for group in fusible(judged, options.fuse) if (fusion := fuse(group))]
+    for fusion in fusions:
+        print_fusion(fusion)
     if options.show_errors:
         errors = rank(pd.concat([find_errors(one.evaluation.table(one.faces), one.images) for one in judged]))
         write_errors(options.error_dir, errors)
         print(f"\nwrote {len(errors):,} misclassified images and errors.csv to {options.error_dir}/")
     if options.json:
-        write_json(options.json, reports + ([{"fusion": fused}] if fused else []))
+        write_json(options.json, reports + [{"fusion": fusion} for fusion in fusions])
 
 
 def evaluate_checkpoint(path, options):
@@ -122,25 +122,37 @@ def second_images(options, config, faces, test_faces):
     return FaceDataset(images, test_faces.index, test_faces.label)
 
 
-def fuse(judged, asked):
-    """What averaging the probabilities of all models' looks gives, as plain values; None where there is one look.
+def fusible(judged, asked):
+    """Groups of models to fuse: all, if they held out the same fold, else each by itself, with its own looks.
 
-    The fusion of Yaman et al., 2019, at the level of scores. Models fuse if they held out the same fold; `asked`
-    makes it an error if they did not.
+    asked: to fuse all. Raises UserError where they cannot.
     """
     folds = sorted({one.report["held_out_fold"] for one in judged})
-    if len(folds) > 1 or any(not one.faces.path.equals(judged[0].faces.path) for one in judged):
-        if asked:
-            raise UserError(
-                f"--fuse: these models held out folds {', '.join(map(str, folds))}; models of one fold fuse"
-            )
-        return None
+    if len(folds) == 1 and all(one.faces.path.equals(judged[0].faces.path) for one in judged):
+        return [judged]
+    if asked and len(folds) > 1:
+        raise UserError(f"--fuse: these models held out folds {', '.join(map(str, folds))}; models of one fold fuse")
+    if asked:
+        raise UserError("--fuse: these models were evaluated on different faces")
+    return [[one] for one in judged]
+
+
+def fuse(judged):
+    """What averaging the probabilities of all models' looks gives, as plain values; None where there is one look.
+
+    The fusion of Yaman et al., 2019, at the level of scores.
+    """
     looks = [probabilities for one in judged for probabilities in one.looks.values()]
     if len(looks) == 1:
         return None
     first = judged[0].evaluation
     fused = dataclasses.replace(first, probabilities=np.mean(looks, axis=0))
-    record = {"models": len(judged), "looks": list(judged[0].looks), **fused.summary(), "decode": fused.decode}
+    record = {
+        "checkpoints": [one.report["checkpoint"] for one in judged],
+        "looks": list(judged[0].looks),
+        **fused.summary(),
+        "decode": fused.decode,
+    }
     single = np.mean([one.evaluation.predictions == one.evaluation.labels for one in judged], axis=0)
     near = np.mean([np.abs(one.evaluation.predictions - one.evaluation.labels) <= 1 for one in judged], axis=0)
     who = people(judged[0].faces)
@@ -150,7 +162,8 @@ def fuse(judged, asked):
 
 
 def print_fusion(fused):
-    models = f"{fused['models']} model{'s' if fused['models'] > 1 else ''}"
+    paths = fused["checkpoints"]
+    models = f"{len(paths)} models" if len(paths) > 1 else paths[0]
     print(f"\nfusion of {models}, views: {', '.join(fused['looks'])}")
     print(f"fused accuracy: {fused['top1']:.2%}, one-off {fused['one_off']:.2%}, MAE {fused['mae']:.3f}")
     for name, text in (("top1_gain", "top-1"), ("one_off_gain", "one-off")):

@@ -7,6 +7,8 @@ Each function allocates its result once and then works in it: these steps move m
 compute next to nothing.
 """
 
+import functools
+
 import torch
 
 # The luma weights that torchvision uses (ITU-R BT.601, rounded).
@@ -45,19 +47,25 @@ def adjust_hue(images, shifts):
         return (hue - colour).abs_().clamp_(1, 2)
 
     # A channel is at its maximum up to one sixth from its own colour and at its minimum from two sixths on.
-    channels = torch.empty_like(images)
-    torch.addcmul(low - chroma, chroma, distance(3), out=channels[:, 0])  # red's opposite is 3: no wrap there
     high = torch.add(low, chroma, alpha=2)
-    torch.addcmul(high, chroma, distance(2), value=-1, out=channels[:, 1])
-    torch.addcmul(high, chroma, distance(4), value=-1, out=channels[:, 2])
-    return channels
+    channels = [
+        torch.addcmul(low - chroma, chroma, distance(3)),  # by the distance from red's opposite: no wrap there
+        torch.addcmul(high, chroma, distance(2), value=-1),
+        torch.addcmul(high, chroma, distance(4), value=-1),
+    ]
+    return torch.stack(channels, dim=1)
 
 
 def normalize(images, mean, std):
     """(images - mean) / std per channel. mean, std: three numbers each."""
-    mean = torch.tensor(mean, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
-    std = torch.tensor(std, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
+    mean, std = (per_channel(tuple(values), images.dtype, images.device) for values in (mean, std))
     return (images - mean).div_(std)
+
+
+@functools.lru_cache(maxsize=16)
+def per_channel(values, dtype, device):
+    """(1, C, 1, 1), made once: a copy to a GPU would make every step wait."""
+    return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
 
 
 def grey(images):

@@ -134,7 +134,10 @@ def draw_operations(count, generator):
 
 
 def trivial_augment(images, drawn):
-    """Apply each image's own operation. images: float (B, 3, S, S) in [0, 1]; drawn: (B, 2), of `draw_operations`."""
+    """Apply each image's own operation. images: float (B, 3, S, S) in [0, 1]; drawn: (B, 2), of `draw_operations`.
+
+    On a GPU it waits for the device to learn which images each operation is for.
+    """
     result = images.clone()
     for place, (function, *_) in enumerate(OPERATIONS.values()):
         chosen = torch.nonzero(drawn[:, 0] == place).flatten()

@@ -43,9 +43,9 @@ class GridMaskOne:
         width = math.ceil(self.ratio * period)
         mask = np.zeros((side, side), np.uint8)
         for start in range(-np.random.randint(period), side, period):
-            mask[max(start, 0) : start + width, :] = 1
+            mask[max(start, 0) : max(start + width, 0), :] = 1
         for start in range(-np.random.randint(period), side, period):
-            mask[:, max(start, 0) : start + width] = 1
+            mask[:, max(start, 0) : max(start + width, 0)] = 1
         mask = np.asarray(Image.fromarray(mask).rotate(np.random.randint(360)))
         edge = (side - size) // 2
         return image * torch.from_numpy(mask[edge : edge + size, edge : edge + size].copy())

@@ -27,6 +27,7 @@ def images_per_second(processes, folder, options):
     command = [sys.executable, *(launcher if processes > 1 else []), ROOT / "main.py", "--demo", "--run-dir", run]
     command += ["--image-size", options.image_size, "--batch-size", options.batch_size, "--epochs", 3, "--lr-steps", 2]
     command += ["--folds", 0, "--no-plots", "--device", "cpu", "--precision", options.precision]
+    command += ["--threads", options.threads // processes]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads // processes)}
     subprocess.run(list(map(str, command)), cwd=folder, env=environment, check=True, capture_output=True)
     return float(pd.read_csv(run / "log.csv").images_per_second[1:].median())

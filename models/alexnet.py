@@ -65,6 +65,13 @@ def pool():
     return nn.MaxPool2d(3, stride=2, ceil_mode=True)  # as Caffe rounds, in which both were published
 
 
+class LocalResponse(nn.LocalResponseNorm):
+    """Over flattened places: the same numbers, by operations that are deterministic on a GPU too."""
+
+    def forward(self, x):
+        return super().forward(x.flatten(2)).view(x.shape)
+
+
 def normalisation():
     """Local response normalisation with Krizhevsky et al.'s constants (section 3.3), in Caffe's terms."""
-    return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
+    return LocalResponse(5, alpha=1e-4, beta=0.75, k=1.0)

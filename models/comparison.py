@@ -55,6 +55,6 @@ class ComparisonNet(nn.Module):
         for group in range(self.classes):
             known = self.references[group]  # (R, F)
             pairs = features.repeat_interleave(len(known), 0), known.repeat(count, 1)
-            said = self.comparator(*pairs).log_softmax(1).view(count, len(known), 3).mean(1)  # (B, 3)
+            said = self.comparator(*pairs).float().log_softmax(1).view(count, len(known), 3).mean(1)  # (B, 3)
             total = total + said[:, relation[:, group]]
         return total

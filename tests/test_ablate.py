@@ -61,13 +61,15 @@ def test_a_failed_run_is_said_with_its_log(ablation, small_faces_once):
     assert "cannot make the run directory" in (ablation / "ablation" / "mixup_seed0.log").read_text()
     done = ablate(small_faces_once, ablation, "--only", "relu", "--seeds", "0", "--lr", "0.02")
     assert "was trained with other settings: lr was 0.01, now 0.02" in done.stderr
+    done = ablate(small_faces_once, ablation, "--only", "relu", "--seeds", "0", "--jobs", "0")
+    assert "--jobs 0: a number from 1 upwards is wanted" in done.stderr
     done = ablate(small_faces_once, ablation, "--only", "nonsense")
     assert "--only 'nonsense': there is no such variant; --list names them" in done.stderr
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_is_a_configuration(variant):
-    settings = settings_of(variant, 0, {"epochs": 18, "image_size": 64})
+    settings = settings_of(variant, 0, {"epochs": 18, "image_size": 64}, 18)
     config = make_config(settings)
     assert isinstance(config, Config)
     changed = {name: value for name, value in VARIANTS[variant].items() if name != "lr_steps"}

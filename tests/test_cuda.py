@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from augment import Targets
+from augment import TrainAugment
 from data.loader import FaceDataset, epoch_generator, shuffled_batches
 from models import resnet18
 from utils.device import Compute
@@ -55,10 +55,6 @@ def faces():
     return rng.integers(0, 256, (24, 3, 40, 40), dtype=np.uint8), rng.integers(0, 8, 24)
 
 
-def as_they_are(images, labels, positions):
-    return images.float(), Targets(labels)
-
-
 def batches_of(images, labels):
     dataset = FaceDataset(images, range(len(labels)), labels)
     return dataset, shuffled_batches(dataset, 8, epoch_generator(0, 0, 0))
@@ -91,7 +87,8 @@ def test_a_step_does_not_wait_for_the_gpu(faces):
     model = resnet18().to(compute.device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, fused=True)
     objective, totals = Objective(LOSSES["cross_entropy"]), Totals(compute)
-    steps = train_one_epoch(model, batches, as_they_are, objective, optimizer, compute, totals)
+    augment = TrainAugment(24, 40, torch.Generator().manual_seed(0))
+    steps = train_one_epoch(model, batches, augment, objective, optimizer, compute, totals)
     next(steps)  # the epoch's order goes to the GPU
     torch.cuda.set_sync_debug_mode("error")  # any waiting call raises
     try:

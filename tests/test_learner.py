@@ -16,7 +16,7 @@ LABELS = torch.tensor([0, 0, 0, 1])
 
 def learner(**settings):
     torch.manual_seed(0)
-    return Learner(Config(image_size=40, **settings), CPU, 100, LABELS)
+    return Learner(Config(image_size=40, epochs=10, **settings), CPU, 10, LABELS)
 
 
 def test_weights_alone_decay():
@@ -44,7 +44,7 @@ def test_balance_goes_to_the_sampling_or_to_the_loss():
 
 
 def test_the_average_follows_with_its_horizon():
-    averaged = learner(averaging=0.1)  # ten of a hundred steps: a decay of 0.9
+    averaged = learner(averaging=0.1)  # ten of a hundred steps, so a decay of 0.9
     bias, average = averaged.model.head.bias, averaged.reported.head.bias
     with torch.no_grad():
         bias.fill_(1.0)
@@ -53,6 +53,16 @@ def test_the_average_follows_with_its_horizon():
         averaged.after_step()
     assert average[0].item() == pytest.approx(0.9 * 1 + 0.1 * 2)
     assert averaged.reported is not averaged.model
+
+
+def test_the_learning_rate_keeps_pace_with_the_steps():
+    cosine = learner(schedule="cosine", warmup=2.0, lr=0.4, decay_weights_only=True)
+    cosine.go_on(10)  # one of ten epochs: half of the warm-up
+    assert [group["lr"] for group in cosine.optimizer.param_groups] == pytest.approx([0.2, 0.2])
+    cosine.go_on(59)
+    cosine.after_step()  # six epochs: half of the cosine
+    assert cosine.optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+    assert cosine.rate > 0.2  # of the step that was taken
 
 
 def test_state_comes_back():

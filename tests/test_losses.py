@@ -159,6 +159,6 @@ def test_objective_weighs_mixed_faces_and_groups():
     objective = Objective(LOSSES["cross_entropy"], torch.tensor([2.0, 0.5]))
     logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
     targets = Targets(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([0.75, 1.0]))
-    first = 0.75 * math.log(4) + 0.25 * math.log(4 / 3)
-    expected = (2.0 * first + 0.5 * math.log(4 / 3)) / 2
+    first = 2.0 * 0.75 * math.log(4) + 0.5 * 0.25 * math.log(4 / 3)
+    expected = (first + 0.5 * math.log(4 / 3)) / 2
     assert objective(logits, targets).item() == pytest.approx(expected)

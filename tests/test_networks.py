@@ -29,7 +29,7 @@ def test_sizes_at_227_pixels(name, parameters):
 
 
 @pytest.mark.parametrize("name", ["levi_hassner", "alexnet", "resnet18"])
-@pytest.mark.parametrize("size", [64, 112])
+@pytest.mark.parametrize("size", [40, 64, 112])
 def test_outputs_at_other_sizes(name, size):
     model = MODELS[name](outputs=7, image_size=size)
     assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)

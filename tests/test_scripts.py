@@ -372,7 +372,7 @@ class TestBadInput:
         """The second epoch's learning rate is absurd: the first one stays recorded."""
         arguments = [*paths(small_faces, tmp_path), *TINY, "--folds", 0, "--run-dir", tmp_path / "run"]
         with monkeypatch.context() as patch:
-            patch.setattr("utils.schedule.learning_rate", lambda progress, _: 1e38 if progress >= 1 else 0.01)
+            patch.setattr("utils.learner.learning_rate", lambda progress, _: 1e38 if progress >= 1 else 0.01)
             assert call(main, arguments, monkeypatch) == 2
         assert "it diverged; a smaller --lr" in capsys.readouterr().err
         assert len(pd.read_csv(tmp_path / "run" / "log.csv")) == 1

@@ -84,18 +84,25 @@ def run(norm, x, weights):
     x = x.clone().requires_grad_()
     y = norm(x)
     (y * weights).sum().backward()
-    return y, x.grad, norm
+    return y.float(), x.grad.float(), norm
 
-whole_y, whole_grad, whole = run(nn.BatchNorm2d(3), x, weights)
 mine = slice(0, 4) if rank == 0 else slice(4, 7)  # unequal parts
-y, grad, norm = run(SharedBatchNorm2d(3), x[mine], weights[mine])
-for ours, theirs in [(y, whole_y[mine]), (grad, whole_grad[mine]), (norm.running_mean, whole.running_mean),
-                     (norm.running_var, whole.running_var)]:
-    assert torch.allclose(ours, theirs, atol=1e-5), (ours - theirs).abs().max()
-for name in ("weight", "bias"):
-    total = getattr(norm, name).grad.clone()
-    dist.all_reduce(total)
-    assert torch.allclose(total, getattr(whole, name).grad, atol=1e-4)
+# A mean far from nought: statistics that are rounded to bf16 on the way would be far off.
+for x, rounding in ((x, 1e-5), ((x + 40).bfloat16(), 3e-2)):
+    weights = weights.to(x.dtype)
+    whole_y, whole_grad, whole = run(nn.BatchNorm2d(3), x, weights)
+    y, grad, norm = run(SharedBatchNorm2d(3), x[mine], weights[mine])
+    for ours, theirs, tolerance in [
+        (y, whole_y[mine], rounding),
+        (grad, whole_grad[mine], rounding),
+        (norm.running_mean, whole.running_mean, 1e-4),
+        (norm.running_var, whole.running_var, 1e-4),
+    ]:
+        assert torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance), (x.dtype, (ours - theirs).abs().max())
+    for name in ("weight", "bias"):
+        total = getattr(norm, name).grad.clone()
+        dist.all_reduce(total)
+        assert torch.allclose(total, getattr(whole, name).grad, atol=10 * rounding, rtol=rounding)
 dist.destroy_process_group()
 """
 

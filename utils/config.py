@@ -112,6 +112,8 @@ class Config:
                 check(flag(f.name), item, f.metadata)
         if self.decode == "val" and not self.val_fraction:
             raise UserError("--decode val: there are no validation faces to choose on; add --val-fraction 0.1")
+        if self.nesterov and not self.momentum:
+            raise UserError("--nesterov with --momentum 0: Nesterov's form needs a momentum above 0")
         if self.warmup and self.warmup >= self.epochs:
             raise UserError(f"--warmup {self.warmup}: fewer than the {self.epochs} --epochs are wanted")
         if not self.folds or len(set(self.folds)) < len(self.folds):

@@ -5,6 +5,7 @@ import ctypes
 import functools
 import itertools
 import os
+import shutil
 import timeit
 from dataclasses import dataclass
 
@@ -40,6 +41,15 @@ def choose_precision(name, device):
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if bf16_pays() else "fp32"
+
+
+def choose_compiling(name, device):
+    """'auto', 'on' or 'off' -> bool. Raises UserError where 'on' cannot be."""
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (7, 0)
+    if name == "on" and (old or not compiler):
+        raise UserError("--compile on: this needs a C compiler" + (" and a GPU newer than this one" if old else ""))
+    return name == "on" or (name == "auto" and device.type == "cuda" and bool(compiler) and not old)
 
 
 @functools.cache
@@ -95,8 +105,10 @@ class Compute:
         if device.type == "cuda":
             torch.cuda.set_device(device)
             torch.backends.cudnn.benchmark = not deterministic
-        compiles = device.type == "cuda" if compiles == "auto" else compiles == "on"
-        return cls(device, choose_precision(precision, device), compiles, World.join())
+        compiles, world = choose_compiling(compiles, device), World.join()
+        # All processes compute alike, whatever each of them would choose.
+        bf16 = world.largest(int(choose_precision(precision, device) == "bf16"))
+        return cls(device, "bf16" if bf16 else "fp32", compiles, world)
 
     def autocast(self):
         """The context in which the network runs forward."""

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -9,11 +10,14 @@ EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 class Interruption:
     """Within the context, SIGINT and SIGTERM only set `requested`; the training loop looks at it.
 
-    A second signal raises KeyboardInterrupt where the program stands.
+    A second signal raises KeyboardInterrupt where the program stands. shared: several processes train together; the
+    same wish then may come to each of them twice, and what comes within two seconds counts as one.
     """
 
-    def __init__(self):
+    def __init__(self, shared=False):
         self.requested = 0
+        self.patience = 2.0 if shared else 0.0
+        self.asked = 0.0
 
     def __enter__(self):
         self.earlier = {number: signal.signal(number, self.note) for number in EXIT_STATUS}
@@ -25,14 +29,18 @@ class Interruption:
 
     def note(self, number, frame):
         if self.requested:
+            if time.monotonic() - self.asked < self.patience:
+                return
             raise KeyboardInterrupt
-        self.requested = number
+        self.requested, self.asked = number, time.monotonic()
         print("\nstopping after this step; once more stops at once", file=sys.stderr)
 
     def agreed(self, world):
         """Whether any of the processes that train together was asked to stop."""
-        self.requested = world.largest(self.requested or 0)
-        return self.requested != 0
+        agreed = world.largest(self.requested)
+        # A signal that came while they agreed waits for the next step, so that all stop at the same one.
+        self.requested = agreed or self.requested
+        return agreed != 0
 
     def leave(self, advice):
         """End the process with the signal's exit status, and say how to go on; of several processes one has advice."""

@@ -6,12 +6,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from data.adience import AGE_GROUPS
 from utils.checkpoint import build_model
 from utils.losses import LOSSES, Objective
+from utils.schedule import learning_rate
 
 
 class Learner:
-    """steps: of the whole training. labels: int64 (N,), of the training faces."""
+    """steps: of an epoch. labels: int64 (N,), of the training faces."""
 
     def __init__(self, config, compute, steps, labels):
+        self.config, self.steps, self.done = config, steps, 0
         self.model = build_model(config).to(compute.device, memory_format=torch.channels_last)
         self.network = compute.network(self.model)
         self.optimizer = torch.optim.SGD(
@@ -21,11 +23,12 @@ class Learner:
             nesterov=config.nesterov,
             fused=True,
         )
-        self.objective = Objective(LOSSES[config.loss], class_weights(labels) if config.balance == "loss" else None)
+        weights = class_weights(labels).to(compute.device) if config.balance == "loss" else None
+        self.objective = Objective(LOSSES[config.loss], weights)
         self.sampling = class_weights(labels)[labels] if config.balance == "sampling" else None
         self.average = None
         if config.averaging:
-            decay = 1 - 1 / max(1.0, config.averaging * steps)
+            decay = 1 - 1 / max(1.0, config.averaging * steps * config.epochs)
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
     @property
@@ -33,12 +36,19 @@ class Learner:
         """The network to evaluate and to keep."""
         return self.model if self.average is None else self.average.module
 
+    def go_on(self, done):
+        """Stand before the step after so many, of all epochs."""
+        self.done = done
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(done / self.steps, self.config)
+
     @property
     def rate(self):
         """The learning rate of the last step."""
-        return self.optimizer.param_groups[0]["lr"]
+        return learning_rate((self.done - 1) / self.steps, self.config)
 
     def after_step(self):
+        self.go_on(self.done + 1)
         if self.average is not None:
             self.average.update_parameters(self.model)
 

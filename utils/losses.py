@@ -72,8 +72,8 @@ def binomial(outputs, classes):
     """(B, 2), a logit and a raw temperature -> (B, K), binomial log masses (Beckham and Pal, section 2.2)."""
     logit, temperature = outputs[:, :1], F.softplus(outputs[:, 1:]) + 0.05
     groups = torch.arange(classes, device=outputs.device)
-    ways = torch.tensor([math.log(math.comb(classes - 1, k)) for k in range(classes)], device=outputs.device)
-    masses = ways + groups * F.logsigmoid(logit) + (classes - 1 - groups) * F.logsigmoid(-logit)
+    ways = torch.lgamma(groups + 1.0) + torch.lgamma(classes - groups.float())  # log k! (K - 1 - k)!
+    masses = math.lgamma(classes) - ways + groups * F.logsigmoid(logit) + (classes - 1 - groups) * F.logsigmoid(-logit)
     return masses / temperature
 
 
@@ -153,7 +153,7 @@ LOSSES = {
 class Objective:
     """A loss over a batch: mixed faces count by their shares, groups by their weights if there are any.
 
-    class_weights: (K,) or None.
+    class_weights: (K,), on the outputs' device, or None.
     """
 
     def __init__(self, loss, class_weights=None):
@@ -162,9 +162,11 @@ class Objective:
 
     def __call__(self, outputs, targets):
         """outputs float (B, D), targets as of TrainAugment -> one number."""
-        values = self.loss.values(outputs, targets.labels)
+        values = self.weighted(outputs, targets.labels)
         if targets.share is not None:
-            values = targets.share * values + (1 - targets.share) * self.loss.values(outputs, targets.others)
-        if self.class_weights is not None:
-            values = values * self.class_weights.to(values.device)[targets.labels]
+            values = targets.share * values + (1 - targets.share) * self.weighted(outputs, targets.others)
         return values.mean()
+
+    def weighted(self, outputs, labels):
+        values = self.loss.values(outputs, labels)
+        return values if self.class_weights is None else values * self.class_weights[labels]

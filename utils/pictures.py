@@ -14,7 +14,7 @@ PREVIEWED = PREVIEWED_DRAWS * len(AGE_GROUPS)  # faces that a preview augments, 
 
 def draw_numbers(run):
     """The pictures of a run that need its files alone: curves, parameters, confusion."""
-    plot_learning_curves(run.history, run.folder / "learning_curves.png")
+    plot_learning_curves(run.history, run.folder / "learning_curves.png", run.config.loss)
     for fold in run.finished_folds():
         path = run.model_path(fold)
         model, _ = restore_model(path, load_checkpoint(path))

@@ -47,10 +47,10 @@ def save(figure, path):
 
 
 @plt.rc_context(STYLE)
-def plot_learning_curves(history, path):
+def plot_learning_curves(history, path, loss="cross_entropy"):
     """Loss and top-1 over the epochs, training dotted and test solid, one colour per fold.
 
-    history: {fold: rows of log.csv}.
+    history: {fold: rows of log.csv}. loss: what training minimised; of the test it is always cross entropy.
     """
     figure, (loss_axes, top1_axes) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for fold, rows in history.items():
@@ -66,7 +66,7 @@ def plot_learning_curves(history, path):
     tables = [pd.DataFrame(rows) for rows in history.values()]
     highest = max(max(table.train_loss.max(), table.test_loss.iloc[-1]) for table in tables)
     loss_axes.set_ylim(0, 1.2 * highest)
-    loss_axes.set_title("cross entropy")
+    loss_axes.set_title("cross entropy" if loss == "cross_entropy" else f"{loss}; of the test, cross entropy")
     top1_axes.set_title("top-1 accuracy")
     top1_axes.set_ylim(0, min(1, 1.15 * top1_axes.get_ylim()[1]))
     top1_axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -123,11 +123,12 @@ def plot_parameters(model, path, title):
     After convergence with weight decay they are narrow and centred near zero; weights that are
     stuck, dead or exploding show at once.
     """
-    groups = {"stem": model.stem, **{f"stage {k}": s for k, s in enumerate(model.stages, 1)}, "head": model.head}
-    panels = {name: flat_parameters(part) for name, part in groups.items()}
+    panels = {name: flat_parameters(part) for name, part in layer_groups(model).items()}
     panels["whole network"] = flat_parameters(model)
     figure, grid = plt.subplots(2, 4, figsize=(11, 5), layout="constrained")
-    for axes, (name, values), colour in zip(grid.flat, panels.items(), ["#4477AA"] * 6 + ["#222222"], strict=False):
+    for axes, (name, values), colour in zip(
+        grid.flat, panels.items(), ["#4477AA"] * (len(panels) - 1) + ["#222222"], strict=False
+    ):
         # A quantile of some of the values is as good for choosing the axis, and needs no sorting of millions.
         reach = 1.8 * np.quantile(np.abs(values[:: 1 + len(values) // 100_000]), 0.99)
         counts, edges = np.histogram(values.clip(-reach, reach), bins=101, range=(-reach, reach))
@@ -136,11 +137,19 @@ def plot_parameters(model, path, title):
         axes.set_title(name)
         axes.set_xlabel(f"{len(values):,} values, std {values.std():.3f}", fontsize=9)
         axes.yaxis.set_tick_params(labelsize=8)
-    grid.flat[-1].axis("off")
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
     grid.flat[-1].text(
         0, 0.5, f"{title}\n\ncounts on a log scale;\nthe outermost bins hold\neverything beyond", va="center"
     )
     save(figure, path)
+
+
+def layer_groups(model):
+    """{name: part of the network}: a ResNet's stem, stages and head, or whatever another network consists of."""
+    if not hasattr(model, "stages"):
+        return dict(model.named_children())
+    return {"stem": model.stem, **{f"stage {k}": s for k, s in enumerate(model.stages, 1)}, "head": model.head}
 
 
 def flat_parameters(module):

@@ -13,6 +13,7 @@ class FoldProgress:
     def __init__(self, fold, epochs, first_epoch, faces, shown=True):
         self.fold, self.epochs, self.epoch, self.faces = fold, epochs, first_epoch, faces
         self.next_reading = 0.0
+        self.shown = shown
         # On anything but a terminal the bar stays silent and the lines per epoch tell.
         self.bar = tqdm(
             total=epochs * faces,
@@ -34,6 +35,8 @@ class FoldProgress:
         return f"fold {self.fold} epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}"
 
     def step(self, totals):
+        if not self.shown:
+            return
         self.bar.update(self.epoch * self.faces + totals.faces - self.bar.n)
         # Reading the totals waits for the device, so it is done once a second and not once a step.
         if time.monotonic() >= self.next_reading:

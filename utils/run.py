@@ -117,7 +117,13 @@ class Run:
                 f"note: fold {fold} was begun on {began} and goes on on {now}; the last bits may differ",
                 file=sys.stderr,
             )
-        learner.restore(content)
+        interrupted = content.get("interrupted")
+        if interrupted and not interrupted.keys() >= {"faces", "sums", "seconds", "noise"}:
+            raise UserError(f"--resume: '{path}' was stopped within an epoch by an older version of this code")
+        try:
+            learner.restore(content)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(f"'{path}' is damaged: {' '.join(str(error).split())[:200]}") from None
         return content["interrupted"]
 
     @staticmethod

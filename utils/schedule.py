@@ -35,15 +35,3 @@ def after_warmup(progress, config):
 
 
 SCHEDULES = {"step": step, "cosine": cosine, "linear": linear}
-
-
-def set_learning_rate(optimizer, rate):
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def paced(batches, optimizer, config, epoch, first_step, steps):
-    """The epoch's batches, each with the learning rate of its step set before it is worked on."""
-    for number, batch in enumerate(batches, first_step):
-        set_learning_rate(optimizer, learning_rate(epoch + number / steps, config))
-        yield batch

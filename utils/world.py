@@ -103,9 +103,11 @@ class SharedNormalisation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
-        own_mean, own_var = torch.batch_norm_update_stats(x, None, None, 0.0)
+        # Given float32 buffers it counts in float32 though x may be bf16; a momentum of 0 leaves them alone.
+        buffers = (torch.zeros_like(weight), torch.zeros_like(weight))
+        own_mean, own_var = (own.double() for own in torch.batch_norm_update_stats(x, *buffers, 0.0))
         own_count = x.numel() // x.shape[1]
-        sums = torch.stack([own_mean, own_var + own_mean.square(), torch.ones_like(own_mean)]).double() * own_count
+        sums = torch.stack([own_mean, own_var + own_mean.square(), torch.ones_like(own_mean)]) * own_count
         dist.all_reduce(sums)
         count = sums[2]
         mean = (sums[0] / count).float()
@@ -131,5 +133,5 @@ class SharedNormalisation(torch.autograd.Function):
         slope = -weight * scale.square() * over_weight
         offset = -weight * scale * over_bias - slope * mean
         per_channel = (1, -1, 1, 1)
-        grad_x.addcmul_(x, slope.view(per_channel).to(x.dtype)).add_(offset.view(per_channel).to(x.dtype))
-        return grad_x, grad_weight, grad_bias, None
+        along = torch.addcmul(offset.view(per_channel), x.float(), slope.view(per_channel))
+        return grad_x.add_(along), grad_weight, grad_bias, None
