@@ -5,15 +5,11 @@ from torch import nn
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels weighted by what the whole image holds (Hu, Shen and Sun, CVPR 2018, Figure 2)."""
+    """Channels weighted by what the whole image holds (Hu, Shen and Sun, CVPR 2018, Figure 3)."""
 
     def __init__(self, channels, reduction=16):
         super().__init__()
-        self.weigh = nn.Sequential(
-            nn.Linear(channels, channels // reduction),
-            nn.ReLU(inplace=True),
-            nn.Linear(channels // reduction, channels),
-        )
+        self.weigh = channel_weights(channels, reduction)
 
     def forward(self, x):
         return x * self.weigh(x.mean(dim=(2, 3))).sigmoid()[:, :, None, None]
@@ -24,11 +20,7 @@ class CBAM(nn.Module):
 
     def __init__(self, channels, reduction=16):
         super().__init__()
-        self.weigh = nn.Sequential(
-            nn.Linear(channels, channels // reduction),
-            nn.ReLU(inplace=True),
-            nn.Linear(channels // reduction, channels),
-        )
+        self.weigh = channel_weights(channels, reduction)
         self.look = nn.Sequential(nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1))
 
     def forward(self, x):
@@ -36,6 +28,15 @@ class CBAM(nn.Module):
         x = x * channels.sigmoid()[:, :, None, None]
         places = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)  # (B, 2, H, W)
         return x * self.look(places).sigmoid()
+
+
+def channel_weights(channels, reduction):
+    """(B, C) -> (B, C) through a narrow layer, which both forms share."""
+    return nn.Sequential(
+        nn.Linear(channels, channels // reduction),
+        nn.ReLU(inplace=True),
+        nn.Linear(channels // reduction, channels),
+    )
 
 
 # By name; none leaves the maps as they are.

@@ -1,7 +1,7 @@
-"""Age by comparison (Zhang et al., "Quantifying Facial Age by Posterior of Age Comparisons", BMVC 2017).
+"""Age by comparison, after Zhang et al., "Quantifying Facial Age by Posterior of Age Comparisons", BMVC 2017.
 
 A comparator says of two faces which is older; the posterior over age groups follows from comparing a face with
-reference faces whose groups are known.
+reference faces whose groups are known. In the paper people compare, here a network does; it may say "the same group".
 """
 
 import torch
@@ -47,7 +47,7 @@ class ComparisonNet(nn.Module):
         """features (B, F) -> (B, K): for each group, how likely all comparisons are if the face is of that group.
 
         The likelihoods of a group's references are averaged in the logarithm, since they are not independent: eight
-        groups count as eight comparisons (after the paper's section 3.2, with a uniform prior).
+        groups count as eight comparisons. The prior is uniform.
         """
         count, groups = len(features), torch.arange(self.classes, device=features.device)
         relation = torch.sign(groups[:, None] - groups[None, :]) + 1  # (K, K): of group k to a reference of group g

@@ -10,7 +10,7 @@ def make_head(features, outputs, shared=False):
 
 
 class SharedLinear(nn.Module):
-    """CORAL's last layer (Cao, Mirjalili and Raschka, 2020, section 3.3): thresholds on one scale."""
+    """CORAL's last layer (Cao, Mirjalili and Raschka, 2020): thresholds on one scale."""
 
     def __init__(self, features, outputs):
         super().__init__()

@@ -8,7 +8,7 @@ from conftest import ROOT
 LIBRARIES = {"torch", "torchvision", "numpy", "pandas", "PIL", "matplotlib", "tqdm"}
 MAY_IMPORT = {"models": set(), "data": set(), "augment": set(), "utils": {"models", "data", "augment"}}
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).glob("*.py"))]
-SCRIPTS = {"main", "test_code"}
+SCRIPTS = {"main", "test_code", "compare", "ablate"}
 
 
 def imported_packages(path):

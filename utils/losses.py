@@ -37,20 +37,20 @@ def double_softmax(outputs, labels):
 
 
 def sord(outputs, labels):
-    """Soft ordinal targets softmax(-2 |k - label|) (Diaz and Marathe, CVPR 2019, eq. 1, metric loss |.|)."""
+    """Soft ordinal targets softmax(-2 |k - label|) (Diaz and Marathe, CVPR 2019), which fall with the distance."""
     targets = (-SORD_SCALE * distance(labels, outputs.shape[1])).softmax(1)
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
 def dldl_v2(outputs, labels):
-    """Gao et al., IJCAI 2018, eq. 9: divergence from a Gaussian about the label, and the expectation's error."""
+    """Gao et al., IJCAI 2018: divergence from a Gaussian about the label, and the expectation's error."""
     targets = (-distance(labels, outputs.shape[1]).square() / (2 * DLDL_SIGMA**2)).softmax(1)
     divergence = F.kl_div(outputs.log_softmax(1), targets, reduction="none").sum(1)
     return divergence + DLDL_WEIGHT * (expectation(outputs.softmax(1)) - labels).abs()
 
 
 def mean_variance(outputs, labels):
-    """Pan et al., CVPR 2018, eq. 5: cross entropy, the mean's squared error and the variance about the mean."""
+    """Pan et al., CVPR 2018: cross entropy, the mean's squared error and the variance about the mean."""
     probabilities = outputs.softmax(1)
     mean = expectation(probabilities)
     groups = torch.arange(outputs.shape[1], device=outputs.device)
@@ -69,7 +69,7 @@ def unimodal_probabilities(outputs, classes=8):
 
 
 def binomial(outputs, classes):
-    """(B, 2), a logit and a raw temperature -> (B, K), binomial log masses (Beckham and Pal, section 2.2)."""
+    """(B, 2), a logit and a raw temperature -> (B, K), binomial log masses (Beckham and Pal, ICML 2017)."""
     logit, temperature = outputs[:, :1], F.softplus(outputs[:, 1:]) + 0.05
     groups = torch.arange(classes, device=outputs.device)
     ways = torch.lgamma(groups + 1.0) + torch.lgamma(classes - groups.float())  # log k! (K - 1 - k)!
@@ -78,7 +78,7 @@ def binomial(outputs, classes):
 
 
 def coral(outputs, labels):
-    """Cao, Mirjalili and Raschka, 2020, eq. 4: K - 1 binary tasks "older than group k", summed."""
+    """Cao, Mirjalili and Raschka, 2020: K - 1 binary tasks "older than group k", summed."""
     return F.binary_cross_entropy_with_logits(outputs, older_than(outputs, labels), reduction="none").sum(1)
 
 
@@ -88,7 +88,7 @@ def coral_probabilities(outputs):
 
 
 def corn(outputs, labels):
-    """Shi, Cao and Raschka, 2023, eq. 7: each task only over faces that are older than the group before.
+    """Shi, Cao and Raschka, 2023: each task only over faces that are older than the group before.
 
     Scaled so that the batch's mean is the paper's: the sum over tasks and faces divided by their number.
     """
@@ -99,7 +99,7 @@ def corn(outputs, labels):
 
 
 def corn_probabilities(outputs):
-    """The chain rule: P(older than k) is the product of the conditional probabilities up to k (eq. 4)."""
+    """The chain rule: P(older than k) is the product of the conditional probabilities up to k."""
     return differences(outputs.sigmoid().cumprod(1))
 
 
