@@ -1,6 +1,7 @@
 """From the cache's bytes to what the network sees: with augmentation in training, plain in evaluation."""
 
 import functools
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -164,4 +165,6 @@ def transform(images, draws, steps, out=None):
 
 @functools.cache
 def compiled_transform():
+    # That the compiler looks through the small caches of constants is just right.
+    warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
     return torch.compile(transform, dynamic=False)

@@ -1,6 +1,7 @@
 """Every batched transform against torchvision, image by image; GridMask against its paper's construction."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -235,6 +236,17 @@ class TestTrainAugment:
         same = self.images[:1].expand(16, -1, -1, -1)
         augmented = self.augment(gridmask=0)(same, self.everyone)
         assert len(augmented.flatten(1).unique(dim=0)) == 16
+
+    @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
+    def test_compiled_it_does_the_same(self):
+        strengths = Strengths(erasing=0.5, scale=0.1, shift=0.1, mixup=0.2)
+        plain, compiled = (
+            TrainAugment(16, 48, torch.Generator().manual_seed(0), strengths, compiles)(
+                self.images, self.everyone, self.everyone
+            )[0]
+            for compiles in (False, True)
+        )
+        assert (plain - compiled).abs().max() < 1e-3
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
     def test_gpu_draws_what_the_cpu_draws(self):
