@@ -18,7 +18,7 @@ test-long: $(VENV)/.dev
 	$(PY) benchmarks/kill_test.py
 	$(PY) benchmarks/mutation_test.py
 
-# Eight minutes: how fast each stage is here; the table, runs/bench/throughput.json and .png.
+# Twelve minutes on two cores: how fast each stage is here; the table, runs/bench/throughput.json and .png.
 bench: $(VENV)/.runtime
 	$(PY) benchmarks/throughput.py
 
