@@ -122,7 +122,8 @@ def train(root, variant, seed, options, shared):
     root.mkdir(parents=True, exist_ok=True)
     log_path = root / f"{run_dir.name}.log"
     with open(log_path, "a") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        # Out of the terminal's reach: a Ctrl-C here comes to it once, as the polite signal of main().
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         RUNNING.add(process)
         status = process.wait()
         RUNNING.discard(process)
