@@ -223,9 +223,11 @@ def markdown(table):
                 (row.one_off_gain, row.one_off_low, row.one_off_high),
             )
         ]
+        # One run alone says nothing of the spread over seeds.
+        spreads = [f" ± {100 * s:.1f}" if row.runs > 1 else "" for s in (row.top1_spread, row.one_off_spread)]
         lines.append(
-            f"| {row.variant} | {100 * row.top1:.1f} ± {100 * row.top1_spread:.1f} | {gains[0]}"
-            f" | {100 * row.one_off:.1f} ± {100 * row.one_off_spread:.1f} | {gains[1]} | {row.mae:.3f}"
+            f"| {row.variant} | {100 * row.top1:.1f}{spreads[0]} | {gains[0]}"
+            f" | {100 * row.one_off:.1f}{spreads[1]} | {gains[1]} | {row.mae:.3f}"
             f" | {row.images / 1000:,.0f} k | {row.seconds:,.0f} |"
         )
     return "\n".join(lines) + "\n"
