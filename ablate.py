@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.adience import AGE_GROUPS
 from data.demo import DEMO_DIR, make_demo_faces
 from utils import UserError
 from utils.bootstrap import paired_difference
@@ -25,8 +26,9 @@ from utils.config import DEMO_SETTINGS, RECIPES, Parser, add_options, flag, make
 from utils.decode import DECODERS
 from utils.device import cpu_threads
 from utils.files import replacing, write_csv
+from utils.losses import LOSSES
 from utils.plots import plot_ablation
-from utils.run import read_record, require_same_settings
+from utils.run import read_predictions, read_record, require_same_settings
 
 BASELINE = "baseline"
 # What every variant shares unless the command line says otherwise, and what each changes.
@@ -61,14 +63,7 @@ VARIANTS = {
     "balanced loss": {"balance": "loss"},
     "squeeze and excitation": {"attention": "se"},
     "cbam": {"attention": "cbam"},
-    "loss cross_entropy": {"loss": "cross_entropy"},
-    "loss label_smoothing": {"loss": "label_smoothing"},
-    "loss dldl_v2": {"loss": "dldl_v2"},
-    "loss mean_variance": {"loss": "mean_variance"},
-    "loss unimodal": {"loss": "unimodal"},
-    "loss coral": {"loss": "coral"},
-    "loss corn": {"loss": "corn"},
-    "loss double_softmax": {"loss": "double_softmax"},
+    **{f"loss {name}": {"loss": name} for name in LOSSES if name != RECIPES["modern"]["loss"]},
 }
 # Where the published system's learning rate falls, as shares of its 100 epochs.
 STEP_SHARES = (0.20, 0.50, 0.75)
@@ -186,8 +181,8 @@ def mean_over_seeds(root, variant, seeds, decode=None):
     """One row per held-out face: subject and the measures, averaged over seeds; attrs: each one's spread over them."""
     tables = []
     for seed in seeds:
-        table = pd.read_csv(run_folder(root, variant, seed) / "predictions.csv", dtype={"subject": str})
-        probabilities = table[[name for name in table if name.startswith("p") and name[1:].isdigit()]].to_numpy()
+        table = read_predictions(run_folder(root, variant, seed) / "predictions.csv")
+        probabilities = table[[f"p{group}" for group in range(len(AGE_GROUPS))]].to_numpy()
         predictions = DECODERS[decode](probabilities) if decode else table.prediction.to_numpy()
         distance = np.abs(predictions - table.label.to_numpy())
         subject = table.path.str.split("/").str[0] + "/" + table.subject
@@ -255,8 +250,6 @@ def read_command_line():
     options.only = [BASELINE, *(name for name in options.only if name != BASELINE)]
     mine = ("only", "seeds", "jobs", "demo", "list", "run_dir")
     shared = {name: value for name, value in vars(options).items() if name not in mine}
-    if shared.get("recipe") and shared["recipe"] not in RECIPES:
-        raise UserError(f"--recipe {shared['recipe']}: choose from {', '.join(RECIPES)}")
     return options, shared
 
 

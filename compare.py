@@ -20,9 +20,9 @@ from data.loader import FaceDataset, derive_seed, epoch_generator, ordered_batch
 from data.split import split_faces
 from models.comparison import OLDER, SAME, YOUNGER
 from utils import UserError
-from utils.checkpoint import build_model, current_commit, fingerprint, load_checkpoint, restore_model, save_checkpoint
+from utils.checkpoint import build_model, current_commit, fingerprint, load_finished, restore_model, save_checkpoint
 from utils.cli import run_script
-from utils.config import Parser, add_options, to_record
+from utils.config import Parser, add_options, on_this_machine, to_record
 from utils.device import Compute, keep_large_buffers
 from utils.engine import evaluate
 from utils.losses import LOSSES
@@ -39,15 +39,12 @@ def main():
 
 def compare(path, options):
     """Train and evaluate the comparator of one checkpoint. Raises UserError."""
-    content = load_checkpoint(path)
-    if "metrics" not in content:
-        raise UserError(f"'{path}' is the progress of an unfinished fold; go on with main.py --resume")
+    content = load_finished(path)
     trained, config = restore_model(path, content)
     if config.compares:
         raise UserError(f"'{path}' judges by comparison already")
     given = {name: value for name, value in vars(options).items() if name in SETTINGS}
-    fresh = {"device": "auto", "precision": "auto", "threads": 0, "run_dir": options.run_dir}
-    config = dataclasses.replace(config, **{**fresh, **given})
+    config = on_this_machine(config, {"run_dir": options.run_dir, **given})
     target = Path(options.run_dir) / f"fold_{content['fold']}.pt"
     if target.exists():
         raise UserError(f"'{target}' is there already; choose another --run-dir")
@@ -71,7 +68,7 @@ def compare(path, options):
     known = torch.arange(len(AGE_GROUPS))[:, None].expand(-1, options.references)
     model.set_references(features[groups.draw(known, generator)])
     tested = evaluate(model.eval(), test_set, config.batch_size, compute, LOSSES[config.loss])
-    metrics = {**tested.summary(), "confusion": torch.from_numpy(tested.confusion), "decode": "argmax"}
+    metrics = tested.record()
     target.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(
         target,

@@ -117,8 +117,11 @@ def train_fold(config, fold, faces, images, data_fingerprint, run, compute, inte
             row = run.log_row(fold, epoch, learner.rate, augment.strengths.gridmask, totals, tested, validated)
             run.save_epoch(fold, description, learner, row)
             bar.epoch_done(row)
-    tested, validated = (examine(config, learner, faces, compute) for faces in (test_set, val_set))
-    run.finish_fold(fold, description, learner.reported, test_faces, choose_decoder(config, tested, validated))
+    tested = examine(config, learner, test_set, compute)
+    if config.decode == "val":
+        validated = examine(config, learner, val_set, compute)
+        tested = dataclasses.replace(tested, decode=best_decoder(validated.probabilities, validated.labels))
+    run.finish_fold(fold, description, learner.reported, test_faces, tested)
 
 
 def examine(config, learner, dataset, compute):
@@ -127,13 +130,6 @@ def examine(config, learner, dataset, compute):
         return None
     decode = "argmax" if config.decode == "val" else config.decode
     return evaluate(learner.reported, dataset, config.batch_size, compute, LOSSES[config.loss], decode)
-
-
-def choose_decoder(config, tested, validated):
-    """The test's Evaluation, with the decoder that did best on the validation faces where that is asked for."""
-    if config.decode != "val":
-        return tested
-    return dataclasses.replace(tested, decode=best_decoder(validated.probabilities, validated.labels))
 
 
 def resume_command():

@@ -20,9 +20,9 @@ from data.cache import open_cache
 from data.loader import FaceDataset
 from utils import UserError
 from utils.bootstrap import paired_difference
-from utils.checkpoint import load_checkpoint, parameter_count, people, restore_model, size_mib
+from utils.checkpoint import load_finished, parameter_count, people, restore_model, size_mib
 from utils.cli import run_script
-from utils.config import Parser, add_options
+from utils.config import Parser, add_options, on_this_machine
 from utils.device import Compute, keep_large_buffers
 from utils.engine import Evaluation, evaluate, median_seconds
 from utils.errors import find_errors, rank, write_errors
@@ -66,14 +66,10 @@ def main():
 
 def evaluate_checkpoint(path, options):
     """Print one model's report; returns what was found as a Judged."""
-    content = load_checkpoint(path)
-    if "metrics" not in content:
-        raise UserError(f"'{path}' is the progress of an unfinished fold; go on with main.py --resume")
+    content = load_finished(path)
     model, trained = restore_model(path, content)
     given = {name: value for name, value in vars(options).items() if name in SETTINGS}
-    # Where the data is and how it was decoded comes from the checkpoint; how to compute is this machine's affair.
-    recorded = {"decode": content["metrics"].get("decode", "argmax")}
-    config = dataclasses.replace(trained, **{"device": "auto", "precision": "auto", "threads": 0, **recorded, **given})
+    config = on_this_machine(trained, {"decode": content["metrics"].get("decode", "argmax"), **given})
     if config.decode == "val":
         raise UserError("--decode val: main.py chooses on the validation faces; name a decoder here")
     compute = Compute.choose(config.device, config.precision, config.threads)

@@ -55,11 +55,11 @@ def draw_crops(count, smallest, generator):
     return torch.cat([middle, sides], dim=1)
 
 
-def warp(images, source):
-    """Read every output pixel at its source, bilinearly. source: (B, 2, 3), as of `source_of`."""
+def warp(images, source, mode="bilinear"):
+    """Read every output pixel at its source, bilinearly or "nearest". source: (B, 2, 3), as of `source_of`."""
     size = images.shape[-1]
     grid = (source @ pixel_coordinates(size, images.device)).view(-1, 2, size, size).permute(0, 2, 3, 1)  # (B, S, S, 2)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 @functools.lru_cache(maxsize=8)

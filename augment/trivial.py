@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from augment.color import adjust_brightness, adjust_contrast, adjust_saturation, blend, per_image
-from augment.geometry import pixel_coordinates
+from augment.geometry import source_of, warp
 
 BINS = 31  # strengths are whole steps out of so many
 
@@ -26,7 +26,7 @@ def shear(images, x, y):
     one = torch.ones_like(x)
     matrix = torch.stack([one, x, y, one], dim=1).view(-1, 2, 2)
     corner = -torch.ones(2, device=images.device)
-    return read_nearest(images, torch.cat([matrix, (corner - matrix @ corner)[:, :, None]], dim=2))
+    return nearest(images, torch.cat([matrix, (corner - matrix @ corner)[:, :, None]], dim=2))
 
 
 def translate_x(images, pixels):
@@ -40,21 +40,16 @@ def translate_y(images, pixels):
 def translate(images, pixels):
     """pixels: (B, 2), to the right and down; whole ones, as torchvision cuts them off."""
     shift = pixels.trunc() * 2 / images.shape[-1]
-    unit = torch.eye(2, device=images.device).expand(len(images), 2, 2)
-    return read_nearest(images, torch.cat([unit, -shift[:, :, None]], dim=2))
+    return nearest(images, source_of(torch.zeros_like(pixels[:, 0]), shift=shift))
 
 
 def turn(images, degrees):
-    angle = torch.deg2rad(degrees)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    return read_nearest(images, torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3))
+    return nearest(images, source_of(degrees))
 
 
-def read_nearest(images, source):
-    """As `warp`, but the nearest pixel: torchvision's choice for these operations."""
-    size = images.shape[-1]
-    grid = (source @ pixel_coordinates(size, images.device)).view(-1, 2, size, size).permute(0, 2, 3, 1)
-    return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+def nearest(images, source):
+    """The warp with torchvision's choice for these operations, the nearest pixel."""
+    return warp(images, source, mode="nearest")
 
 
 def sharpen(images, factors):

@@ -139,6 +139,14 @@ def load_checkpoint(path):
     return content
 
 
+def load_finished(path):
+    """The content of a trained fold's checkpoint. Raises UserError for the progress of one that still trains."""
+    content = load_checkpoint(path)
+    if "metrics" not in content:
+        raise UserError(f"'{path}' is the progress of an unfinished fold; go on with main.py --resume")
+    return content
+
+
 def check_content(path, content):
     """Hold the format, its number and the types of what every reader relies on. Raises UserError."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:

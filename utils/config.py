@@ -22,6 +22,22 @@ def option(default, text, **limits):
     return field(default=default, metadata={"help": text, **limits})
 
 
+# Named settings: what a recipe does not name keeps its default, what the command line gives goes first.
+RECIPES = {
+    "original": {},
+    "modern": {
+        "schedule": "cosine",
+        "warmup": 2.0,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "decay_weights_only": True,
+        "loss": "sord",
+        "scale": 0.1,
+        "shift": 0.05,
+    },
+}
+
+
 @dataclass(frozen=True)
 class Config:
     """Every setting of an experiment; the defaults are the published system's.
@@ -39,7 +55,7 @@ class Config:
     val_fraction: float = option(
         0.0, "share of the training faces to hold out for tuning, as whole albums", low=0, high=0.9
     )
-    recipe: str = option("original", "the defaults of the settings below", choices=("original", "modern"))
+    recipe: str = option("original", "the defaults of the settings below", choices=tuple(RECIPES))
     seed: int = option(0, "everything random follows from it", low=0, high=2**32 - 1)
 
     model: str = option("resnet18", "the network", choices=tuple(MODELS))
@@ -131,22 +147,6 @@ DEMO_SETTINGS = {
 }
 
 
-# Named settings: what a recipe does not name keeps its default, what the command line gives goes first.
-RECIPES = {
-    "original": {},
-    "modern": {
-        "schedule": "cosine",
-        "warmup": 2.0,
-        "nesterov": True,
-        "weight_decay": 5e-4,
-        "decay_weights_only": True,
-        "loss": "sord",
-        "scale": 0.1,
-        "shift": 0.05,
-    },
-}
-
-
 def flag(name):
     return "--" + name.replace("_", "-")
 
@@ -202,9 +202,18 @@ def metavar(f):
     return {int: "N", float: "X", str: "DIR", tuple: "N"}[type(f.default)]
 
 
+def on_this_machine(config, given):
+    """The Config of a trained model with what the command line gave; how to compute is for this machine to choose."""
+    return dataclasses.replace(config, **{"device": "auto", "precision": "auto", "threads": 0, **given})
+
+
+def as_tuples(settings):
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
 def make_config(given, **defaults):
     """A Config from what the command line gave, over the script's own defaults."""
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    given = as_tuples(given)
     recipe = RECIPES.get(given.get("recipe"), {})
     return Config(**{**defaults, **recipe, **given})
 
@@ -215,7 +224,7 @@ def from_record(record):
     unknown = sorted(record.keys() - names)
     if unknown:
         raise UserError(f"the recorded configuration has unknown settings: {', '.join(unknown)}")
-    return Config(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+    return Config(**as_tuples(record))
 
 
 def to_record(config):

@@ -109,6 +109,10 @@ class Evaluation:
     def summary(self):
         return summary(self.confusion)
 
+    def record(self):
+        """What a checkpoint holds of it."""
+        return {**self.summary(), "confusion": torch.from_numpy(self.confusion), "decode": self.decode}
+
     def table(self, faces):
         """One row per face, as in predictions.csv; faces: the evaluated ones, whose index is kept."""
         table = faces[["path", "subject", "fold", "label"]].assign(prediction=self.predictions)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from data.adience import AGE_GROUPS, FOLDS
 from utils import UserError
@@ -170,7 +169,7 @@ class Run:
         content = {
             "model": model.state_dict(),
             "history": self.history[fold],
-            "metrics": {**tested.summary(), "confusion": torch.from_numpy(tested.confusion), "decode": tested.decode},
+            "metrics": tested.record(),
         }
         save_checkpoint(self.model_path(fold), {**description, **content})
         self.progress_path(fold).unlink(missing_ok=True)
