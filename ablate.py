@@ -58,7 +58,7 @@ VARIANTS = {
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
     "averaged weights": {"averaging": 0.05},
-    "zero init": {"zero_init": True},
+    "no zero init": {"zero_init": False},
     "balanced sampling": {"balance": "sampling"},
     "balanced loss": {"balance": "loss"},
     "squeeze and excitation": {"attention": "se"},

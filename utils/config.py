@@ -31,6 +31,7 @@ RECIPES = {
         "nesterov": True,
         "weight_decay": 5e-4,
         "decay_weights_only": True,
+        "zero_init": True,
         "loss": "sord",
         "scale": 0.1,
         "shift": 0.05,
