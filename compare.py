@@ -3,8 +3,8 @@
     python compare.py runs/NAME/fold_0.pt [more.pt ...] --run-dir runs/NAME_compared
 
 For each model a comparator learns, from pairs of the training folds' faces, which of two is older; reference faces of
-every group, from the training folds too, then give the posterior over groups. The results are checkpoints like any
-other: `python test_code.py runs/NAME_compared/fold_0.pt` evaluates one.
+every group, from the training folds too, then give the posterior over groups, whose prior is how frequent the groups
+are there. The results are checkpoints like any other: `python test_code.py runs/NAME_compared/fold_0.pt` evaluates one.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ def compare(path, options):
     groups = Groups(train_set.labels)
     learn(model.comparator, features, groups, options.steps, generator)
     known = torch.arange(len(AGE_GROUPS))[:, None].expand(-1, options.references)
-    model.set_references(features[groups.draw(known, generator)])
+    model.set_references(features[groups.draw(known, generator)], groups.counts / groups.counts.sum())
     tested = evaluate(model.eval(), test_set, config.batch_size, compute, LOSSES[config.loss])
     metrics = tested.record()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def read_command_line():
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="fold_0.pt and the like")
     parser.add_argument("--run-dir", required=True, metavar="DIR", help="where the new checkpoints go")
     parser.add_argument("--references", type=int, default=16, metavar="N", help="faces of each group (default 16)")
-    parser.add_argument("--steps", type=int, default=1000, metavar="N", help="of the comparator's training")
+    parser.add_argument("--steps", type=int, default=3000, metavar="N", help="of the comparator's training")
     add_options(parser, SETTINGS, defaults_from="the checkpoint")
     options = parser.parse_args()
     for name in ("references", "steps"):

@@ -26,7 +26,8 @@ class Comparator(nn.Module):
 class ComparisonNet(nn.Module):
     """Log posteriors (B, K) of normalised images, by comparison with `per_group` references of each of K groups.
 
-    backbone: a network with `features`. The references' features are part of the state; `set_references` fills them.
+    backbone: a network with `features`. The references' features and the prior are part of the state;
+    `set_references` fills them.
     """
 
     def __init__(self, backbone, features, classes=8, per_group=16):
@@ -35,23 +36,25 @@ class ComparisonNet(nn.Module):
         self.comparator = Comparator(features)
         self.classes, self.per_group = classes, per_group
         self.register_buffer("references", torch.zeros(classes, per_group, features))
+        self.register_buffer("log_prior", torch.full((classes,), 1 / classes).log())
 
-    def set_references(self, features):
-        """features: (K, per_group, F), of faces of each group in turn."""
+    def set_references(self, features, prior):
+        """features: (K, per_group, F), of faces of each group in turn. prior: (K,), how frequent the groups are."""
         self.references.copy_(features)
+        self.log_prior.copy_(prior.log())
 
     def forward(self, images):
         return self.log_posterior(self.backbone.features(images).float())
 
     def log_posterior(self, features):
-        """features (B, F) -> (B, K): for each group, how likely all comparisons are if the face is of that group.
+        """features (B, F) -> (B, K), up to a constant per face: the prior times how likely all comparisons are.
 
         The likelihoods of a group's references are averaged in the logarithm, since they are not independent: eight
-        groups count as eight comparisons. The prior is uniform.
+        groups count as eight comparisons.
         """
         count, groups = len(features), torch.arange(self.classes, device=features.device)
         relation = torch.sign(groups[:, None] - groups[None, :]) + 1  # (K, K): of group k to a reference of group g
-        total = features.new_zeros(count, self.classes)
+        total = self.log_prior.expand(count, -1)
         for group in range(self.classes):
             known = self.references[group]  # (R, F)
             pairs = features.repeat_interleave(len(known), 0), known.repeat(count, 1)

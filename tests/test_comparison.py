@@ -26,7 +26,7 @@ class Oracle(nn.Module):
 def net():
     net = ComparisonNet(nn.Identity(), features=1, classes=3, per_group=2)
     net.comparator = Oracle()
-    net.set_references(torch.arange(3.0)[:, None, None].expand(3, 2, 1))
+    net.set_references(torch.arange(3.0)[:, None, None].expand(3, 2, 1), torch.tensor([0.5, 0.25, 0.25]))
     return net
 
 
@@ -35,7 +35,17 @@ def test_posterior_by_hand(net):
     # (to 0 and to 1) would be other than said; so too for 2; the third comparison agrees.
     logits = net.log_posterior(torch.tensor([[1.0]]))[0]
     right, wrong = 3 * math.log(0.8), math.log(0.8) + 2 * math.log(0.1)
-    assert logits.tolist() == pytest.approx([wrong, right, wrong], rel=1e-5)
+    priors = [math.log(0.5), math.log(0.25), math.log(0.25)]
+    expected = [prior + said for prior, said in zip(priors, (wrong, right, wrong), strict=True)]
+    assert logits.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_prior_decides_where_comparisons_do_not(net):
+    # A face that seems of the groups 0 and 1 alike, older than 0 and younger than 1: by hand, group 0 agrees with
+    # "younger than 1" and "younger than 2", group 1 with "older than 0" and "younger than 2"; so the frequent one wins.
+    logits = net.log_posterior(torch.tensor([[0.5]]))[0]
+    assert (logits[0] - logits[1]).item() == pytest.approx(math.log(2), rel=1e-5)
+    assert logits.argmax() == 0
 
 
 def test_every_group_is_found(net):
