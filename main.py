@@ -35,6 +35,7 @@ from utils.pictures import PREVIEWED, draw_faces, draw_numbers
 from utils.progress import FoldProgress
 from utils.report import cross_validation_table
 from utils.run import Run, merge_runs
+from utils.schedule import training_size
 from utils.world import World
 
 LABEL_DIR = ""  # the folder of fold_0_data.txt to fold_4_data.txt
@@ -153,7 +154,7 @@ def make_augment(config, fold, epoch, faces, compiles=False):
     probability = gridmask_probability(epoch, config.epochs, config.gridmask_start, config.gridmask_end)
     strengths = Strengths(gridmask=probability, **{name: getattr(config, name) for name in names})
     generator = epoch_generator(config.seed, fold, epoch, AUGMENT)
-    return TrainAugment(faces, config.image_size, generator, strengths, compiles)
+    return TrainAugment(faces, training_size(epoch, config), generator, strengths, compiles)
 
 
 def read_command_line():

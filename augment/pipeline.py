@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torchvision.transforms.v2.functional import resize
 
 from augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, normalize
 from augment.geometry import draw_crops, flip, source_of, warp
@@ -77,15 +78,15 @@ class TrainAugment:
 
     faces: how many the epoch has. Everything is drawn here, for all of them, by position in the
     epoch's order: so a batch's transform depends neither on the batches before it nor on who
-    computes it. size: the images' side in pixels. generator: on the CPU. compiles: fuse the steps, worth
-    its while on a GPU.
+    computes it. size: the side in pixels of what the network sees; larger images are shrunk to it first.
+    generator: on the CPU. compiles: fuse the steps, worth its while on a GPU.
 
     TrivialAugment comes first. Crop, flip, rotation, scale and shift are one warp; then come the jitter's steps in a
     fixed order, normalisation, GridMask and random erasing, both of which leave the mean colour, and mixing.
     """
 
     def __init__(self, faces, size, generator, strengths=None, compiles=False):
-        self.strengths = strengths = strengths or Strengths()
+        self.size, self.strengths = size, (strengths := strengths or Strengths())
         self.transform = compiled_transform() if compiles else transform
 
         def spread(largest, *shape):
@@ -109,13 +110,13 @@ class TrainAugment:
         self.steps = Steps.of(strengths)
 
     def __call__(self, images, labels, positions):
-        """uint8 (B, 3, S, S) -> normalised float (B, 3, S, S), and Targets.
+        """uint8 (B, 3, S, S) -> normalised float (B, 3, size, size), and Targets.
 
         labels: (B,). positions: (B,), of these faces in the epoch's order.
         """
         self.draws = Draws(*(column.to(images.device) for column in self.draws))  # with the first batch
         draws = Draws(*(column[positions] for column in self.draws))
-        images = self.transform_in_parts(images, draws)
+        images = self.transform_in_parts(resize(images, [self.size, self.size]), draws)
         if self.mixed is None:
             return images, Targets(labels)
         self.mixed = self.mixed.to(images.device)

@@ -232,6 +232,17 @@ class TestTrainAugment:
         augment = self.augment(gridmask=0, **OFF)
         assert torch.equal(augment(self.images, self.everyone), to_network_input(self.images))
 
+    def test_larger_images_are_shrunk_first(self):
+        augment = TrainAugment(16, 40, torch.Generator().manual_seed(0), Strengths(gridmask=0, **OFF))
+        shrunk, _ = augment(self.images, self.everyone, self.everyone)
+        pillows = [
+            np.asarray(Image.fromarray(i.permute(1, 2, 0).numpy()).resize((40, 40), Image.BILINEAR))
+            for i in self.images
+        ]
+        expected = to_network_input(torch.from_numpy(np.stack(pillows)).permute(0, 3, 1, 2))
+        assert shrunk.shape == (16, 3, 40, 40)
+        assert (shrunk - expected).abs().max() <= 1.001 / 255 / 0.224  # one grey level
+
     def test_each_face_is_drawn_for_itself(self):
         same = self.images[:1].expand(16, -1, -1, -1)
         augmented = self.augment(gridmask=0)(same, self.everyone)

@@ -9,6 +9,7 @@ from utils import UserError
 from utils.config import RECIPES, Config, make_config
 from utils.device import Compute
 from utils.learner import Learner, class_weights, parameter_groups
+from utils.schedule import training_size
 
 CPU = Compute(torch.device("cpu"), "fp32")
 LABELS = torch.tensor([0, 0, 0, 1])
@@ -63,6 +64,21 @@ def test_the_learning_rate_keeps_pace_with_the_steps():
     cosine.after_step()  # six epochs: half of the cosine
     assert cosine.optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
     assert cosine.rate > 0.2  # of the step that was taken
+
+
+def test_the_images_grow_in_four_equal_stages():
+    growing = Config(image_size=112, first_size=64, epochs=10)  # stages begin with epochs 0, 2.5, 5 and 7.5
+    assert [training_size(epoch, growing) for epoch in range(10)] == [64] * 3 + [80] * 2 + [96] * 3 + [112] * 2
+    # Fewer epochs than stages end with the whole size all the same.
+    assert [training_size(epoch, Config(image_size=112, first_size=64, epochs=2)) for epoch in (0, 1)] == [64, 112]
+    assert training_size(0, Config(image_size=112, first_size=64, epochs=1)) == 112
+    assert {training_size(epoch, Config(image_size=112, epochs=10)) for epoch in range(10)} == {112}
+
+
+@pytest.mark.parametrize("size", [39, 113])
+def test_a_first_size_that_makes_no_sense(size):
+    with pytest.raises(UserError, match=f"--first-size {size}: 40 to the --image-size 112 is wanted, or 0"):
+        Config(image_size=112, first_size=size)
 
 
 def test_state_comes_back():

@@ -13,7 +13,8 @@ import torch
 from conftest import ROOT
 
 SETTINGS = (
-    "--image-size 40 --epochs 2 --batch-size 4 --lr 0.01 --lr-steps 1 --precision fp32 --threads 1 --folds 3 --no-plots"
+    "--image-size 48 --first-size 40 --epochs 2 --batch-size 4 --lr 0.01 --lr-steps 1 --precision fp32 --threads 1"
+    " --folds 3 --no-plots"
 )
 TIMED = ["seconds", "images_per_second"]
 

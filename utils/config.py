@@ -68,6 +68,9 @@ class Config:
     zero_init: bool = option(False, "start a ResNet's blocks as identities")
     compares: int = option(0, "reference faces of each group; compare.py sets it", low=0, high=10_000, internal=True)
     image_size: int = option(224, "side of the network's input, in pixels", low=40, high=2048)
+    first_size: int = option(
+        0, "side in the first quarter of the epochs, to grow in four stages to --image-size; 0 is off", low=0, high=2048
+    )
 
     epochs: int = option(100, "passes over the training faces", low=1, high=100_000)
     batch_size: int = option(128, "faces per step", low=2, high=65_536)
@@ -129,6 +132,8 @@ class Config:
                 check(flag(f.name), item, f.metadata)
         if self.decode == "val" and not self.val_fraction:
             raise UserError("--decode val: there are no validation faces to choose on; add --val-fraction 0.1")
+        if self.first_size and not 40 <= self.first_size <= self.image_size:
+            raise UserError(f"--first-size {self.first_size}: 40 to the --image-size {self.image_size} is wanted, or 0")
         if self.nesterov and not self.momentum:
             raise UserError("--nesterov with --momentum 0: Nesterov's form needs a momentum above 0")
         if self.warmup and self.warmup >= self.epochs:

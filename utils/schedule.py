@@ -1,6 +1,8 @@
-"""The learning rate over a training run."""
+"""The learning rate and the images' size over a training run."""
 
 import math
+
+SIZE_STAGES = 4
 
 
 def learning_rate(progress, config):
@@ -15,6 +17,18 @@ def learning_rate(progress, config):
         * min(1, (progress + 1e-9) / config.warmup if config.warmup else 1)
         * SCHEDULES[config.schedule](progress, config)
     )
+
+
+def training_size(epoch, config):
+    """The side of the training images in an epoch: from `config.first_size` to `config.image_size` in equal stages.
+
+    Progressive learning (Tan and Le, "EfficientNetV2", ICML 2021, Algorithm 1): early epochs, which learn what small
+    images show as well, cost less.
+    """
+    stages = min(SIZE_STAGES, config.epochs)
+    left = stages - 1 - epoch * stages // config.epochs  # stages to come
+    smaller = config.image_size - config.first_size if config.first_size else 0
+    return config.image_size - round(smaller * left / max(1, stages - 1))
 
 
 def step(progress, config):
