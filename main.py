@@ -7,6 +7,7 @@ Or set the two paths below and run `python main.py`.
 """
 
 import dataclasses
+import functools
 import math
 import os
 import shlex
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torchvision.transforms.v2.functional import resize
 
 from augment import Strengths, TrainAugment, gridmask_probability
 from data.adience import load_faces
@@ -114,7 +116,8 @@ def train_fold(config, fold, faces, images, data_fingerprint, run, compute, inte
                     run.save_progress(fold, description, learner, {**totals.record(), **noise()})
                     world.wait()  # torchrun stops the others as soon as one has ended
                     interruption.leave(resume_command() if world.leads else None)
-            tested, validated = (examine(config, learner, faces, compute) for faces in (test_set, val_set))
+            size = training_size(epoch, config)
+            tested, validated = (examine(config, learner, faces, compute, size) for faces in (test_set, val_set))
             row = run.log_row(fold, epoch, learner.rate, augment.strengths.gridmask, totals, tested, validated)
             run.save_epoch(fold, description, learner, row)
             bar.epoch_done(row)
@@ -125,12 +128,13 @@ def train_fold(config, fold, faces, images, data_fingerprint, run, compute, inte
     run.finish_fold(fold, description, learner.reported, test_faces, tested)
 
 
-def examine(config, learner, dataset, compute):
-    """The Evaluation of a set of faces, if there are any."""
+def examine(config, learner, dataset, compute, size=None):
+    """The Evaluation of a set of faces, if there are any; size: to shrink them to, as the network was trained on."""
     if not len(dataset):
         return None
     decode = "argmax" if config.decode == "val" else config.decode
-    return evaluate(learner.reported, dataset, config.batch_size, compute, LOSSES[config.loss], decode)
+    view = functools.partial(resize, size=[size, size]) if size and size < config.image_size else None
+    return evaluate(learner.reported, dataset, config.batch_size, compute, LOSSES[config.loss], decode, view)
 
 
 def resume_command():

@@ -3,8 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import interpolate
 
-from augment import Targets
+from augment import Targets, to_network_input
+from data.loader import FaceDataset
+from main import examine
 from utils import UserError
 from utils.config import RECIPES, Config, make_config
 from utils.device import Compute
@@ -73,6 +76,22 @@ def test_the_images_grow_in_four_equal_stages():
     assert [training_size(epoch, Config(image_size=112, first_size=64, epochs=2)) for epoch in (0, 1)] == [64, 112]
     assert training_size(0, Config(image_size=112, first_size=64, epochs=1)) == 112
     assert {training_size(epoch, Config(image_size=112, epochs=10)) for epoch in range(10)} == {112}
+
+
+def test_while_they_are_small_they_are_small_in_evaluation_too():
+    images = torch.randint(0, 256, (4, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    config = Config(image_size=48, first_size=40, epochs=2)
+    torch.manual_seed(0)
+    untrained = Learner(config, CPU, 10, LABELS)
+    small, whole = (
+        examine(config, untrained, FaceDataset(images, range(4), LABELS.tolist()), CPU, size).probabilities
+        for size in (40, 48)
+    )
+    with torch.inference_mode():
+        shrunk = interpolate(to_network_input(images), (40, 40), mode="bilinear", antialias=True)
+        expected = untrained.model.eval()(shrunk).softmax(1).numpy()
+    assert small == pytest.approx(expected, abs=1e-5)
+    assert abs(small - whole).max() > 1e-3
 
 
 @pytest.mark.parametrize("size", [39, 113])
