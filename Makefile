@@ -38,4 +38,4 @@ $(VENV)/.dev: requirements.txt requirements-dev.txt | $(VENV)/bin/python
 	touch $@ $(VENV)/.runtime
 
 clean:
-	rm -rf $(VENV) runs cache demo_faces .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs cache demo_faces .demo_faces.lock .pytest_cache .ruff_cache .hypothesis

@@ -1,31 +1,91 @@
-"""Batched augmentation on the tensor's own device, with parameters of its own for each sample.
+"""Augmentation of whole batches with tensor operations, on the device that holds the images.
 
-Images are float (B, 3, S, S) in [0, 1] unless a function says otherwise. Each transform
-equals `torchvision.transforms.v2.functional`, applied image by image with the same
-parameters; the tests say to what tolerance.
+A transform is a class with two methods:
+
+- `draw(count, generator)` draws the parameters of `count` faces: a tensor, or a tuple of tensors, of first dimension
+  `count`. `generator` is on the CPU.
+- `apply(images, parameters)` transforms float images (B, 3, S, S) with the parameters of these B faces. It may
+  overwrite its input.
+
+`make_transforms` lists the transforms of an epoch in the order in which they are applied; `pipeline.TrainAugment` runs
+them. Where torchvision has the same transform, the tests state how closely the two agree.
 """
 
-from augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, normalize
-from augment.geometry import flip, rotate, source_of, warp
-from augment.gridmask import GridMask, grid_masks, gridmask_probability
-from augment.mixing import Targets
-from augment.pipeline import Strengths, TrainAugment, to_network_input
+from dataclasses import dataclass
+from typing import ClassVar
 
-__all__ = [
-    "GridMask",
-    "Strengths",
-    "Targets",
-    "TrainAugment",
-    "adjust_brightness",
-    "adjust_contrast",
-    "adjust_hue",
-    "adjust_saturation",
-    "flip",
-    "grid_masks",
-    "gridmask_probability",
-    "normalize",
-    "rotate",
-    "source_of",
-    "to_network_input",
-    "warp",
-]
+from utils.options import option
+
+# The command line imports this file for the options: what needs PyTorch is imported where it is used.
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """The augmentation's settings; a field that is not given is None until `utils.options.fill_defaults`."""
+
+    title: ClassVar[str] = "augmentation"
+
+    flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
+    rotation: float = option(20.0, "largest rotation in either direction, in degrees", low=0, high=180)
+    scale: float = option(0.0, "largest relative change of size in either direction", low=0, high=0.9)
+    shift: float = option(0.0, "largest shift in either direction, as a fraction of the image's side", low=0, high=1)
+    crop: float = option(
+        1.0, "smallest area of a random resized crop, as a fraction of the image's; 1 disables it", low=0.05, high=1
+    )
+    brightness: float = option(0.1, "largest relative change of brightness", low=0, high=1)
+    contrast: float = option(0.1, "largest relative change of contrast", low=0, high=1)
+    saturation: float = option(0.1, "largest relative change of saturation", low=0, high=1)
+    hue: float = option(0.02, "largest shift of the hue, as a fraction of the colour circle", low=0, high=0.5)
+    gridmask_ratio: float = option(
+        0.6, "GridMask's r: width of the kept stripes, as a fraction of the period", low=0.01, high=0.99
+    )
+    gridmask_start: float = option(0.6, "probability of GridMask in the first epoch", low=0, high=1)
+    gridmask_end: float = option(0.8, "probability of GridMask in the last epoch", low=0, high=1)
+    gridmask_rotated: bool = option(True, "random rotation of GridMask's grid")
+    erasing: float = option(0.0, "probability of random erasing", low=0, high=1)
+    mixup: float = option(0.0, "alpha of mixup; 0 disables it", low=0, high=100)
+    cutmix: float = option(0.0, "alpha of CutMix; 0 disables it", low=0, high=100)
+
+
+def make_transforms(config, image_size, progress, mean, std):
+    """The transforms of one epoch, in order; those that would do nothing are left out.
+
+    Args:
+        config: an AugmentConfig, or anything with its fields.
+        image_size: side of the network's input, in pixels.
+        progress: how far training is, from 0 in the first epoch to 1 in the last. GridMask's probability is linear
+            in it.
+        mean, std: the channels' statistics for normalisation, three numbers each.
+
+    Returns:
+        A list of transforms for `pipeline.TrainAugment`.
+    """
+    from augment.color import ColorJitter, Normalize
+    from augment.geometry import RandomAffine
+    from augment.gridmask import GridMask
+    from augment.mixing import RandomErasing
+
+    affine = (config.flip, config.rotation, config.scale, config.shift, config.crop)
+    jitter = (config.brightness, config.contrast, config.saturation, config.hue)
+    gridmask = gridmask_probability(config, progress)
+    # The last two come after normalisation, so that what they set to 0 takes the mean colour.
+    transforms = [
+        (RandomAffine(*affine), affine != (0, 0, 0, 0, 1)),
+        (ColorJitter(*jitter), any(jitter)),
+        (Normalize(mean, std), True),
+        (RandomErasing(config.erasing, image_size), config.erasing > 0),
+        (GridMask(gridmask, config.gridmask_ratio, config.gridmask_rotated, image_size), gridmask > 0),
+    ]
+    return [transform for transform, active in transforms if active]
+
+
+def gridmask_probability(config, progress):
+    """Linear from `gridmask_start` in the first epoch to `gridmask_end` in the last."""
+    return config.gridmask_start + (config.gridmask_end - config.gridmask_start) * progress
+
+
+def make_mix(config, image_size):
+    """The transform that mixes the faces of a batch (`mixing.Mix`), or None where the config disables it."""
+    from augment.mixing import Mix
+
+    return Mix(config.mixup, config.cutmix, image_size) if config.mixup or config.cutmix else None

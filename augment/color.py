@@ -1,10 +1,9 @@
-"""Brightness, contrast, saturation, hue and normalisation of a batch; one factor per image.
+"""Brightness, contrast, saturation, hue and normalisation of a batch.
 
-images: float (B, 3, H, W) in [0, 1]; factors: (B,). As in torchvision, a factor of 1
-(a hue shift of 0) leaves an image as it is, and results are clamped to [0, 1].
+The functions take images float (B, 3, H, W) in [0, 1] and one factor per image, (B,). As in torchvision, a factor of 1
+(a hue shift of 0) leaves an image unchanged, and results are clamped to [0, 1].
 
-Each function allocates its result once and then works in it: these steps move memory and
-compute next to nothing.
+They overwrite the images and return them: these steps are bound by memory, not by arithmetic.
 """
 
 import functools
@@ -15,8 +14,43 @@ import torch
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 
 
+class ColorJitter:
+    """Random brightness, contrast, saturation and hue, in this order.
+
+    As torchvision's `ColorJitter` with a fixed order: strengths of 0.1 draw factors from [0.9, 1.1], and a hue of 0.02
+    draws shifts from [-0.02, 0.02].
+    """
+
+    def __init__(self, brightness, contrast, saturation, hue):
+        self.strengths = (brightness, contrast, saturation, hue)
+
+    def draw(self, count, generator):
+        """(count, 4): three factors and the hue's shift."""
+        unchanged = torch.tensor([1.0, 1.0, 1.0, 0.0])
+        return unchanged + torch.tensor(self.strengths) * (2 * torch.rand(count, 4, generator=generator) - 1)
+
+    def apply(self, images, factors):
+        for adjust, strength, factor in zip(ADJUSTMENTS, self.strengths, factors.unbind(1), strict=True):
+            if strength:
+                images = adjust(images, factor)
+        return images
+
+
+class Normalize:
+    """(images - mean) / std per channel. Nothing is random here."""
+
+    def __init__(self, mean, std):
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def draw(self, count, generator):
+        return ()
+
+    def apply(self, images, parameters):
+        return normalize(images, self.mean, self.std)
+
+
 def adjust_brightness(images, factors):
-    return (images * per_image(factors)).clamp_(0, 1)
+    return images.mul_(per_image(factors)).clamp_(0, 1)
 
 
 def adjust_contrast(images, factors):
@@ -30,11 +64,11 @@ def adjust_saturation(images, factors):
 
 
 def adjust_hue(images, shifts):
-    """Turn the hue by `shifts` of a full circle, in [-0.5, 0.5]; value and saturation stay.
+    """Shift the hue by a fraction of the colour circle, in [-0.5, 0.5]; value and saturation stay unchanged.
 
-    Hue is counted in sixths of the circle, red at 0, green at 2, blue at 4 (Smith, "Color Gamut
-    Transform Pairs", SIGGRAPH 1978). Its distance from red is 1 + (g + b - r - min) / chroma in every
-    sixth, which spares the usual distinction by the largest channel.
+    The hue is measured in sixths of the circle, red at 0, green at 2, blue at 4 (Smith, "Color Gamut Transform Pairs",
+    SIGGRAPH 1978). Its distance from red is 1 + (g + b - r - min) / chroma in every sixth, so that no case distinction
+    by the largest channel is needed.
     """
     red, green, blue = images.unbind(1)  # (B, H, W) each
     low = torch.minimum(red, green).minimum(blue)
@@ -46,25 +80,26 @@ def adjust_hue(images, shifts):
     def distance(colour):
         return (hue - colour).abs_().clamp_(1, 2)
 
-    # A channel is at its maximum up to one sixth from its own colour and at its minimum from two sixths on.
+    # A channel has its maximum up to one sixth from its own colour, and its minimum from two sixths on.
     high = torch.add(low, chroma, alpha=2)
-    channels = [
-        torch.addcmul(low - chroma, chroma, distance(3)),  # by the distance from red's opposite: no wrap there
-        torch.addcmul(high, chroma, distance(2), value=-1),
-        torch.addcmul(high, chroma, distance(4), value=-1),
-    ]
-    return torch.stack(channels, dim=1)
+    green.copy_(high).addcmul_(chroma, distance(2), value=-1)
+    blue.copy_(high).addcmul_(chroma, distance(4), value=-1)
+    red.copy_(low.sub_(chroma)).addcmul_(chroma, distance(3))  # from cyan, opposite to red: the circle wraps at red
+    return images
+
+
+ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
 def normalize(images, mean, std):
-    """(images - mean) / std per channel. mean, std: three numbers each."""
+    """(images - mean) / std per channel; mean and std are three numbers each."""
     mean, std = (per_channel(tuple(values), images.dtype, images.device) for values in (mean, std))
-    return (images - mean).div_(std)
+    return images.sub_(mean).div_(std)
 
 
 @functools.lru_cache(maxsize=16)
 def per_channel(values, dtype, device):
-    """(1, C, 1, 1), made once: a copy to a GPU would make every step wait."""
+    """(1, C, 1, 1), cached: a copy to a GPU in every step would stall it."""
     return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)
 
 
@@ -76,7 +111,7 @@ def grey(images):
 
 def blend(images, other, factors):
     """factors * images + (1 - factors) * other, in [0, 1]."""
-    return (images * factors).add_(other * (1 - factors)).clamp_(0, 1)
+    return images.mul_(factors).add_(other * (1 - factors)).clamp_(0, 1)
 
 
 def per_image(factors):

@@ -1,9 +1,43 @@
-"""Where the pixels of a flipped, rotated, scaled, shifted and cropped batch come from: one warp for all of it."""
+"""Flip, rotation, scale, shift and crop of square images as one bilinear warp."""
 
 import functools
+import math
 
 import torch
 import torch.nn.functional as F
+
+LARGEST_CROP_RATIO = 4 / 3  # width / height, or its inverse; torchvision's default
+
+
+class RandomAffine:
+    """Random crop, horizontal flip, rotation, scale and shift, in this order, in one interpolation.
+
+    Args:
+        flip: probability of a horizontal flip.
+        rotation: largest angle in either direction, in degrees.
+        scale: largest relative change of size in either direction.
+        shift: largest shift in either direction, as a fraction of the image's side.
+        crop: smallest area of a random resized crop, as a fraction of the image's; 1 disables it.
+    """
+
+    def __init__(self, flip, rotation, scale, shift, crop):
+        self.flip, self.rotation, self.scale, self.shift, self.crop = flip, rotation, scale, shift, crop
+        self.only_flips = not (rotation or scale or shift or crop < 1)
+
+    def draw(self, count, generator):
+        """(count, 2, 3): matrices of `affine_matrices`."""
+
+        def between(largest, *shape):
+            return largest * (2 * torch.rand(count, *shape, generator=generator) - 1)
+
+        flipped = torch.rand(count, generator=generator) < self.flip
+        # Shifts are doubled: the image is 2 wide in the warp's coordinates.
+        degrees, scale, shift = between(self.rotation), 1 + between(self.scale), 2 * between(self.shift, 2)
+        crop = draw_crops(count, self.crop, generator) if self.crop < 1 else None
+        return affine_matrices(degrees, flipped, scale, shift, crop)
+
+    def apply(self, images, matrices):
+        return flip(images, matrices[:, 0, 0] < 0) if self.only_flips else warp(images, matrices)
 
 
 def flip(images, flipped):
@@ -12,59 +46,71 @@ def flip(images, flipped):
 
 
 def rotate(images, degrees):
-    """Turn each square image about its centre; what comes from outside is black.
+    """Rotate each square image about its centre; pixels from outside are black.
 
-    images: float (B, C, S, S). degrees: (B,), counter-clockwise as in torchvision.
-    Bilinear interpolation, as `torchvision.transforms.v2.functional.rotate` with
-    `InterpolationMode.BILINEAR`.
+    Equals `torchvision.transforms.v2.functional.rotate` with `InterpolationMode.BILINEAR`.
+
+    Args:
+        images: float (B, C, S, S).
+        degrees: (B,), counter-clockwise.
     """
-    return warp(images, source_of(degrees))
+    return warp(images, affine_matrices(degrees))
 
 
-def source_of(degrees, flipped=None, scale=None, shift=None, crop=None):
-    """(N, 2, 3): where the pixels of an image come from that is cropped, flipped, then turned, scaled and shifted.
+def affine_matrices(degrees, flipped=None, scale=None, shift=None, crop=None):
+    """Affine matrices (N, 2, 3) that map output to input coordinates: crop, flip, then rotate, scale and shift.
 
-    In coordinates from -1 to 1, x to the right, y down. degrees (N,), counter-clockwise; flipped (N,) bool; scale
-    (N,) factors; shift (N, 2), x and y in these coordinates; crop (N, 4), the box's middle (x, y) in these
-    coordinates and its width and height as shares of the image's. Rotation, scale and shift are those of
-    torchvision's `affine`, whose angle runs clockwise.
+    Coordinates run from -1 to 1 across the image, x to the right, y down. Rotation, scale and shift are those of
+    torchvision's `affine`, except that its angle is clockwise.
+
+    Args:
+        degrees: (N,), counter-clockwise.
+        flipped: (N,) bool.
+        scale: (N,), factors.
+        shift: (N, 2), x and y in these coordinates.
+        crop: (N, 4), of `draw_crops`.
     """
     angle = torch.deg2rad(degrees)
     scale = 1 if scale is None else scale
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
-    turn = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
-    offset = torch.zeros_like(turn[:, :, 0]) if shift is None else -(turn @ shift[:, :, None])[:, :, 0]
-    source = torch.cat([turn, offset[:, :, None]], dim=2)  # what comes last is undone first
+    rotation = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
+    offset = torch.zeros_like(rotation[:, :, 0]) if shift is None else -(rotation @ shift[:, :, None])[:, :, 0]
+    matrices = torch.cat([rotation, offset[:, :, None]], dim=2)  # from output to input: the last step is undone first
     if flipped is not None:
-        source[:, 0] *= (1 - 2 * flipped.to(angle.dtype))[:, None]
+        matrices[:, 0] *= (1 - 2 * flipped.to(angle.dtype))[:, None]
     if crop is not None:
-        source *= crop[:, 2:, None]
-        source[:, :, 2] += crop[:, :2]
-    return source
+        matrices *= crop[:, 2:, None]
+        matrices[:, :, 2] += crop[:, :2]
+    return matrices
 
 
 def draw_crops(count, smallest, generator):
-    """(count, 4), for `source_of`: boxes of a share in [smallest, 1] of the image's area, 3:4 to 4:3 in shape.
+    """Random boxes with an area from [smallest, 1] of the image's and an aspect ratio from 3:4 to 4:3.
 
-    As torchvision's `RandomResizedCrop` draws them, but that a side longer than the image's is cut to it.
+    As torchvision's `RandomResizedCrop`, except that a side longer than the image's is cut to it.
+
+    Returns:
+        (count, 4): the box's centre (x, y) in coordinates from -1 to 1, and its width and height as fractions of the
+        image's side.
     """
     area = smallest + (1 - smallest) * torch.rand(count, generator=generator)
-    ratio = torch.exp(torch.log(torch.tensor(4 / 3)) * (2 * torch.rand(count, generator=generator) - 1))
+    ratio = torch.exp(math.log(LARGEST_CROP_RATIO) * (2 * torch.rand(count, generator=generator) - 1))
     sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1).clamp(max=1)
-    middle = (1 - sides) * (2 * torch.rand(count, 2, generator=generator) - 1)
-    return torch.cat([middle, sides], dim=1)
+    centre = (1 - sides) * (2 * torch.rand(count, 2, generator=generator) - 1)
+    return torch.cat([centre, sides], dim=1)
 
 
-def warp(images, source, mode="bilinear"):
-    """Read every output pixel at its source, bilinearly or "nearest". source: (B, 2, 3), as of `source_of`."""
+def warp(images, matrices):
+    """Bilinear interpolation of (B, C, S, S) at the input coordinates of `affine_matrices` (B, 2, 3); black outside."""
     size = images.shape[-1]
-    grid = (source @ pixel_coordinates(size, images.device)).view(-1, 2, size, size).permute(0, 2, 3, 1)  # (B, S, S, 2)
-    return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    grid = matrices @ pixel_coordinates(size, images.device)  # (B, 2, S * S)
+    grid = grid.view(-1, 2, size, size).permute(0, 2, 3, 1)  # (B, S, S, 2)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 @functools.lru_cache(maxsize=8)
 def pixel_coordinates(size, device):
-    """(3, S * S): x and y of each pixel's middle, from -1 to 1 across the image, and ones below them."""
-    across = (torch.arange(size, device=device) + 0.5) * 2 / size - 1
-    x, y = across.expand(size, size), across[:, None].expand(size, size)
+    """(3, S * S): x and y of each pixel's centre, from -1 to 1 across the image, and a row of ones."""
+    axis = (torch.arange(size, device=device) + 0.5) * 2 / size - 1
+    x, y = axis.expand(size, size), axis[:, None].expand(size, size)
     return torch.stack([x, y, torch.ones_like(x)]).flatten(1)

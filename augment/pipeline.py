@@ -1,171 +1,99 @@
-"""From the cache's bytes to what the network sees: with augmentation in training, plain in evaluation."""
+"""From the cache's uint8 images to the network's input: augmented for training, only normalised for evaluation."""
 
 import functools
 import warnings
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torchvision.transforms.v2.functional import resize
 
-from augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, normalize
-from augment.geometry import draw_crops, flip, source_of, warp
-from augment.gridmask import GridMask, grid_masks
-from augment.mixing import Targets, box_masks, draw_erased, draw_mixed, mix
-from augment.trivial import draw_operations, trivial_augment
+from augment.color import normalize
+from augment.mixing import Targets
 
-# ImageNet's statistics, which the field uses for faces too.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-# In the order in which they are applied.
-ADJUST = {
-    "brightness": adjust_brightness,
-    "contrast": adjust_contrast,
-    "saturation": adjust_saturation,
-    "hue": adjust_hue,
-}
-# On a CPU so many pixels at a time: enough to outweigh a call's cost, few enough to stay in the processor's cache.
+# Pixels per part and thread on a CPU: enough to outweigh the overhead of a call, few enough to stay in the cache.
 PIXELS_PER_CORE = 2 * 224 * 224
 
 
-def to_network_input(images):
+def to_network_input(images, mean, std):
     """uint8 (B, 3, S, S) -> normalised float: all that evaluation does to a face."""
-    return normalize(images.float().div_(255), MEAN, STD)
-
-
-@dataclass(frozen=True)
-class Strengths:
-    """How strongly each transform acts; nought switches it off.
-
-    The jitter's are those of torchvision: `brightness` 0.1 draws factors from [0.9, 1.1], `hue` 0.02 shifts from
-    [-0.02, 0.02].
-    """
-
-    flip: float = 0.5  # probability
-    rotation: float = 20.0  # largest, in degrees
-    scale: float = 0.0  # largest change of size, as a share
-    shift: float = 0.0  # largest shift, as a share of the image's side
-    crop: float = 1.0  # smallest area of a random resized crop; 1 is the whole image
-    trivial_augment: bool = False
-    brightness: float = 0.1
-    contrast: float = 0.1
-    saturation: float = 0.1
-    hue: float = 0.02
-    gridmask: float = 0.6  # probability
-    gridmask_ratio: float = 0.6
-    gridmask_rotated: bool = True
-    erasing: float = 0.0  # probability
-    mixup: float = 0.0  # alpha
-    cutmix: float = 0.0  # alpha
-
-
-class Draws(NamedTuple):
-    """What is drawn for each face; N of an epoch, B of a batch."""
-
-    source: torch.Tensor  # (N, 2, 3), where its pixels come from
-    brightness: torch.Tensor  # (N,) factors
-    contrast: torch.Tensor
-    saturation: torch.Tensor
-    hue: torch.Tensor  # (N,) shifts
-    lines: torch.Tensor  # (N, 2, 3) and (N,): GridMask's grid
-    share: torch.Tensor
-    erased: torch.Tensor  # (N, 4), a box in pixels
-    operation: torch.Tensor  # (N, 2), TrivialAugment's
+    return normalize(to_float(images), mean, std)
 
 
 class TrainAugment:
-    """An epoch's transforms, drawn anew for each face.
+    """The augmentation of one epoch.
 
-    faces: how many the epoch has. Everything is drawn here, for all of them, by position in the
-    epoch's order: so a batch's transform depends neither on the batches before it nor on who
-    computes it. size: the side in pixels of what the network sees; larger images are shrunk to it first.
-    generator: on the CPU. compiles: fuse the steps, worth its while on a GPU.
+    Everything is drawn at the start, for all faces, by their position in the epoch's order: a face's parameters depend
+    neither on the batches before it nor on the process that computes it.
 
-    TrivialAugment comes first. Crop, flip, rotation, scale and shift are one warp; then come the jitter's steps in a
-    fixed order, normalisation, GridMask and random erasing, both of which leave the mean colour, and mixing.
+    Args:
+        transforms: of each face, in order; `augment.make_transforms` lists them.
+        mix: the transform that mixes the faces of a batch, or None.
+        image_size: side of the network's input, in pixels. Larger images are resized first.
+        count: faces in the epoch.
+        generator: a torch.Generator on the CPU.
+        compiled: compile the transforms, which pays off on a GPU.
     """
 
-    def __init__(self, faces, size, generator, strengths=None, compiles=False):
-        self.size, self.strengths = size, (strengths := strengths or Strengths())
-        self.transform = compiled_transform() if compiles else transform
-
-        def spread(largest, *shape):
-            return largest * (2 * torch.rand(faces, *shape, generator=generator) - 1)
-
-        flipped = torch.rand(faces, generator=generator) < strengths.flip
-        degrees = spread(strengths.rotation)
-        factors = [spread(getattr(strengths, name)) + (name != "hue") for name in ADJUST]
-        masked = torch.rand(faces, generator=generator) < strengths.gridmask
-        gridmask = GridMask(strengths.gridmask_ratio, strengths.gridmask_rotated)
-        lines, share = gridmask.grids(size, *gridmask.draw(faces, size, generator))
-        scale = 1 + spread(strengths.scale)
-        shift = 2 * spread(strengths.shift, 2)  # the image is 2 wide in the warp's coordinates
-        crop = draw_crops(faces, strengths.crop, generator) if strengths.crop < 1 else None
-        erased = draw_erased(faces, size, strengths.erasing, generator)
-        source = source_of(degrees, flipped, scale, shift, crop)
-        operation = draw_operations(faces, generator)
-        self.draws = Draws(source, *factors, lines, torch.where(masked, share, 1), erased, operation)
-        mixes = strengths.mixup or strengths.cutmix
-        self.mixed = draw_mixed(faces, size, strengths.mixup, strengths.cutmix, generator) if mixes else None
-        self.steps = Steps.of(strengths)
+    def __init__(self, transforms, mix, image_size, count, generator, compiled=False):
+        self.transforms, self.mix, self.image_size, self.compiled = transforms, mix, image_size, compiled
+        self.parameters = [transform.draw(count, generator) for transform in transforms]
+        self.mix_parameters = mix.draw(count, generator) if mix else ()
 
     def __call__(self, images, labels, positions):
-        """uint8 (B, 3, S, S) -> normalised float (B, 3, size, size), and Targets.
+        """Augment a batch.
 
-        labels: (B,). positions: (B,), of these faces in the epoch's order.
+        Args:
+            images: uint8 (B, 3, S, S).
+            labels: (B,).
+            positions: (B,), of these faces in the epoch's order.
+
+        Returns:
+            Float images (B, 3, image_size, image_size) and their Targets.
         """
-        self.draws = Draws(*(column.to(images.device) for column in self.draws))  # with the first batch
-        draws = Draws(*(column[positions] for column in self.draws))
-        images = self.transform_in_parts(resize(images, [self.size, self.size]), draws)
-        if self.mixed is None:
+        self.to_device(images.device)
+        images = resize(images, [self.image_size, self.image_size])
+        images = self.in_parts(images, positions) if images.device.type == "cpu" else self.augment(images, positions)
+        if not self.mix:
             return images, Targets(labels)
-        self.mixed = self.mixed.to(images.device)
-        return mix(images, labels, self.mixed[positions])
+        return self.mix.apply(images, labels, self.mix_parameters[positions])
 
-    def transform_in_parts(self, images, draws):
-        if images.device.type != "cpu":
-            return self.transform(images, draws, self.steps)
+    def to_device(self, device):
+        """Move the parameters; only the first batch has anything to move."""
+        *self.parameters, self.mix_parameters = (
+            for_each_tensor(lambda tensor: tensor.to(device), p) for p in (*self.parameters, self.mix_parameters)
+        )
+
+    def in_parts(self, images, positions):
+        """`augment` in parts that stay in the processor's cache."""
         result = torch.empty(images.shape)
-        count = torch.get_num_threads() * max(1, PIXELS_PER_CORE // images.shape[-1] ** 2)
-        for parts in zip(*(batch.split(count) for batch in (images, result, *draws)), strict=True):
-            self.transform(parts[0], Draws(*parts[2:]), self.steps, out=parts[1])
+        count = torch.get_num_threads() * max(1, PIXELS_PER_CORE // self.image_size**2)
+        for part, *batch in zip(*(tensor.split(count) for tensor in (result, images, positions)), strict=True):
+            part.copy_(self.augment(*batch))
         return result
 
-
-class Steps(NamedTuple):
-    """Which steps a transform takes."""
-
-    trivial: bool
-    warps: bool
-    jitter: tuple  # names out of ADJUST
-    masks: bool
-    erases: bool
-
-    @classmethod
-    def of(cls, s):
-        jitter = tuple(name for name in ADJUST if getattr(s, name))
-        warps = bool(s.rotation or s.scale or s.shift or s.crop < 1)
-        return cls(s.trivial_augment, warps, jitter, s.gridmask > 0, s.erasing > 0)
+    def augment(self, images, positions):
+        parameters = [for_each_tensor(lambda tensor: tensor[positions], p) for p in self.parameters]
+        return (compiled_transforms() if self.compiled else apply_transforms)(self.transforms, images, parameters)
 
 
-def transform(images, draws, steps, out=None):
-    """What the draws do to a batch, step by step."""
-    size = images.shape[-1]
-    images = images.float().div_(255)
-    if steps.trivial:
-        images = trivial_augment(images, draws.operation)
-    images = warp(images, draws.source) if steps.warps else flip(images, draws.source[:, 0, 0] < 0)
-    for name in steps.jitter:
-        images = ADJUST[name](images, getattr(draws, name))
-    images = normalize(images, MEAN, STD)
-    if steps.erases:
-        images.mul_(1 - box_masks(size, draws.erased))
-    kept = grid_masks(size, draws.lines, draws.share).unsqueeze(1) if steps.masks else images.new_ones(1)
-    return torch.mul(images, kept, out=out)
+def apply_transforms(transforms, images, parameters):
+    images = to_float(images)
+    for transform, p in zip(transforms, parameters, strict=True):
+        images = transform.apply(images, p)
+    return images
 
 
 @functools.cache
-def compiled_transform():
-    # That the compiler looks through the small caches of constants is just right.
+def compiled_transforms():
+    # The compiler traces through the cached constants, as it should.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
-    return torch.compile(transform, dynamic=False)
+    return torch.compile(apply_transforms, dynamic=False)
+
+
+def for_each_tensor(function, parameters):
+    """Apply a function to a tensor, or to each tensor of a tuple."""
+    return tuple(map(function, parameters)) if isinstance(parameters, tuple) else function(parameters)
+
+
+def to_float(images):
+    """uint8 -> float in [0, 1]."""
+    return images.float().div_(255)

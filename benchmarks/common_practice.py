@@ -1,5 +1,7 @@
-"""What most training scripts do, to measure against: a DataLoader with two workers that decodes each JPEG with
-Pillow and transforms it alone with torchvision, and a plain fp32 training step, after PyTorch's ImageNet example.
+"""The reference to measure against: what most training scripts do, after PyTorch's ImageNet example.
+
+A DataLoader with two workers decodes each JPEG with Pillow and transforms it by itself with torchvision; the training
+step is plain fp32.
 """
 
 import math
@@ -11,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from augment.pipeline import MEAN, STD
+from models.network import Network
 
 WORKERS = 2
 
@@ -29,7 +31,7 @@ class ImageFiles(Dataset):
 
 
 class GridMaskOne:
-    """GridMask on one tensor (C, S, S): stripes set in a square of the diagonal's length, turned, cut out."""
+    """GridMask on one tensor (C, S, S): a grid on a square of the diagonal's length, rotated, centre cropped."""
 
     def __init__(self, ratio=0.6, probability=0.7):
         self.ratio, self.probability = ratio, probability
@@ -51,8 +53,9 @@ class GridMaskOne:
         return image * torch.from_numpy(mask[edge : edge + size, edge : edge + size].copy())
 
 
-def train_transform(size, resizes=True):
-    first = [transforms.Resize((size, size))] if resizes else []
+def train_transform(size, resized=False):
+    """From a PIL image to the network's input; `resized` images have the right size already."""
+    first = [] if resized else [transforms.Resize((size, size))]
     return transforms.Compose(
         [
             *first,
@@ -60,14 +63,14 @@ def train_transform(size, resizes=True):
             transforms.RandomRotation(20, interpolation=transforms.InterpolationMode.BILINEAR),
             transforms.ColorJitter(0.1, 0.1, 0.1, 0.02),
             transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
+            transforms.Normalize(Network.mean, Network.std),
             GridMaskOne(),
         ]
     )
 
 
 def decode(path, size):
-    """One JPEG as most loaders read it: decoded in full, then resized."""
+    """One JPEG as most loaders read it: decoded at full size, then resized."""
     with Image.open(path) as image:
         return image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
 

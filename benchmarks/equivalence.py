@@ -1,9 +1,9 @@
-"""Whether the fast path learns what the plain one learns: a short training of each, with several seeds.
+"""Compare the accuracy of fast and plain computation: a short training of each, with several seeds.
 
     python benchmarks/equivalence.py --label-dir DIR --image-dir DIR [--seeds 0 1 2] [--epochs 4]
 
-Fast is what `main.py` chooses on this machine; plain is fp32 without compilation. What differs beyond that,
-the batched augmentation, is held equal to torchvision's by tests/test_augment.py.
+Fast is what `main.py` chooses on this machine; plain is fp32 without compilation. The augmentation is the same in both;
+tests/test_augment.py compares it with torchvision's.
 """
 
 import argparse
@@ -25,7 +25,9 @@ def train(side, seed, folder, options):
     command = [sys.executable, MAIN, "--label-dir", options.label_dir, "--image-dir", options.image_dir, "--folds", 0]
     command += ["--image-size", options.image_size, "--epochs", options.epochs, "--lr-steps", *options.lr_steps]
     command += ["--seed", seed, "--run-dir", run, "--cache-dir", folder / "cache", "--no-plots", *SIDES[side]]
-    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr.strip())
     return json.loads((run / "results.json").read_text())["folds"][0]
 
 

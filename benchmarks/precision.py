@@ -1,9 +1,9 @@
-"""How fast one training step is in each memory layout and precision on this machine.
+"""Measure one training step in each memory layout and precision.
 
     python benchmarks/precision.py --image-size 64 112 224
 
-The variants take turns within one process, so that a machine whose speed drifts slows all of
-them alike; medians are printed, and the ratio to plain fp32, channels first.
+The variants alternate within one process, so that a machine whose speed drifts slows all of them alike. Prints
+medians, and their ratio to plain fp32, channels first.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from models import resnet18
+from models import create_model
 from utils.device import Compute, keep_large_buffers
 
 VARIANTS = {
@@ -29,7 +29,7 @@ VARIANTS = {
 
 def make_step(precision, layout, size, batch):
     compute = Compute(torch.device("cpu"), precision)
-    model = resnet18().to(memory_format=layout)
+    model = create_model("resnet18", "softmax", 8).to(memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, fused=True)
     images = torch.randn(batch, 3, size, size).contiguous(memory_format=layout)
     labels = torch.randint(0, 8, (batch,))
@@ -38,7 +38,7 @@ def make_step(precision, layout, size, batch):
         start = time.perf_counter()
         with compute.autocast():
             logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -57,7 +57,7 @@ def main():
     if not options.library_allocator:
         keep_large_buffers()
     torch.manual_seed(0)
-    capabilities = {name for name, there in torch.cpu.get_capabilities().items() if there is True}
+    capabilities = {name for name, present in torch.cpu.get_capabilities().items() if present is True}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads,", end=" ")
     print(", ".join(sorted(capabilities & {"amx_bf16", "avx512_bf16", "avx512_f", "avx2"})))
     for size in options.image_size:

@@ -1,9 +1,9 @@
-"""Training by two gloo processes of one thread each, against one process with two threads.
+"""Compare training in two gloo processes of one thread each with one process of two threads.
 
     python benchmarks/processes.py [--image-size 224] [--repeats 5]
 
-Runs main.py on the demo faces in turn, alone and under torchrun, and compares the images per second
-of its log, the first epoch left out.
+Alternately runs main.py on the demo faces alone and under torchrun, and compares the images per second in its log
+without the first epoch.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2, help="in all")
+    parser.add_argument("--threads", type=int, default=2, help="threads of all processes together")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How long the whole protocol takes, five folds and a hundred epochs on as many faces as Adience has; time per stage.
+"""Time the whole protocol by stage: five folds of 100 epochs on as many faces as Adience has.
 
     python benchmarks/protocol.py [--epochs 100] [--folds 0 1 2 3 4] [--image-size 224]
 
-The faces are links to a few noisy 816x816 JPEGs, so that every stage has its real work and nothing is learnt. Meant
-for a GPU; on a CPU shorten it.
+The faces are links to a few 816x816 JPEGs of noise: every stage has its real work, but there is nothing to learn. This
+is for a GPU; on a CPU, choose fewer epochs.
 """
 
 import argparse
@@ -20,8 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from scale import make_faces
 
-from data.adience import load_faces
-from data.cache import open_cache
+from data import load_faces, open_cache
 
 FACES = 17_321
 
@@ -39,7 +38,7 @@ def main():
         make_faces(folder, options.faces, side=816)
         start = time.perf_counter()
         faces, _ = load_faces(folder, folder / "aligned")
-        open_cache(folder / "aligned", faces.path, options.image_size, folder / "cache")
+        open_cache(folder / "aligned", faces.table.path, options.image_size, folder / "cache")
         cache = time.perf_counter() - start
         command = [sys.executable, Path(__file__).parents[1] / "main.py", "--label-dir", folder, "--no-plots"]
         command += ["--image-dir", folder / "aligned", "--cache-dir", folder / "cache", "--run-dir", folder / "run"]

@@ -1,10 +1,10 @@
-"""How time and memory grow with the number of faces: label files, opening of the cache, an epoch's reading.
+"""Measure how time and memory grow with the number of faces: reading the labels, reading and augmenting an epoch.
 
     python benchmarks/scale.py [--times 1 10 25] [--image-size 64]
 
-Makes label files of 17,424 rows (Adience's, policy strict), 10 and 25 times as many; the images are
-links to a few files, and the cache is written directly, so that only what the training itself does is measured. Each
-size is measured in a process of its own, whose own memory (anonymous pages, not the mapped cache) is reported.
+Makes label files of 17,424 rows (Adience's under the policy strict), and of 10 and 25 times as many. The images are
+links to a few files, and the cache is written directly, so that only the work of a training run is measured. Each size
+is measured in a separate process, of which the anonymous memory is reported; the mapped cache is not part of it.
 """
 
 import argparse
@@ -17,23 +17,26 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from augment import TrainAugment
-from data.adience import HEADER, load_faces
-from data.loader import FaceDataset, epoch_generator, shuffled_batches
+from data.adience import CANONICAL, HEADER, load_faces
+from data.dataset import FaceDataset, shuffled_batches
+from models.network import Network
+from training.config import Config
+from training.engine import make_augment
+from utils.seeds import Stream, make_generator
 
 ADIENCE_ROWS = 17_424
-AGES = ("(0, 2)", "(4, 6)", "(8, 12)", "(15, 20)", "(25, 32)", "(38, 43)", "(48, 53)", "(60, 100)")
+BATCH_SIZE = 128
 LINKS_PER_FILE = 30_000  # file systems limit them
 FACES_PER_ALBUM = 100
 
 
 def make_faces(folder, count, side=64):
-    """Label files and images of so many faces, in albums of a hundred; the images are hard links."""
+    """Write label files and images of `count` faces, in albums of 100; the images are hard links."""
+    ages = list(CANONICAL)
     lines = {fold: ["\t".join(HEADER)] for fold in range(5)}
     for number in range(count):
         album, fold = f"album{number // FACES_PER_ALBUM}", number // FACES_PER_ALBUM % 5
@@ -45,14 +48,14 @@ def make_faces(folder, count, side=64):
             noise = np.random.default_rng(number).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((side, side)).save(source, quality=90)
         os.link(source, target / f"landmark_aligned_face.{number}.{name}")
-        fields = [album, name, str(number), AGES[number % 8], "f", "0", "0", "64", "64", "0", "0", "90"]
+        fields = [album, name, str(number), ages[number % len(ages)], "f", "0", "0", "64", "64", "0", "0", "90"]
         lines[fold].append("\t".join(fields))
     for fold, rows in lines.items():
         (folder / f"fold_{fold}_data.txt").write_text("\n".join(rows) + "\n")
 
 
 def own_mebibytes():
-    """Anonymous memory of this process; the mapped cache belongs to the system's page cache."""
+    """Anonymous memory of this process; pages of the mapped cache are the system's."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1024
@@ -60,24 +63,24 @@ def own_mebibytes():
 
 
 def measure(folder, count, size):
-    """Print one row; runs in a process of its own."""
+    """Print the row of one size."""
     start = time.perf_counter()
     faces, _ = load_faces(folder, folder / "aligned", "strict")
     labels_seconds = time.perf_counter() - start
     images = np.load(folder / "images.npy", mmap_mode="r")
-    dataset = FaceDataset(images, range(count), faces.label)
+    dataset = FaceDataset(images, faces)
     before = own_mebibytes()
     start = time.perf_counter()
-    augment = TrainAugment(count, size, torch.Generator().manual_seed(0))
-    for batch in shuffled_batches(dataset, 128, epoch_generator(0, 0, 0)):
+    augment = make_augment(Config(image_size=size), 0, count, Network, (0, 0))
+    for batch in shuffled_batches(dataset, BATCH_SIZE, make_generator(0, 0, 0, Stream.SHUFFLE)):
         augment(batch.images, batch.labels, batch.positions)
     seconds = time.perf_counter() - start
-    grown = own_mebibytes() - before
-    cache = images.nbytes / 2**20
+    memory, cache = own_mebibytes(), images.nbytes / 2**20
+    augmented = count // BATCH_SIZE * BATCH_SIZE  # the incomplete last batch is dropped
     print(
         f"{count:>9,} faces: labels and paths {labels_seconds:6.2f} s; reading and augmenting {seconds:7.1f} s,"
-        f" {1e6 * seconds / count:5.0f} us a face; cache {cache:7,.0f} MiB; memory {own_mebibytes():5.0f} MiB, grown by"
-        f" {grown:4.0f} in the epoch",
+        f" {1e6 * seconds / augmented:5.0f} us a face; cache {cache:7,.0f} MiB; memory {memory:5.0f} MiB, grown by"
+        f" {memory - before:4.0f} in the epoch",
         flush=True,
     )
 

@@ -1,13 +1,13 @@
-"""How fast each stage of training is, against this machine's limit and against common practice.
+"""Measure every stage of training against this machine's limit and against common practice.
 
     python benchmarks/throughput.py [--label-dir DIR --image-dir DIR] [--image-size 224] [--repeats 5]
 
-Makes 816x816 JPEGs in Adience's layout out of the given faces, or of drawn demo faces, and measures
-every stage in turn within one process: in each repeat all of them once, so that a machine whose
-speed drifts slows all alike. Prints medians and writes OUT/throughput.json and OUT/throughput.png.
+The images are 816x816 JPEGs in Adience's layout, made from the given faces or from drawn demo faces. Each repeat runs
+every stage once, in one process, so that a machine whose speed drifts slows all of them alike. Prints medians and
+writes OUT/throughput.json and OUT/throughput.png.
 
-The two yardsticks: the *limit* is the best matrix-product rate found on this machine over the
-network's operations per image (forward; three times that for training); *common practice* is
+There are two references. The *limit* is the highest rate of matrix products found on this machine, divided by the
+network's operations per image: those of the forward pass, and three times as many for training. *Common practice* is
 benchmarks/common_practice.py, in fp32, channels first and with the C library's own allocator settings.
 """
 
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -30,30 +31,43 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import common_practice
 
-from augment import Strengths, Targets, TrainAugment
-from data.adience import load_faces
-from data.cache import decode_face, open_cache
-from data.demo import make_demo_faces
-from data.loader import FaceDataset, epoch_generator, shuffled_batches
-from models import resnet18
-from utils.checkpoint import current_commit
-from utils.device import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, Compute, keep_large_buffers
-from utils.engine import Totals, evaluate, train_one_epoch
-from utils.losses import LOSSES, Objective
+from augment.mixing import Targets
+from data import Faces, load_faces, make_demo_faces, open_cache
+from data.cache import decode_face
+from data.dataset import FaceDataset, shuffled_batches
+from evaluation.evaluate import evaluate
+from models import create_model
+from training.config import Config
+from training.engine import EpochMeter, make_augment, train_one_epoch
+from training.optim import TrainState, build_model
+from training.run import current_commit
+from utils.cli import run_script
+from utils.device import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, Compute, choose_precision, keep_large_buffers
+from utils.seeds import Stream, make_generator
 
 ADIENCE_SIDE = 816
-RIVALS = ("common practice: ", "plain fp32: ")
-M_MMAP_THRESHOLD = -3
+M_MMAP_THRESHOLD = -3  # glibc's, beside those in utils/device.py
+RIVAL_PREFIXES = ("common practice: ", "plain fp32: ")
+# {stage: the reference's stage that it is compared with}
+RIVALS = {
+    "cache: decode and resize, one core": "common practice: decode and resize, one core",
+    "augment, one core": "common practice: augment, one core",
+    "forward, backward, step": "plain fp32: forward, backward, step",
+    "training epoch": "common practice: training epoch",
+    "evaluation": "plain fp32: evaluation",
+}
+# Instead of the progress bar and the signal handler of main.py.
+NO_PROGRESS = SimpleNamespace(update=lambda meter: None)
+NO_INTERRUPTION = SimpleNamespace(agreed=lambda: False)
 
 
 def main():
     options = read_command_line()
     keep_large_buffers()
-    compute = Compute.choose(options.device, options.precision, options.threads)
+    compute = Compute.choose(options.device, options.precision, options.threads, compilation="auto")
     folder = Path(tempfile.mkdtemp(prefix="throughput_"))
     try:
-        paths, labels = make_large_jpegs(options, folder)
-        bench = Bench(options, compute, folder, paths, labels)
+        bench = Bench(options, compute, folder, make_large_jpegs(options, folder))
         seconds = {name: [] for name in bench.stages}
         for repeat in range(options.repeats + 1):
             for name, (setting, run, _) in bench.stages.items():
@@ -88,26 +102,26 @@ def read_command_line():
 
 
 def make_large_jpegs(options, folder):
-    """So many faces as JPEGs of Adience's size, in albums; (paths below folder/aligned, labels)."""
+    """The Faces of so many new JPEGs of Adience's size, in albums below folder/aligned."""
     label_dir, image_dir = options.label_dir, options.image_dir
     if not label_dir:
         make_demo_faces(folder / "demo")
         label_dir, image_dir = folder / "demo", folder / "demo" / "aligned"
     faces, _ = load_faces(label_dir, image_dir, "strict", allow_missing=True)
+    table = faces.table.iloc[np.arange(options.faces) % len(faces)].reset_index(drop=True)
     paths = []
-    for number in range(options.faces):
-        face = faces.iloc[number % len(faces)]
-        path = Path(f"album{number % 16}", f"landmark_aligned_face.{number}.{Path(face.path).name}").with_suffix(".jpg")
+    for number, source in enumerate(table.path):
+        path = Path(f"album{number % 16}", f"landmark_aligned_face.{number}.{Path(source).name}").with_suffix(".jpg")
         (folder / "aligned" / path).parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(Path(image_dir) / face.path) as image:
+        with Image.open(Path(image_dir) / source) as image:
             large = image.convert("RGB").resize((ADIENCE_SIDE, ADIENCE_SIDE), Image.Resampling.BICUBIC)
             large.save(folder / "aligned" / path, quality=90)
         paths.append(str(path))
-    return paths, [int(faces.label.iloc[number % len(faces)]) for number in range(options.faces)]
+    return Faces(table.assign(path=paths), faces.class_names)
 
 
 def library_buffers():
-    """The allocator as the C library settles it by itself: large blocks are mapped anew and returned."""
+    """The C library's own allocator settings: large blocks are mapped anew and returned to the system."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for parameter, value in (
@@ -121,129 +135,142 @@ def library_buffers():
 
 
 class Bench:
-    """stages: {name: (setting, run, images)}; setting: whose allocator, and how many threads."""
+    """The stages of both sides, this code and the reference.
 
-    def __init__(self, options, compute, folder, paths, labels):
-        self.options, self.compute, self.folder, self.paths = options, compute, folder, paths
-        size, batch, count = options.image_size, options.batch_size, len(paths)
-        self.files, self.labels = [folder / "aligned" / path for path in paths], labels
-        self.images = open_cache(folder / "aligned", paths, size, folder / "cache", progress=False)
-        self.dataset = FaceDataset(compute.hold(self.images), range(count), labels)
-        self.augment = TrainAugment(
-            count, size, torch.Generator().manual_seed(0), Strengths(gridmask=0.7), compute.compiles
+    Attributes:
+        stages: {name: (setting, function, images)}: how to run it, what to time, and how many images that processes.
+            A setting is (whether this code's allocator settings hold, number of threads).
+    """
+
+    def __init__(self, options, compute, folder, faces):
+        self.options, self.compute, self.folder, self.faces = options, compute, folder, faces
+        self.files = [folder / "aligned" / path for path in faces.table.path]
+        images = open_cache(folder / "aligned", faces.table.path, options.image_size, folder / "cache", progress=False)
+        self.dataset = FaceDataset(compute.to_device(images), faces)
+        self.prepare_ours()
+        self.prepare_reference()
+        self.ours = None  # whose allocator settings hold
+        # Each side's stages stand together: a change of sides empties the allocator.
+        self.stages = {**self.our_stages(), **self.reference_stages()}
+
+    def prepare_ours(self):
+        options, count = self.options, len(self.faces)
+        config = Config(
+            image_size=options.image_size,
+            batch_size=options.batch_size,
+            lr=0.01,
+            lr_steps=(),
+            momentum=0.9,
+            weight_decay=1e-4,
+            gridmask_start=0.7,  # its probability in the first epoch, which is the one that is augmented here
         )
-        self.model, self.network, self.optimizer = self.make_network(torch.channels_last)
-        self.plain_model, _, self.plain_optimizer = self.make_network(torch.contiguous_format)
-        self.plain = Compute(compute.device, "fp32")
-        self.loader = common_practice.make_loader(self.files, labels, size, batch)
-        self.flops = forward_flops(resnet18(), size)
-        self.loaded = list(self.batches())
-        first = self.loaded[0]
+        self.state = TrainState(config, 0, self.faces, self.compute)
+        self.augment = make_augment(config, 0, count, self.state.model, self.state.seed, self.compute.compiled)
+        self.batches_read = list(self.batches())
+        first = self.batches_read[0]
         images, targets = self.augment(first.images, first.labels, first.positions)
-        self.ready, self.targets = images.to(compute.device), Targets(targets.labels.to(compute.device))
-        self.objective = Objective(LOSSES["cross_entropy"])
-        few = range(min(count, 64))
-        decoded = [common_practice.decode(self.files[index], size) for index in few]
-        alone = common_practice.train_transform(size, resizes=False)
+        device = self.compute.device
+        self.ready, self.targets = images.to(device), Targets(targets.labels.to(device))
+        self.flops = forward_flops(build_model(config, self.faces.class_names), options.image_size)
 
-        every = torch.get_num_threads()
-        ours, our_core, theirs, their_core = (True, every), (True, 1), (False, every), (False, 1)
-        self.ours = None
-        # Each side's stages stand together: changing sides empties the allocator.
-        self.stages = {
-            "cache: decode and resize, one core": (
-                our_core,
-                lambda: [decode_face(self.files[i], size) for i in few],
-                len(few),
-            ),
-            "cache: build": (ours, self.build_cache, count),
-            "read batches": (ours, lambda: list(self.batches()), count),
-            "augment": (ours, self.augment_all, count),
-            "augment, one core": (our_core, self.augment_all, count),
-            "forward": (ours, self.forward, batch),
-            "forward, backward, step": (ours, self.step, batch),
-            "training epoch": (ours, self.epoch, count),
-            "evaluation": (ours, lambda: self.evaluate(self.model, compute), count),
-            "common practice: decode and resize, one core": (
-                their_core,
-                lambda: [np.asarray(common_practice.decode(self.files[i], size)) for i in few],
-                len(few),
-            ),
-            "common practice: augment, one core": (their_core, lambda: [alone(image) for image in decoded], len(few)),
-            "plain fp32: forward, backward, step": (theirs, self.plain_step, batch),
-            "common practice: training epoch": (theirs, self.plain_epoch, count),
-            "plain fp32: evaluation": (
-                theirs,
-                lambda: self.evaluate(self.plain_model, self.plain),
-                count,
-            ),
+    def prepare_reference(self):
+        size, device = self.options.image_size, self.compute.device
+        self.plain = Compute(device, "fp32")
+        self.plain_model = create_model(**self.state.model.description).to(device)
+        self.plain_optimizer = torch.optim.SGD(self.plain_model.parameters(), 0.01, 0.9, weight_decay=1e-4, fused=True)
+        self.loader = common_practice.make_loader(self.files, self.faces.labels.tolist(), size, self.options.batch_size)
+        self.few_files = self.files[:64]
+        self.few_images = [common_practice.decode(path, size) for path in self.few_files]
+        self.transform = common_practice.train_transform(size, resized=True)
+
+    def our_stages(self):
+        setting, one_core = (True, torch.get_num_threads()), (True, 1)
+        size, batch, count = self.options.image_size, self.options.batch_size, len(self.faces)
+        trained = count // batch * batch  # the incomplete last batch is dropped
+
+        def decode():
+            return [decode_face(path, size) for path in self.few_files]
+
+        return {
+            "cache: decode and resize, one core": (one_core, decode, len(self.few_files)),
+            "cache: build": (setting, self.build_cache, count),
+            "read batches": (setting, lambda: list(self.batches()), trained),
+            "augment": (setting, self.augment_all, trained),
+            "augment, one core": (one_core, self.augment_all, trained),
+            "forward": (setting, self.forward, batch),
+            "forward, backward, step": (setting, self.step, batch),
+            "training epoch": (setting, self.epoch, trained),
+            "evaluation": (setting, lambda: self.evaluate(self.state.model, self.compute), count),
         }
-        # {stage: what it is held against}
-        self.rivals = {
-            "cache: decode and resize, one core": "common practice: decode and resize, one core",
-            "augment, one core": "common practice: augment, one core",
-            "forward, backward, step": "plain fp32: forward, backward, step",
-            "training epoch": "common practice: training epoch",
-            "evaluation": "plain fp32: evaluation",
+
+    def reference_stages(self):
+        setting, one_core = (False, torch.get_num_threads()), (False, 1)
+        size, batch, count, few = self.options.image_size, self.options.batch_size, len(self.faces), len(self.few_files)
+
+        def decode():
+            return [np.asarray(common_practice.decode(path, size)) for path in self.few_files]
+
+        def transform():
+            return [self.transform(image) for image in self.few_images]
+
+        return {
+            "common practice: decode and resize, one core": (one_core, decode, few),
+            "common practice: augment, one core": (one_core, transform, few),
+            "plain fp32: forward, backward, step": (setting, self.plain_step, batch),
+            "common practice: training epoch": (setting, self.plain_epoch, count),
+            "plain fp32: evaluation": (setting, lambda: self.evaluate(self.plain_model, self.plain), count),
         }
 
     def enter(self, setting):
-        """Set threads and allocator; where the side changes, a step of it fills the allocator, as in training."""
+        """Set threads and allocator; after a change of sides, three steps fill the allocator as training does."""
         ours, threads = setting
         torch.set_num_threads(threads)
         if ours != self.ours:
             library_buffers()
-            keep_large_buffers() if ours else None
+            if ours:
+                keep_large_buffers()
             for _ in range(3):
                 self.step() if ours else self.plain_step()
             self.ours = ours
 
-    def make_network(self, layout):
-        torch.manual_seed(0)
-        model = resnet18().to(self.compute.device, memory_format=layout)
-        network = self.compute.network(model) if layout == torch.channels_last else model
-        return model, network, torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=1e-4, fused=True)
-
     def batches(self):
-        return shuffled_batches(self.dataset, self.options.batch_size, epoch_generator(0, 0, 0))
+        return shuffled_batches(self.dataset, self.options.batch_size, make_generator(0, 0, 0, Stream.SHUFFLE))
 
     def build_cache(self):
         target = self.folder / "built"
-        open_cache(self.folder / "aligned", self.paths, self.options.image_size, target, progress=False)
+        open_cache(self.folder / "aligned", self.faces.table.path, self.options.image_size, target, progress=False)
         shutil.rmtree(target)
 
     def augment_all(self):
-        for batch in self.loaded:
+        for batch in self.batches_read:
             self.augment(batch.images, batch.labels, batch.positions)
 
     @torch.inference_mode()
     def forward(self):
-        self.model.eval()
+        self.state.model.eval()
         with self.compute.autocast():
-            self.model(self.ready)
+            self.state.model(self.ready)
 
     def step(self):
-        self.network.train()
+        """A training step of `train_one_epoch` without data, augmentation and meter."""
+        self.state.network.train()
         with self.compute.autocast():
-            logits = self.network(self.ready)
-        loss = self.objective(logits.float(), self.targets)
-        self.optimizer.zero_grad(set_to_none=True)
+            outputs = self.state.network(self.ready)
+        loss = self.state.criterion(outputs, self.targets)
+        self.state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimizer.step()
+        self.state.optimizer.step()
+
+    def epoch(self):
+        meter = EpochMeter(self.compute)
+        train_one_epoch(self.state, self.batches(), self.augment, meter, self.compute, NO_PROGRESS, NO_INTERRUPTION)
+
+    def evaluate(self, model, compute):
+        return evaluate(model, self.dataset, self.options.batch_size, compute)
 
     def plain_step(self):
         self.plain_model.train()
         common_practice.step(self.plain_model, self.plain_optimizer, self.ready, self.targets.labels)
-
-    def epoch(self):
-        totals = Totals(self.compute)
-        for _ in train_one_epoch(
-            self.network, self.batches(), self.augment, self.objective, self.optimizer, self.compute, totals
-        ):
-            pass
-
-    def evaluate(self, model, compute):
-        return evaluate(model, self.dataset, self.options.batch_size, compute, self.objective.loss)
 
     def plain_epoch(self):
         common_practice.train(self.plain_model, self.plain_optimizer, self.loader, self.compute.device)
@@ -257,17 +284,18 @@ def forward_flops(model, size):
 
 
 def best_matmul_rate(compute):
-    """Operations per second of the best product of square matrices, over sizes and precisions."""
+    """Operations per second of the best product of square matrices, over sizes, in the faster precision."""
+    # Only in this one: where bf16 is emulated, a single product in it can take minutes.
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[choose_precision("auto", compute.device)]
     best = 0.0
-    for kind in (torch.float32, torch.bfloat16):
-        for side in (1024, 2048, 3072) if compute.device.type == "cpu" else (4096, 8192):
-            left, right = (torch.randn(side, side, device=compute.device).to(kind) for _ in range(2))
-            for _ in range(5):
-                compute.synchronize()
-                start = time.perf_counter()
-                left @ right
-                compute.synchronize()
-                best = max(best, 2 * side**3 / (time.perf_counter() - start))
+    for side in (1024, 2048, 3072) if compute.device.type == "cpu" else (4096, 8192):
+        left, right = (torch.randn(side, side, device=compute.device).to(kind) for _ in range(2))
+        for _ in range(5):
+            compute.synchronize()
+            start = time.perf_counter()
+            left @ right
+            compute.synchronize()
+            best = max(best, 2 * side**3 / (time.perf_counter() - start))
     return best
 
 
@@ -284,8 +312,8 @@ def summarise(bench, seconds):
         row["spread"] = [float(1 / times.max()), float(1 / times.min())]
         row["of_training_step"] = median / step
         row["of_limit"] = 1 / median / limits[name] if name in limits else None
-        rival = bench.rivals.get(name)
-        # In each repeat the two sides were neighbours: the median of their ratios, not the ratio of medians.
+        rival = RIVALS.get(name)
+        # The median of ratios, not the ratio of medians: the two sides of one repeat ran close together.
         row["times_rival"] = float(np.median(per_image[rival] / times)) if rival else None
         rows.append(row)
     pure = per_image["forward, backward, step"] / per_image["training epoch"]
@@ -303,7 +331,7 @@ def summarise(bench, seconds):
 
 
 def is_rival(row):
-    return row["stage"].startswith(RIVALS)
+    return row["stage"].startswith(RIVAL_PREFIXES)
 
 
 def processor():
@@ -353,4 +381,4 @@ def write_report(report, folder):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,13 +1,9 @@
-"""Fold text files -> a table of faces -> a decoded cache -> batches.
+"""From label files and images to a table of faces, a decoded cache, and batches (dataset.py, which needs torch)."""
 
-This package knows nothing of networks, training or the configuration: every
-function takes plain named values.
-"""
+from data.adience import load_faces
+from data.cache import open_cache
+from data.demo import make_demo_faces
+from data.faces import Faces
+from data.split import split_faces
 
-
-class DataError(Exception):
-    """The user's label files or images are not what they should be.
-
-    The message is one line that quotes the offending value and says what would
-    be right; the scripts print it and exit with status 2.
-    """
+__all__ = ["Faces", "load_faces", "make_demo_faces", "open_cache", "split_faces"]

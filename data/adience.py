@@ -1,9 +1,8 @@
 """Adience's five fold files, read into one table of faces.
 
-The benchmark (Eidinger, Enbar and Hassner, "Age and Gender Estimation of
-Unfiltered Faces", IEEE TIFS 2014) is published as five tab-separated files,
-`fold_0_data.txt` to `fold_4_data.txt`, one row per face. No person and no Flickr
-album appears in two folds.
+The benchmark (Eidinger, Enbar and Hassner, "Age and Gender Estimation of Unfiltered Faces", IEEE TIFS 2014) is
+published as five tab-separated files, `fold_0_data.txt` to `fold_4_data.txt`, with one row per face. No person and no
+Flickr album appears in two folds.
 """
 
 import csv
@@ -11,23 +10,24 @@ import io
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from data import DataError
+from data.faces import Faces
+from utils.errors import UserError
 
 AGE_GROUPS = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+")
 FOLDS = (0, 1, 2, 3, 4)
 HEADER = ("user_id original_image face_id age gender x y dx dy tilt_ang fiducial_yaw_angle fiducial_score").split()
-FACE_KEY = ["user_id", "face_id", "original_image"]  # what one face is; a row with the same three is a repeat
+FACE_KEY = ["user_id", "face_id", "original_image"]  # identifies a face; a row with the same three is a repeat
 HOW_TO_GET_ADIENCE = "Adience is at https://talhassner.github.io/home/projects/Adience/Adience-data.html"
 
 # The two downloads name the same face differently.
 FILE_PREFIXES = ("landmark_aligned_face", "coarse_tilt_aligned_face")
 
-# What the fold files write for the eight groups; the paper calls the third one 8-13.
+# What the fold files write for the eight classes; the paper calls the third one 8-13.
 CANONICAL = {
     "(0, 2)": 0,
     "(4, 6)": 1,
@@ -49,16 +49,16 @@ NO_AGE = ("None", "")
 OLDEST_SINGLE_AGE = 120
 
 
-def nearest_group(age):
-    """The group whose interval lies nearest to a single age; the younger one on a tie."""
+def nearest_class(age):
+    """The label of the interval nearest to a single age; the younger one on a tie."""
     intervals = [tuple(map(int, text.strip("()").split(","))) for text in CANONICAL]
     distances = [max(low - age, age - high, 0) for low, high in intervals]
     return distances.index(min(distances))
 
 
-SINGLE_AGES = {str(age): nearest_group(age) for age in range(OLDEST_SINGLE_AGE + 1)}
+SINGLE_AGES = {str(age): nearest_class(age) for age in range(OLDEST_SINGLE_AGE + 1)}
 
-# A policy is a table from the age text to the label; a known text that is absent is left out.
+# A policy maps the text of an age to its label; faces with any other known text are left out.
 LABEL_POLICIES = {
     "strict": CANONICAL,
     "fixed": CANONICAL | ODD_INTERVALS,
@@ -68,7 +68,7 @@ LABEL_POLICIES = {
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What became of the rows of the label files under one policy."""
+    """The number of rows of the label files that were used and left out under one policy."""
 
     policy: str
     rows: int
@@ -76,55 +76,62 @@ class LabelReport:
     left_out: dict  # reason -> distinct faces
     rows_per_fold: dict  # fold -> labelled rows, repeats included
     faces_per_fold: dict  # fold -> faces used
-    faces_per_class: dict  # label -> faces used
+    faces_per_class: dict  # class name -> faces used
     missing: int = 0
 
     def __str__(self):
         used = sum(self.faces_per_fold.values())
-        lines = [f"labels: {self.rows:,} rows read, {used:,} faces used (policy {self.policy})"]
         reasons = {"repeated rows": self.repeats, **self.left_out, "missing images": self.missing}
-        told = [f"{count:,} {reason}" for reason, count in reasons.items() if count]
-        lines.append("  left out: " + (", ".join(told) or "nothing"))
-        lines.append("  per fold: " + "  ".join(f"{k}: {n:,}" for k, n in self.faces_per_fold.items()))
-        lines.append("  per group: " + "  ".join(f"{AGE_GROUPS[k]}: {n:,}" for k, n in self.faces_per_class.items()))
-        return "\n".join(lines)
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+        return (
+            f"labels: {self.rows:,} rows read, {used:,} faces used (policy {self.policy})\n"
+            f"  left out: {left_out or 'nothing'}\n"
+            f"  per fold: {list_counts(self.faces_per_fold)}\n"
+            f"  per class: {list_counts(self.faces_per_class)}"
+        )
+
+
+def list_counts(counts):
+    return "  ".join(f"{name}: {count:,}" for name, count in counts.items())
 
 
 def load_faces(label_dir, image_dir, policy="strict", allow_missing=False):
-    """The labelled faces and a report of what was read, used and left out.
+    """Read the labelled faces.
 
-    label_dir: folder of `fold_0_data.txt` to `fold_4_data.txt`.
-    image_dir: folder of the albums, Adience's `aligned` or `faces`.
-    policy: a key of `LABEL_POLICIES`.
-    allow_missing: go on without listed images that are not there.
+    Args:
+        label_dir: folder of `fold_0_data.txt` to `fold_4_data.txt`.
+        image_dir: folder of the albums, Adience's `aligned` or `faces`.
+        policy: a key of `LABEL_POLICIES`.
+        allow_missing: leave out listed faces whose images do not exist, instead of raising an error.
 
-    Returns (faces, report); `faces` has one row per distinct face, in the files'
-    order: path (below image_dir), label (0-7), fold, subject, album, gender,
-    yaw (degrees) and score. Raises DataError.
+    Returns:
+        (Faces, LabelReport): the distinct faces in the order of the files, and the numbers of those used and left out.
+
+    Raises:
+        UserError: a file is missing or malformed, a label contradicts another, or a fold is left without faces.
     """
     image_dir = Path(image_dir)
     rows = read_rows(label_dir)
-    faces, report = select_faces(rows, policy)
+    table, report = select_faces(rows, policy)
     require_folder(image_dir, "the image directory")
-    prefix = find_prefix(rows, image_dir)
-    faces = faces.assign(path=face_paths(faces, prefix))
-    present = find_present(faces, image_dir)
-    missing = int((~present).sum())
-    if missing and not allow_missing:
-        first = ", ".join(faces.path[~present].head(3))
-        raise DataError(
-            f"{missing:,} of {len(faces):,} listed images are missing under {image_dir}, first: {first}"
-            " (--allow-missing goes on without them)"
+    table = table.assign(path=face_paths(table, find_prefix(rows, image_dir)))
+    present = find_present(table, image_dir)
+    absent = table[~present]
+    if len(absent) and not allow_missing:
+        raise UserError(
+            f"{len(absent):,} of {len(table):,} listed images are missing under {image_dir},"
+            f" first: {', '.join(absent.path.head(3))} (--allow-missing continues without them)"
         )
-    faces = faces[present].reset_index(drop=True)
-    require_every_fold(faces, f"an image under {image_dir}")
-    report = LabelReport(**{**vars(report), **counts_of(faces), "missing": missing})
+    table = table[present].reset_index(drop=True)
+    for fold in folds_without(table):
+        first = absent.path[absent.fold == fold].iloc[0]
+        raise UserError(f"fold {fold} has no face with an image under {image_dir}; the first one missing is {first}")
     columns = ["path", "label", "fold", "subject", "album", "gender", "yaw", "score"]
-    return faces[columns], report
+    return Faces(table[columns], AGE_GROUPS), replace(report, **counts_of(table), missing=len(absent))
 
 
 def read_rows(label_dir):
-    """Every row of the five files, as text, with its fold and line number. Raises DataError."""
+    """Every row of the five files, as text, with its fold, file and line number. Raises UserError."""
     label_dir = Path(label_dir)
     require_folder(label_dir, "the label directory")
     return pd.concat([read_fold_file(label_dir, fold) for fold in FOLDS], ignore_index=True)
@@ -132,11 +139,11 @@ def read_rows(label_dir):
 
 def require_folder(folder, what):
     try:
-        there = folder.is_dir()
+        exists = folder.is_dir()
     except OSError:  # a name that no file can have
-        there = False
-    if not there:
-        raise DataError(f"{what} '{folder}' does not exist or is no folder; {HOW_TO_GET_ADIENCE}")
+        exists = False
+    if not exists:
+        raise UserError(f"{what} '{folder}' does not exist or is not a folder; {HOW_TO_GET_ADIENCE}")
 
 
 def read_fold_file(label_dir, fold):
@@ -144,9 +151,9 @@ def read_fold_file(label_dir, fold):
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise DataError(f"'{path}' is missing; the label directory holds fold_0_data.txt to fold_4_data.txt") from None
+        raise UserError(f"'{path}' is missing; the label directory holds fold_0_data.txt to fold_4_data.txt") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{path}' cannot be read as UTF-8 text: {error}") from None
+        raise UserError(f"'{path}' cannot be read as UTF-8 text: {error}") from None
     check_text(path, text)
     rows = pd.read_csv(
         io.StringIO(text), sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE, skip_blank_lines=True
@@ -159,27 +166,27 @@ def read_fold_file(label_dir, fold):
 
 
 def check_text(path, text):
-    """Hold the shape of a fold file before pandas reads it: header, fields per row, no control characters."""
+    """Check the form of a fold file before pandas reads it: header, fields per row, no control characters."""
     stray = re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
     if stray:
         line = text.count("\n", 0, stray.start()) + 1
-        raise DataError(f"{path}, line {line}: control character {stray.group()!r}; the file is plain text")
+        raise UserError(f"{path}, line {line}: control character {stray.group()!r}; the file is plain text")
     lines = text.split("\n")
     if lines[0].split("\t") != HEADER:
-        raise DataError(f"{path}: the header is {lines[0][:80]!r}, not Adience's 'user_id<tab>original_image<tab>...'")
+        raise UserError(f"{path}: the header is {lines[0][:80]!r}, not Adience's 'user_id<tab>original_image<tab>...'")
     for number, line in enumerate(lines[1:], 2):
         if line and line.count("\t") != len(HEADER) - 1:
             fields = line.count("\t") + 1
-            raise DataError(f"{path}, line {number}: {fields} fields instead of {len(HEADER)}: {line[:80]!r}")
+            raise UserError(f"{path}, line {number}: {fields} fields instead of {len(HEADER)}: {line[:80]!r}")
 
 
 def check_rows(path, rows):
-    """Every age is a known text and every name a plain file name, so that no path leaves the image directory."""
+    """Check that every age is a known text and every name a plain file name, which cannot leave the image directory."""
     known = LABEL_POLICIES["nearest"].keys() | set(NO_AGE)
     unknown = ~rows.age.isin(known)
     if unknown.any():
         row = rows[unknown].iloc[0]
-        raise DataError(
+        raise UserError(
             f"{path}, line {row.line}: unknown age label {row.age!r}; known are the eight intervals such as '(25, 32)',"
             f" the odd ones {', '.join(ODD_INTERVALS)}, whole ages and None"
         )
@@ -188,59 +195,60 @@ def check_rows(path, rows):
         plain = rows[column].str.fullmatch(r"(?!\.{1,2}$)[^/\\]+")
         if not plain.all():
             row = rows[~plain].iloc[0]
-            raise DataError(f"{path}, line {row.line}: {column} {row[column]!r} is not a plain file name")
+            raise UserError(f"{path}, line {row.line}: {column} {row[column]!r} is not a plain file name")
 
 
 def select_faces(rows, policy):
-    """Distinct faces with a label under the policy, and the LabelReport. Raises DataError."""
+    """The table of distinct faces with a label under the policy, and the LabelReport. Raises UserError."""
     if policy not in LABEL_POLICIES:
-        raise DataError(f"unknown label policy '{policy}'; one of {', '.join(LABEL_POLICIES)}")
+        raise UserError(f"--label-policy {policy}: choose from {', '.join(LABEL_POLICIES)}")
     rows = rows.assign(label=rows.age.map(LABEL_POLICIES[policy]))
-    repeated = rows.duplicated(FACE_KEY)
     check_repeats(rows)
     check_people(rows)
+    repeated = rows.duplicated(FACE_KEY)
     distinct = rows[~repeated]
     unlabelled = distinct.label.isna()
-    faces = distinct[~unlabelled].rename(
+    table = distinct[~unlabelled].rename(
         columns={"user_id": "album", "face_id": "subject", "fiducial_yaw_angle": "yaw", "fiducial_score": "score"}
     )
-    faces = faces.assign(
-        label=faces.label.astype("int64"),
-        yaw=pd.to_numeric(faces.yaw, errors="coerce"),
-        score=pd.to_numeric(faces.score, errors="coerce"),
+    for fold in folds_without(table):
+        raise UserError(explain_empty_fold(distinct.age[distinct.fold == fold], fold, policy))
+    table = table.assign(
+        label=table.label.astype("int64"),
+        yaw=pd.to_numeric(table.yaw, errors="coerce"),
+        score=pd.to_numeric(table.score, errors="coerce"),
     )
-    require_every_fold(faces, f"a label under the policy {policy}")
     labelled_rows = rows[rows.label.notna()]
     report = LabelReport(
         policy=policy,
         rows=len(rows),
         repeats=int(repeated.sum()),
         left_out=dict(Counter(map(reason_left_out, distinct.age[unlabelled]))),
-        rows_per_fold={k: int((labelled_rows.fold == k).sum()) for k in FOLDS},
-        **counts_of(faces),
+        rows_per_fold={fold: int((labelled_rows.fold == fold).sum()) for fold in FOLDS},
+        **counts_of(table),
     )
-    return faces.reset_index(drop=True), report
+    return table.reset_index(drop=True), report
 
 
 def check_repeats(rows):
-    """A face may be listed twice, but not with two ages or in two folds: that would leak it into training."""
+    """A face may be listed twice, but not with two ages or in two folds."""
     repeats = rows[rows.duplicated(FACE_KEY, keep=False)]
     differing = repeats.groupby(FACE_KEY)[["age", "fold"]].transform("nunique").max(axis=1) > 1
     if differing.any():
         row = repeats[differing].iloc[-1]
-        raise DataError(
+        raise UserError(
             f"{row.file}, line {row.line}: face {row.face_id} of {row.user_id}/{row.original_image}"
             " is listed with another age or in another fold too"
         )
 
 
 def check_people(rows):
-    """A person in two folds would be trained on and tested on."""
+    """No person may be in two folds: the model would be tested on people that it was trained on."""
     folds = rows.groupby("face_id").fold
     crossing = folds.transform("min") != folds.transform("max")
     if crossing.any():
         row = rows[crossing].iloc[-1]
-        raise DataError(f"{row.file}, line {row.line}: person {row.face_id} is in another fold too; folds share nobody")
+        raise UserError(f"{row.file}, line {row.line}: person {row.face_id} is in another fold too; folds share nobody")
 
 
 def reason_left_out(age):
@@ -249,21 +257,43 @@ def reason_left_out(age):
     return "with an odd interval" if age in ODD_INTERVALS else "with a single age"
 
 
-def counts_of(faces):
+def folds_without(table):
+    return [fold for fold in FOLDS if not (table.fold == fold).any()]
+
+
+def explain_empty_fold(ages, fold, policy):
+    """Why a fold has no label, and which other policy would label most of its faces.
+
+    Args:
+        ages: the texts of the ages of the fold's distinct faces, none of which has a label under the policy.
+    """
+    problem = f"fold {fold} has no face with a label under the policy {policy}: "
+    if not len(ages):
+        return problem + f"fold_{fold}_data.txt lists none; {HOW_TO_GET_ADIENCE}"
+    reasons = Counter(map(reason_left_out, ages))
+    if len(reasons) == 1:
+        (reason,) = reasons
+        plural = {"with a single age": "single ages", "with an odd interval": "odd intervals"}
+        problem += f"all {len(ages):,} are {plural.get(reason, reason)}"
+    else:
+        problem += f"of {len(ages):,} faces, " + ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    labelled = {name: int(ages.isin(list(labels)).sum()) for name, labels in LABEL_POLICIES.items()}
+    best = max(labelled, key=labelled.get)  # the first, which changes least, where several label as many
+    if not labelled[best]:
+        return problem + f"; no policy can label them: add ages to fold_{fold}_data.txt"
+    return problem + f"; --label-policy {best} uses {'them' if labelled[best] == len(ages) else f'{labelled[best]:,}'}"
+
+
+def counts_of(table):
+    labels = enumerate(AGE_GROUPS)
     return {
-        "faces_per_fold": {k: int((faces.fold == k).sum()) for k in FOLDS},
-        "faces_per_class": {k: int((faces.label == k).sum()) for k in range(len(AGE_GROUPS))},
+        "faces_per_fold": {fold: int((table.fold == fold).sum()) for fold in FOLDS},
+        "faces_per_class": {name: int((table.label == label).sum()) for label, name in labels},
     }
 
 
-def require_every_fold(faces, having):
-    for fold in FOLDS:
-        if not (faces.fold == fold).any():
-            raise DataError(f"fold {fold} has no face with {having}; look at fold_{fold}_data.txt")
-
-
 def find_prefix(rows, image_dir):
-    """Which of the two downloads this is, seen from the file names in the listed albums."""
+    """The file prefix of the download that this is, found in the listed albums. Raises UserError."""
     for album in rows.user_id.unique():
         for name in list_folder(image_dir / album):
             for prefix in FILE_PREFIXES:
@@ -272,26 +302,26 @@ def find_prefix(rows, image_dir):
     hint = next(
         (f"; did you mean '{image_dir / name}'?" for name in ("aligned", "faces") if (image_dir / name).is_dir()), ""
     )
-    raise DataError(
+    raise UserError(
         f"no '{FILE_PREFIXES[0]}.*' or '{FILE_PREFIXES[1]}.*' image of a listed album under '{image_dir}'{hint}"
     )
 
 
-def face_paths(faces, prefix):
-    return faces.album + f"/{prefix}." + faces.subject + "." + faces.original_image
+def face_paths(table, prefix):
+    return table.album + f"/{prefix}." + table.subject + "." + table.original_image
 
 
-def find_present(faces, image_dir):
-    """(N,) bool Series: which images exist. One listing per album instead of one look-up per face."""
-    existing = {f"{album}/{name}" for album in faces.album.unique() for name in list_folder(image_dir / album)}
-    return faces.path.isin(existing)
+def find_present(table, image_dir):
+    """Boolean Series (N,): which images exist. Lists each album once instead of looking up each face."""
+    existing = {f"{album}/{name}" for album in table.album.unique() for name in list_folder(image_dir / album)}
+    return table.path.isin(existing)
 
 
 def list_folder(folder):
-    """The names in a folder; none where it is not there or could not be. Raises DataError."""
+    """The names in a folder; none where it does not exist. Raises UserError."""
     try:
         return os.listdir(folder)
     except PermissionError as error:
-        raise DataError(f"cannot look into '{folder}': {error.strerror}") from None
+        raise UserError(f"cannot look into '{folder}': {error.strerror}") from None
     except OSError:
         return []

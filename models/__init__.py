@@ -1,16 +1,76 @@
-"""Networks: normalised images (B, 3, S, S) in, outputs (B, D) out: logits of the classes, or what else a loss wants."""
+"""Networks: normalised images (B, 3, S, S) in, outputs (B, D) of a head out, which turns them into class probabilities.
 
-from models.alexnet import alexnet, levi_hassner
-from models.resnet import resnet18, resnet34, resnet50, resnet101, resnet152
+This file imports no torch: the command line needs its names quickly. `create_model` imports the network's module.
+"""
 
+import functools
+import importlib
+import inspect
+
+from utils.errors import UserError
+from utils.options import check_type
+
+# {network: module of models/ that defines it}. To add one: a subclass of Network and a line here.
 MODELS = {
-    "resnet18": resnet18,
-    "resnet34": resnet34,
-    "resnet50": resnet50,
-    "resnet101": resnet101,
-    "resnet152": resnet152,
-    "levi_hassner": levi_hassner,
-    "alexnet": alexnet,
+    "resnet18": "resnet",
+    "resnet34": "resnet",
+    "resnet50": "resnet",
+    "resnet101": "resnet",
+    "resnet152": "resnet",
+    "levi_hassner": "alexnet",
+    "alexnet": "alexnet",
 }
+# Not in MODELS, and so not on the command line: it is made from a trained network (tools/comparator.py).
+MODULES = {**MODELS, "comparison": "comparison"}
 
-__all__ = ["MODELS", *MODELS]
+# The keys of the tables of models/attention.py and models/heads.py.
+ATTENTION = ("none", "se", "cbam")
+HEADS = ("softmax", "binomial", "coral", "corn")
+
+
+def create_model(name, head, num_classes, **options):
+    """Create a network with new weights.
+
+    Args:
+        name: a key of MODELS, or "comparison".
+        head: a name in HEADS.
+        num_classes: K, the number of classes.
+        options: the network's own options; `model_options(name)` lists them.
+
+    Returns:
+        A Network; `create_model(**network.description)` creates another one like it.
+
+    Raises:
+        UserError: an unknown network or head, an option that the network does not have, or one of the wrong type.
+        ValueError: an option with an unknown value.
+    """
+    defaults = option_defaults(name)
+    if head not in HEADS:
+        raise UserError(f"unknown head '{head}'; choose from {', '.join(HEADS)}")
+    for option, value in options.items():
+        if option not in defaults:
+            raise UserError(f"{name} has no option '{option}'; its options are {', '.join(defaults)}")
+        if (default := defaults[option]) is not inspect.Parameter.empty:
+            check_type(f"{option} of {name}", value, type(default))
+    options = {**defaults, **options}  # all of them, so that a description outlives a change of the defaults
+    make_head = functools.partial(importlib.import_module("models.heads").HEADS[head], num_classes=num_classes)
+    model = network_function(name)(make_head, **options)
+    model.description = {"name": name, "head": head, "num_classes": num_classes, **options}
+    return model
+
+
+def model_options(name):
+    """The names of the options of a network, as a set. Raises UserError for an unknown network."""
+    return set(option_defaults(name))
+
+
+def option_defaults(name):
+    """{option: default value} of a network, read from its signature; the first parameter makes the head."""
+    _, *parameters = inspect.signature(network_function(name)).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
+def network_function(name):
+    if name not in MODULES:
+        raise UserError(f"unknown network '{name}'; choose from {', '.join(MODELS)}")
+    return getattr(importlib.import_module(f"models.{MODULES[name]}"), name)

@@ -1,72 +1,80 @@
-"""Residual networks with leaky rectifiers (He, Zhang, Ren and Sun, "Deep Residual Learning for
-Image Recognition", CVPR 2016, Table 1), at all five depths.
+"""Residual networks with leaky ReLUs (He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition",
+CVPR 2016, Table 1), at all five depths.
 
-Two details follow the published size of the age system, 12,561,672 parameters for ResNet-18:
-every convolution has a bias, and the shortcuts that change the shape are 3x3 convolutions.
-`shortcut="1x1"` gives the textbook network instead: 1x1 shortcuts, no bias.
+Two details follow the published size of the age system, 12,561,672 parameters for ResNet-18: every convolution has a
+bias, and the shortcuts that down-sample are 3x3 convolutions. `shortcut="1x1"` gives the textbook network: 1x1
+shortcuts, no biases. Parameters have torchvision's names, so that its weights load into the textbook network.
 """
+
+from functools import partial
 
 from torch import nn
 
 from models.attention import ATTENTION
-from models.head import make_head
+from models.network import Network
 
 
-class ResNet(nn.Module):
-    """block: BasicBlock or Bottleneck; depths: blocks in each of the four stages.
+class ResNet(Network):
+    """A residual network.
 
-    outputs, shared: of the last layer, see `make_head`. negative_slope: of the leaky rectifier; 0 makes
-    it a ReLU. shortcut: "3x3" (the published network) or "1x1" (the textbook's). attention: a name in
-    ATTENTION, at the end of each residual branch. zero_init: start the blocks as identities. Raises ValueError.
+    Args:
+        depth: a key of LAYOUTS.
+        make_head: a function from the number of features to the last layer.
+        negative_slope: of the leaky ReLUs; 0 makes them ReLUs.
+        shortcut: "3x3" (the published network) or "1x1" (the textbook's).
+        attention: a name in ATTENTION, at the end of each residual branch.
+        zero_init: whether the blocks start as identities (Goyal et al., 2017, section 5.1).
+        init: "pytorch" leaves PyTorch's own initial weights; "he" draws those of the convolutions from a normal
+            distribution scaled for the slope (He et al., "Delving Deep into Rectifiers", ICCV 2015, equation 15).
+
+    Raises:
+        ValueError: an unknown name.
     """
 
     def __init__(
         self,
-        block,
-        depths,
-        outputs=8,
-        shared=False,
+        depth,
+        make_head,
         negative_slope=0.2,
         shortcut="3x3",
         attention="none",
         zero_init=False,
-        **_,
+        init="pytorch",
     ):
         super().__init__()
-        if shortcut not in ("1x1", "3x3"):
-            raise ValueError(f"shortcut is {shortcut!r}; it is '3x3' or '1x1'")
-        plan = {"slope": negative_slope, "bias": shortcut == "3x3", "attention": attention}
-        self.stem = conv_norm(3, 64, kernel=7, stride=2, bias=plan["bias"])
-        self.activation = nn.LeakyReLU(negative_slope, inplace=True)
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels, stages = 64, []
-        for width, depth, stride in zip((64, 128, 256, 512), depths, (1, 2, 2, 2), strict=True):
-            blocks = []
-            for position in range(depth):
-                blocks.append(block(channels, width, stride if position == 0 else 1, shortcut, **plan))
-                channels = width * block.expansion
-            stages.append(nn.Sequential(*blocks))
-        self.stages = nn.Sequential(*stages)
-        self.head = make_head(channels, outputs, shared)
-        self.initialise(negative_slope, zero_init)
+        check_choice("shortcut", shortcut, ("3x3", "1x1"))
+        check_choice("attention", attention, ATTENTION)
+        check_choice("init", init, ("pytorch", "he"))
+        block, counts = LAYOUTS[depth]
+        make_block = partial(block, slope=negative_slope, shortcut=shortcut, attention=attention)
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=shortcut == "3x3")
+        self.bn1 = nn.BatchNorm2d(64)
+        self.act = nn.LeakyReLU(negative_slope, inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = make_layer(make_block, counts[0], 64, 64)
+        self.layer2 = make_layer(make_block, counts[1], 64 * block.expansion, 128, stride=2)
+        self.layer3 = make_layer(make_block, counts[2], 128 * block.expansion, 256, stride=2)
+        self.layer4 = make_layer(make_block, counts[3], 256 * block.expansion, 512, stride=2)
+        self.fc = make_head(512 * block.expansion)
+        if init == "he":
+            he_init(self, negative_slope)
+        if zero_init:
+            for module in self.modules():
+                if isinstance(module, (BasicBlock, Bottleneck)):
+                    nn.init.zeros_(module.last_norm.weight)
 
     def features(self, images):
-        x = self.activation(self.stem(images))  # (B, 64, S/2, S/2)
-        x = self.stages(self.pool(x))  # (B, 512 * expansion, S/32, S/32)
+        x = self.conv1(images)
+        x = self.bn1(x)
+        x = self.act(x)  # (B, 64, S/2, S/2)
+        x = self.maxpool(x)
+
+        x = self.layer1(x)  # (B, 64 * expansion, S/4, S/4)
+        x = self.layer2(x)  # (B, 128 * expansion, S/8, S/8)
+        x = self.layer3(x)  # (B, 256 * expansion, S/16, S/16)
+        x = self.layer4(x)  # (B, 512 * expansion, S/32, S/32)
+
         return x.mean(dim=(2, 3))  # (B, 512 * expansion)
-
-    def forward(self, images):
-        return self.head(self.features(images))  # (B, outputs)
-
-    def initialise(self, negative_slope, zero_init):
-        """Kaiming normal for the leaky slope (He et al., "Delving Deep into Rectifiers", ICCV 2015, eq. 15)."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, a=negative_slope, mode="fan_out", nonlinearity="leaky_relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif zero_init and isinstance(module, (BasicBlock, Bottleneck)):
-                nn.init.zeros_(module.residual[-1][-1].weight)  # Goyal et al., 2017, section 5.1
 
 
 class BasicBlock(nn.Module):
@@ -74,19 +82,32 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs, width, stride, shortcut, slope, bias, attention):
+    def __init__(self, inputs, width, stride, slope, shortcut, attention):
         super().__init__()
-        self.residual = nn.Sequential(
-            conv_norm(inputs, width, kernel=3, stride=stride, bias=bias),
-            nn.LeakyReLU(slope, inplace=True),
-            conv_norm(width, width, kernel=3, bias=bias),
-        )
-        self.shortcut = make_shortcut(inputs, width, stride, shortcut, bias)
-        self.attention = ATTENTION[attention](width * self.expansion)
-        self.activation = nn.LeakyReLU(slope, inplace=True)
+        bias = shortcut == "3x3"
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride=stride, padding=1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.attn = ATTENTION[attention](width)
+        self.act = nn.LeakyReLU(slope, inplace=True)
+        self.downsample = make_downsample(inputs, width, stride, shortcut)
+
+    @property
+    def last_norm(self):
+        return self.bn2
 
     def forward(self, x):
-        return self.activation(self.attention(self.residual(x)) + self.shortcut(x))
+        out = self.conv1(x)
+        out = self.bn1(out)
+        out = self.act(out)
+
+        out = self.conv2(out)
+        out = self.bn2(out)
+        out = self.attn(out)
+
+        identity = x if self.downsample is None else self.downsample(x)
+        return self.act(out + identity)
 
 
 class Bottleneck(nn.Module):
@@ -94,53 +115,78 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs, width, stride, shortcut, slope, bias, attention):
+    def __init__(self, inputs, width, stride, slope, shortcut, attention):
         super().__init__()
-        self.residual = nn.Sequential(
-            conv_norm(inputs, width, kernel=1, bias=bias),
-            nn.LeakyReLU(slope, inplace=True),
-            conv_norm(width, width, kernel=3, stride=stride, bias=bias),
-            nn.LeakyReLU(slope, inplace=True),
-            conv_norm(width, width * self.expansion, kernel=1, bias=bias),
-        )
-        self.shortcut = make_shortcut(inputs, width * self.expansion, stride, shortcut, bias)
-        self.attention = ATTENTION[attention](width * self.expansion)
-        self.activation = nn.LeakyReLU(slope, inplace=True)
+        bias, outputs = shortcut == "3x3", width * self.expansion
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=bias)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=bias)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.attn = ATTENTION[attention](outputs)
+        self.act = nn.LeakyReLU(slope, inplace=True)
+        self.downsample = make_downsample(inputs, outputs, stride, shortcut)
+
+    @property
+    def last_norm(self):
+        return self.bn3
 
     def forward(self, x):
-        return self.activation(self.attention(self.residual(x)) + self.shortcut(x))
+        out = self.conv1(x)
+        out = self.bn1(out)
+        out = self.act(out)
+
+        out = self.conv2(out)
+        out = self.bn2(out)
+        out = self.act(out)
+
+        out = self.conv3(out)
+        out = self.bn3(out)
+        out = self.attn(out)
+
+        identity = x if self.downsample is None else self.downsample(x)
+        return self.act(out + identity)
 
 
-def make_shortcut(inputs, outputs, stride, shortcut, bias):
-    """The identity where the shape stays; else a normalised convolution, 3x3 only where it down-samples."""
+def make_layer(make_block, count, inputs, width, stride=1):
+    """`count` blocks in sequence; the first one strides and changes the number of channels."""
+    first = make_block(inputs, width, stride)
+    return nn.Sequential(first, *(make_block(width * first.expansion, width, 1) for _ in range(count - 1)))
+
+
+def make_downsample(inputs, outputs, stride, shortcut):
+    """None where the shape stays; else a convolution and its BatchNorm, 3x3 only where it strides."""
     if stride == 1 and inputs == outputs:
-        return nn.Identity()
+        return None
     kernel = 3 if shortcut == "3x3" and stride > 1 else 1
-    return conv_norm(inputs, outputs, kernel=kernel, stride=stride, bias=bias)
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=shortcut == "3x3")
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
 
-def conv_norm(inputs, outputs, kernel, stride=1, bias=True):
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias),
-        nn.BatchNorm2d(outputs),
-    )
+def he_init(model, negative_slope):
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, a=negative_slope, mode="fan_out", nonlinearity="leaky_relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
-def resnet18(**options):
-    return ResNet(BasicBlock, (2, 2, 2, 2), **options)
+def check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it is {' or '.join(map(repr, choices))}")
 
 
-def resnet34(**options):
-    return ResNet(BasicBlock, (3, 4, 6, 3), **options)
-
-
-def resnet50(**options):
-    return ResNet(Bottleneck, (3, 4, 6, 3), **options)
-
-
-def resnet101(**options):
-    return ResNet(Bottleneck, (3, 4, 23, 3), **options)
-
-
-def resnet152(**options):
-    return ResNet(Bottleneck, (3, 8, 36, 3), **options)
+# Block, and how many of them each of the four layers has (Table 1).
+LAYOUTS = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+resnet18 = partial(ResNet, 18)
+resnet34 = partial(ResNet, 34)
+resnet50 = partial(ResNet, 50)
+resnet101 = partial(ResNet, 101)
+resnet152 = partial(ResNet, 152)

@@ -5,8 +5,8 @@ from conftest import REAL_LABELS, needs_real_labels, row, write_images, write_la
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data import DataError
-from data.adience import LABEL_POLICIES, load_faces, nearest_group, read_rows, select_faces
+from data.adience import AGE_GROUPS, LABEL_POLICIES, load_faces, nearest_class, read_rows, select_faces
+from utils.errors import UserError
 
 # Counted from Adience's five files, fold by fold.
 ROWS_PER_FOLD = [4496, 3745, 3953, 3459, 3834]
@@ -67,13 +67,13 @@ class TestRealFiles:
 
 
 @pytest.mark.parametrize(
-    ("age", "group"),
-    # By hand: distance to the nearest end of each interval, the younger group on a tie (3, 7, 35).
+    ("age", "label"),
+    # By hand: distance to the nearest end of each interval, the younger class on a tie (3, 7, 35).
     [(0, 0), (2, 0), (3, 0), (4, 1), (7, 1), (8, 2), (12, 2), (13, 2), (14, 3), (22, 3), (23, 4), (29, 4), (34, 4),
      (35, 4), (36, 5), (42, 5), (45, 5), (46, 6), (55, 6), (56, 6), (57, 7), (58, 7), (60, 7), (100, 7), (101, 7)],
 )  # fmt: skip
-def test_nearest_group(age, group):
-    assert nearest_group(age) == group
+def test_nearest_class(age, label):
+    assert nearest_class(age) == label
 
 
 def test_policies_on_odd_ages(tmp_path):
@@ -108,7 +108,7 @@ def test_any_plain_rows_are_read_as_they_are(tmp_path, fields, repeat):
     for policy, labels in LABEL_POLICIES.items():
         expected = [labels[age] for age in faces.values() if age in labels]
         if not expected:
-            with pytest.raises(DataError, match="fold 3 has no face"):
+            with pytest.raises(UserError, match="fold 3 has no face"):
                 select_faces(table, policy)
             continue
         used, report = select_faces(table, policy)
@@ -120,31 +120,33 @@ def test_any_plain_rows_are_read_as_they_are(tmp_path, fields, repeat):
 def test_table_and_report(small_faces):
     faces, report = load_faces(*small_faces)
     assert len(faces) == 40
-    first = faces.iloc[0]
+    assert faces.class_names == ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+")
+    first = faces.table.iloc[0]
     assert first.path == "album0/landmark_aligned_face.0.0.jpg"
     assert (first.label, first.fold, first.subject, first.album, first.gender) == (0, 0, "0", "album0", "f")
     assert (first.yaw, first.score) == (0, 90)
-    assert faces.label.tolist() == [0, 1, 2, 3, 4, 5, 6, 7] * 5
+    assert faces.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7] * 5
     assert "40 rows read, 40 faces used" in str(report)
     assert "left out: nothing" in str(report)
+    assert report.faces_per_class == dict.fromkeys(AGE_GROUPS, 5)
 
 
 def test_the_other_download_is_found_by_itself(tmp_path):
     labels = write_labels(tmp_path / "labels", {})
     images = write_images(tmp_path / "faces", {}, prefix="coarse_tilt_aligned_face")
     faces, _ = load_faces(labels, images)
-    assert faces.path[0] == "album0/coarse_tilt_aligned_face.100.a.jpg"
+    assert faces.table.path[0] == "album0/coarse_tilt_aligned_face.100.a.jpg"
 
 
 def test_missing_images_are_counted_and_named(small_faces):
     labels, images = small_faces
     for name in ("landmark_aligned_face.1.1.jpg", "landmark_aligned_face.2.2.jpg"):
         (images / "album0" / name).unlink()
-    with pytest.raises(DataError, match=r"2 of 40 listed images are missing.*landmark_aligned_face\.1\.1\.jpg"):
+    with pytest.raises(UserError, match=r"2 of 40 listed images are missing.*landmark_aligned_face\.1\.1\.jpg"):
         load_faces(labels, images)
     faces, report = load_faces(labels, images, allow_missing=True)
     assert len(faces) == 38
-    assert faces.index.tolist() == list(range(38))
+    assert faces.table.index.tolist() == list(range(38))
     assert report.missing == 2
     assert "2 missing images" in str(report)
     assert report.faces_per_fold[0] == 6
@@ -174,30 +176,67 @@ def broken(fields):
     ],
 )
 def test_broken_rows(tmp_path, rows, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         select_faces(read_rows(write_labels(tmp_path, rows)), "strict")
 
 
+SINGLE, ODD, NONE = "with a single age", "with an odd interval", "without an age"
+
+
+@pytest.mark.parametrize(
+    ("ages", "policy", "expected"),
+    [
+        (["35"] * 40, "strict", "strict: all 40 are single ages; --label-policy nearest uses them"),
+        (["35"] * 40, "fixed", "fixed: all 40 are single ages; --label-policy nearest uses them"),
+        (["(25, 23)"] * 3, "strict", "strict: all 3 are odd intervals; --label-policy fixed uses them"),
+        (["35", "None", "35", "(25, 23)", ""], "strict",
+         f"strict: of 5 faces, 2 {SINGLE}, 2 {NONE}, 1 {ODD}; --label-policy nearest uses 3"),
+        (["(25, 23)", "None"], "strict", f"strict: of 2 faces, 1 {ODD}, 1 {NONE}; --label-policy fixed uses 1"),
+        (["None", ""], "nearest",
+         "nearest: all 2 are without an age; no policy can label them: add ages to fold_3_data.txt"),
+        ([], "strict", "strict: fold_3_data.txt lists none; Adience is at https://talhassner.github.io"),
+    ],
+)  # fmt: skip
+def test_a_fold_without_labels_says_what_would_mend_it(tmp_path, ages, policy, expected):
+    rows = {3: [row("a", f"{k}.jpg", k, age) for k, age in enumerate(ages)]}
+    with pytest.raises(UserError) as error:
+        select_faces(read_rows(write_labels(tmp_path, rows)), policy)
+    assert str(error.value).startswith(f"fold 3 has no face with a label under the policy {expected}")
+
+
+def test_a_fold_without_images_is_an_error(small_faces):
+    labels, images = small_faces
+    for path in (images / "album3").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"fold 3 has no face with an image under .*album3/landmark_aligned_face.300.0"):
+        load_faces(labels, images, allow_missing=True)
+
+
+def test_an_unknown_policy_is_an_error(small_faces):
+    with pytest.raises(UserError, match="--label-policy loose: choose from strict, fixed, nearest"):
+        load_faces(*small_faces, policy="loose")
+
+
 def test_broken_files(tmp_path):
-    with pytest.raises(DataError, match=r"the label directory '.*nowhere' does not exist.*talhassner"):
+    with pytest.raises(UserError, match=r"the label directory '.*nowhere' does not exist.*talhassner"):
         read_rows(tmp_path / "nowhere")
     labels = write_labels(tmp_path / "labels", {})
     (labels / "fold_3_data.txt").write_text("user\tage\n")
-    with pytest.raises(DataError, match=r"fold_3_data.txt: the header is 'user\\tage', not Adience's"):
+    with pytest.raises(UserError, match=r"fold_3_data.txt: the header is 'user\\tage', not Adience's"):
         read_rows(labels)
     (labels / "fold_3_data.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"fold_3_data.txt' cannot be read as UTF-8"):
+    with pytest.raises(UserError, match=r"fold_3_data.txt' cannot be read as UTF-8"):
         read_rows(labels)
     (labels / "fold_3_data.txt").unlink()
-    with pytest.raises(DataError, match=r"fold_3_data.txt' is missing"):
+    with pytest.raises(UserError, match=r"fold_3_data.txt' is missing"):
         read_rows(labels)
 
 
 def test_wrong_image_folder(small_faces, tmp_path):
     labels, images = small_faces
-    with pytest.raises(DataError, match=r"the image directory '.*nowhere' does not exist"):
+    with pytest.raises(UserError, match=r"the image directory '.*nowhere' does not exist"):
         load_faces(labels, tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"no 'landmark_aligned_face.*did you mean '.*aligned'\?"):
+    with pytest.raises(UserError, match=r"no 'landmark_aligned_face.*did you mean '.*aligned'\?"):
         load_faces(labels, images.parent)
 
 
@@ -205,5 +244,5 @@ def test_line_numbers_count_blank_lines(tmp_path):
     labels = write_labels(tmp_path, {})
     path = labels / "fold_1_data.txt"
     path.write_text(path.read_text() + "\n\n" + "\t".join(row("a", "a.jpg", 1, "old")) + "\n")
-    with pytest.raises(DataError, match=r"fold_1_data.txt, line 5: unknown age label 'old'"):
+    with pytest.raises(UserError, match=r"fold_1_data.txt, line 5: unknown age label 'old'"):
         read_rows(labels)

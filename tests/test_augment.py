@@ -1,39 +1,57 @@
 """Every batched transform against torchvision, image by image; GridMask against its paper's construction."""
 
+import dataclasses
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from augment import (
-    GridMask,
-    Strengths,
-    TrainAugment,
+from augment import AugmentConfig, make_mix, make_transforms
+from augment.color import (
+    ColorJitter,
+    Normalize,
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    flip,
-    grid_masks,
-    gridmask_probability,
     normalize,
-    rotate,
-    source_of,
-    to_network_input,
-    warp,
 )
-from augment.geometry import draw_crops
-from augment.mixing import box_masks, draw_erased, draw_mixed, mix
+from augment.geometry import RandomAffine, affine_matrices, draw_crops, flip, rotate, warp
+from augment.gridmask import GridMask, grid_masks
+from augment.mixing import Mix, RandomErasing, box_masks
+from augment.pipeline import TrainAugment, to_network_input
+from utils.options import fill_defaults
 
-OFF = dict.fromkeys(["flip", "rotation", "brightness", "contrast", "saturation", "hue"], 0)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NO_AFFINE = dict.fromkeys(["flip", "rotation"], 0)
+NO_JITTER = dict.fromkeys(["brightness", "contrast", "saturation", "hue"], 0)
+NO_GRIDMASK = dict.fromkeys(["gridmask_start", "gridmask_end"], 0)
+OFF = {**NO_AFFINE, **NO_JITTER, **NO_GRIDMASK}
 seeds = st.integers(0, 2**32 - 1)
+
+
+def make_config(**settings):
+    config = AugmentConfig(**settings)
+    fill_defaults(config, {})
+    return config
+
+
+def make_augment(size=48, count=16, seed=0, compiled=False, **settings):
+    """The augmentation of a first epoch."""
+    config = make_config(**settings)
+    transforms = make_transforms(config, size, 0, MEAN, STD)
+    generator = torch.Generator().manual_seed(seed)
+    return TrainAugment(transforms, make_mix(config, size), size, count, generator, compiled)
 
 
 def random_images(seed, count=4, size=33):
@@ -70,7 +88,7 @@ def rotate_bilinear(image, degrees):
 def test_equals_torchvision(ours, theirs, shift, scale, tolerance, seed, low, high):
     images = random_images(seed)
     parameters = torch.tensor([shift, shift + scale * low, shift + scale * high, shift + scale * (low + high) / 2])
-    assert (ours(images, parameters) - one_by_one(theirs, images, parameters)).abs().max() <= tolerance
+    assert (ours(images.clone(), parameters) - one_by_one(theirs, images, parameters)).abs().max() <= tolerance
 
 
 def test_flip_equals_torchvision():
@@ -88,14 +106,19 @@ def test_rotation_turns_counter_clockwise():
 
 
 def test_normalize_equals_torchvision():
-    images, mean, std = random_images(0), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    assert torch.equal(normalize(images, mean, std), reference.normalize(images, mean, std))
+    images = random_images(0)
+    expected = reference.normalize(images, list(MEAN), list(STD))
+    assert torch.equal(normalize(images.clone(), MEAN, STD), expected)
+    normalisation = Normalize(MEAN, STD)
+    parameters = normalisation.draw(4, torch.Generator())
+    assert torch.equal(normalisation.apply(images, parameters), expected)
 
 
 def test_network_input_by_hand():
     images = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     # (1 - 0.485) / 0.229 and so on.
-    assert to_network_input(images)[0, :, 0, 0].tolist() == pytest.approx([2.2489083, 2.4285714, 2.64], abs=1e-6)
+    prepared = to_network_input(images, MEAN, STD)
+    assert prepared[0, :, 0, 0].tolist() == pytest.approx([2.2489083, 2.4285714, 2.64], abs=1e-6)
 
 
 class TestGridMask:
@@ -114,13 +137,14 @@ class TestGridMask:
 
     @staticmethod
     def ours(size, ratio, *parameters):
-        drawn = GridMask(ratio).grids(size, *(torch.tensor([value]) for value in parameters))
-        return grid_masks(size, *drawn)[0].bool().numpy()
+        mask = GridMask(1, ratio, image_size=size)
+        lines = mask.grid_lines(*(torch.tensor([value]) for value in parameters))
+        return grid_masks(size, *lines)[0].bool().numpy()
 
     @staticmethod
-    def many(mask, size, count=600):
-        drawn = mask.draw(count, size, torch.Generator().manual_seed(0))
-        return drawn[0], grid_masks(size, *mask.grids(size, *drawn))
+    def many(ratio, size, count=600):
+        parameters = GridMask(1, ratio, image_size=size).draw(count, torch.Generator().manual_seed(0))
+        return grid_masks(size, *parameters)
 
     @settings(deadline=None, max_examples=50)
     @given(st.integers(20, 90), st.integers(5, 80), st.integers(0, 79), st.integers(0, 79), st.floats(0.1, 0.9))
@@ -144,7 +168,7 @@ class TestGridMask:
     @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.6])
     @pytest.mark.parametrize("size", [224, 64])
     def test_kept_area(self, ratio, size):
-        _, kept = self.many(GridMask(ratio), size)
+        kept = self.many(ratio, size)
         area = kept.mean().item()
         shortest = {224: 96, 64: 27}[size]
         squares = [(1 - math.ceil(ratio * period) / period) ** 2 for period in range(shortest, size)]
@@ -153,21 +177,22 @@ class TestGridMask:
         assert area == pytest.approx(1 - (1 - ratio) ** 2, abs={224: 0.012, 64: 0.025}[size])
 
     def test_every_image_is_touched_at_small_sizes(self):
-        _, kept = self.many(GridMask(0.6), 64)
+        kept = self.many(0.6, 64)
         assert (kept.flatten(1).all(1)).float().mean() < 0.05
 
     def test_period_and_offset_ranges(self):
-        period, x, y, angle = GridMask().draw(20000, 224, torch.Generator().manual_seed(0))
+        period, x, y, angle = GridMask(1).draw_grids(20000, torch.Generator().manual_seed(0))
         assert (period.min(), period.max()) == (96, 223)
         assert ((x >= 0) & (x < period) & (y >= 0) & (y < period)).all()
         assert (angle.min(), angle.max()) == (0, 359)
-        period, _, _, angle = GridMask(rotated=False).draw(20000, 112, torch.Generator().manual_seed(0))
+        mask = GridMask(1, rotated=False, image_size=112)
+        period, _, _, angle = mask.draw_grids(20000, torch.Generator().manual_seed(0))
         assert (period.min(), period.max()) == (48, 111)
         assert (angle == 0).all()
 
     def test_probability_and_fill(self):
         images = torch.full((4000, 3, 48, 48), 255, dtype=torch.uint8)
-        augment = TrainAugment(4000, 48, torch.Generator().manual_seed(0), Strengths(gridmask=0.7, **OFF))
+        augment = make_augment(48, 4000, **NO_AFFINE, **NO_JITTER, gridmask_start=0.7)
         masked, _ = augment(images, torch.arange(4000), torch.arange(4000))
         touched = (masked == 0).flatten(1).any(1).float().mean().item()
         assert touched == pytest.approx(0.7, abs=0.03)
@@ -176,13 +201,13 @@ class TestGridMask:
         assert torch.equal(masked[:, 0] == 0, masked[:, 2] == 0)
 
     def test_probability_rises_linearly(self):
-        rise = [gridmask_probability(epoch, 5, 0.6, 0.8) for epoch in range(5)]
+        config = make_config(gridmask_start=0.6, gridmask_end=0.8)
+        rise = [make_transforms(config, 224, epoch / 4, MEAN, STD)[-1].probability for epoch in range(5)]
         assert rise == pytest.approx([0.6, 0.65, 0.7, 0.75, 0.8])
-        assert gridmask_probability(0, 1, 0.6, 0.8) == 0.6
 
     def test_ratio_out_of_range(self):
         with pytest.raises(ValueError, match=r"ratio is 1\.2"):
-            GridMask(1.2)
+            GridMask(0.6, ratio=1.2)
 
 
 class TestTrainAugment:
@@ -191,8 +216,8 @@ class TestTrainAugment:
     everyone = torch.arange(16)
 
     @staticmethod
-    def augment(seed=0, faces=16, **strengths):
-        augment = TrainAugment(faces, 48, torch.Generator().manual_seed(seed), Strengths(**strengths))
+    def augment(seed=0, **settings):
+        augment = make_augment(seed=seed, **settings)
         return lambda images, positions: augment(images, positions, positions)[0]
 
     def test_same_seed_same_batch(self):
@@ -203,61 +228,62 @@ class TestTrainAugment:
     def test_a_faces_draw_does_not_depend_on_its_batch(self):
         whole = self.augment()(self.images, self.everyone)
         some = torch.tensor([11, 3, 12])
-        assert torch.allclose(
-            self.augment()(self.images[some], some), whole[some], atol=1e-4
-        )  # positions are rounded anew
+        # The sampling positions are rounded differently.
+        assert torch.allclose(self.augment()(self.images[some], some), whole[some], atol=1e-4)
 
-    def test_large_batches_are_worked_off_in_parts(self, monkeypatch):
+    def test_parts_equal_the_whole_batch(self, monkeypatch):
         whole = self.augment()(self.images, self.everyone)
         monkeypatch.setattr("augment.pipeline.PIXELS_PER_CORE", 1)
         assert torch.allclose(self.augment()(self.images, self.everyone), whole, atol=1e-4)
 
     def test_the_pipeline_equals_torchvisions_with_the_same_parameters(self):
-        augment = TrainAugment(16, 48, torch.Generator().manual_seed(0), Strengths(gridmask=0))
-        flipped = augment.draws.source[:, 0, 0] < 0
-        degrees = torch.rad2deg(augment.draws.source[:, 1, 0].asin())  # its third entry is the angle's sine
+        augment = make_augment(**NO_GRIDMASK)
+        matrices, factors, _ = augment.parameters
+        flipped = matrices[:, 0, 0] < 0
+        degrees = torch.rad2deg(matrices[:, 1, 0].asin())  # this entry is the sine of the angle
         expected = []
         for face, image in enumerate(self.images):
             image = reference.to_dtype(image, torch.float32, scale=True)
             image = reference.horizontal_flip(image) if flipped[face] else image
             image = rotate_bilinear(image, float(degrees[face]))
-            for name in ("brightness", "contrast", "saturation", "hue"):
-                image = getattr(reference, f"adjust_{name}")(image, float(getattr(augment.draws, name)[face]))
-            expected.append(reference.normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+            for column, name in enumerate(("brightness", "contrast", "saturation", "hue")):
+                image = getattr(reference, f"adjust_{name}")(image, float(factors[face, column]))
+            expected.append(reference.normalize(image, list(MEAN), list(STD)))
         assert 4 <= flipped.sum() <= 12
         assert degrees.abs().max() <= 20
         assert (augment(self.images, self.everyone, self.everyone)[0] - torch.stack(expected)).abs().max() < 5e-4
 
     def test_nothing_switched_on_is_plain_preparation(self):
-        augment = self.augment(gridmask=0, **OFF)
-        assert torch.equal(augment(self.images, self.everyone), to_network_input(self.images))
+        augment = self.augment(**OFF)
+        assert torch.equal(augment(self.images, self.everyone), to_network_input(self.images, MEAN, STD))
 
     def test_larger_images_are_shrunk_first(self):
-        augment = TrainAugment(16, 40, torch.Generator().manual_seed(0), Strengths(gridmask=0, **OFF))
+        augment = make_augment(40, **OFF)
         shrunk, _ = augment(self.images, self.everyone, self.everyone)
         pillows = [
             np.asarray(Image.fromarray(i.permute(1, 2, 0).numpy()).resize((40, 40), Image.BILINEAR))
             for i in self.images
         ]
-        expected = to_network_input(torch.from_numpy(np.stack(pillows)).permute(0, 3, 1, 2))
+        expected = to_network_input(torch.from_numpy(np.stack(pillows)).permute(0, 3, 1, 2), MEAN, STD)
         assert shrunk.shape == (16, 3, 40, 40)
         assert (shrunk - expected).abs().max() <= 1.001 / 255 / 0.224  # one grey level
 
     def test_each_face_is_drawn_for_itself(self):
         same = self.images[:1].expand(16, -1, -1, -1)
-        augmented = self.augment(gridmask=0)(same, self.everyone)
+        augmented = self.augment(**NO_GRIDMASK)(same, self.everyone)
         assert len(augmented.flatten(1).unique(dim=0)) == 16
 
     @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
     def test_compiled_it_does_the_same(self):
-        strengths = Strengths(erasing=0.5, scale=0.1, shift=0.1, mixup=0.2)
-        plain, compiled = (
-            TrainAugment(16, 48, torch.Generator().manual_seed(0), strengths, compiles)(
-                self.images, self.everyone, self.everyone
-            )[0]
-            for compiles in (False, True)
-        )
-        assert (plain - compiled).abs().max() < 1e-3
+        settings = {"erasing": 0.5, "scale": 0.1, "shift": 0.1, "mixup": 0.2}
+        plain = make_augment(**settings)
+        expected, _ = plain(self.images, self.everyone, self.everyone)
+        compiled = make_augment(compiled=True, **settings)
+        assert (compiled(self.images, self.everyone, self.everyone)[0] - expected).abs().max() < 1e-3
+        # A later epoch, with another probability of GridMask, uses the same compiled code.
+        later = make_augment(compiled=True, seed=1, gridmask_start=0.7, **settings)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            later(self.images, self.everyone, self.everyone)
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
     def test_gpu_draws_what_the_cpu_draws(self):
@@ -275,26 +301,33 @@ class TestWarp:
     def test_rotation_scale_and_shift_equal_torchvisions_affine(self, seed, degrees, scale, right, down):
         images = random_images(seed)
         shift = torch.tensor([[2 * right / 33, 2 * down / 33]]).expand(4, 2)
-        source = source_of(torch.full((4,), degrees), scale=torch.full((4,), scale), shift=shift)
+        matrices = affine_matrices(torch.full((4,), degrees), scale=torch.full((4,), scale), shift=shift)
         expected = reference.affine(
             images, -degrees, [right, down], scale, [0.0], interpolation=InterpolationMode.BILINEAR
         )
-        assert (warp(images, source) - expected).abs().max() <= 2e-4
+        assert (warp(images, matrices) - expected).abs().max() <= 2e-4
 
     def test_a_crop_equals_torchvisions_resized_crop_within_its_border(self):
         images = random_images(3, size=32)
         top, left, height, width = 4, 8, 16, 20
         middle = [2 * (left + width / 2) / 32 - 1, 2 * (top + height / 2) / 32 - 1]
         crop = torch.tensor([[*middle, width / 32, height / 32]]).expand(4, 4)
-        ours = warp(images, source_of(torch.zeros(4), crop=crop))
+        ours = warp(images, affine_matrices(torch.zeros(4), crop=crop))
         expected = reference.resized_crop(images, top, left, height, width, [32, 32], antialias=True)
         # At the very border torchvision repeats the crop's edge, where we see what lies beyond it.
         assert (ours - expected)[:, :, 2:-2, 2:-2].abs().max() < 1e-5
 
     def test_a_flip_is_torchvisions(self):
         images = random_images(4)
-        ours = warp(images, source_of(torch.zeros(4), torch.tensor([True] * 4)))
+        ours = warp(images, affine_matrices(torch.zeros(4), torch.tensor([True] * 4)))
         assert torch.allclose(ours, reference.horizontal_flip(images), atol=1e-4)
+
+    def test_flips_alone_equal_the_warps(self):
+        images = random_images(5)
+        only_flips, with_rotation = RandomAffine(0.5, 0, 0, 0, 1), RandomAffine(0.5, 1e-6, 0, 0, 1)
+        first, second = (t.draw(4, torch.Generator().manual_seed(2)) for t in (only_flips, with_rotation))
+        assert sorted({float(x) for x in first[:, 0, 0]}) == [-1, 1]
+        assert torch.allclose(only_flips.apply(images, first), with_rotation.apply(images, second), atol=1e-4)
 
     def test_drawn_crops_have_the_areas_and_shapes_asked_for(self):
         crops = draw_crops(4000, 0.3, torch.Generator().manual_seed(0))
@@ -315,29 +348,29 @@ class TestMixing:
 
     def test_neighbours_mix_by_hand(self):
         images = torch.stack([torch.full((3, 4, 4), float(value)) for value in (0, 1, 2)])
-        mixed = torch.tensor([[0, 2, 0, 4, 1.0], [0, 4, 0, 4, 0.25], [0, 4, 0, 4, 0.5]])
-        result, targets = mix(images, torch.tensor([5, 6, 7]), mixed)
+        parameters = torch.tensor([[0, 2, 0, 4, 1.0], [0, 4, 0, 4, 0.25], [0, 4, 0, 4, 0.5]])
+        result, targets = Mix(0.2, 1.0, 4).apply(images, torch.tensor([5, 6, 7]), parameters)
         assert result[0, 0].tolist() == [[1, 1, 0, 0]] * 4  # half of it is the neighbour's
         assert result[1].unique().tolist() == [0.75]
         assert result[2].unique().tolist() == [2]  # without a neighbour
         assert targets.labels.tolist() == [5, 6, 7]
-        assert targets.others.tolist() == [6, 5, 7]
-        assert targets.share.tolist() == [0.5, 0.75, 0.5]
+        assert targets.labels_b.tolist() == [6, 5, 7]
+        assert targets.lam.tolist() == [0.5, 0.75, 0.5]
 
-    def test_drawn_shares_follow_the_beta_distribution(self):
-        mixup = draw_mixed(20000, 32, 0.4, 0.0, torch.Generator().manual_seed(0))
+    def test_drawn_weights_follow_the_beta_distribution(self):
+        mixup = Mix(0.4, 0.0, 32).draw(20000, torch.Generator().manual_seed(0))
         assert (mixup[:, :4] == torch.tensor([0, 32, 0, 32])).all()
         assert mixup[:, 4].mean().item() == pytest.approx(0.5, abs=0.01)
         assert mixup[:, 4].var().item() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.01)  # of Beta(a, a)
-        cutmix = draw_mixed(20000, 32, 0.0, 1.0, torch.Generator().manual_seed(0))
+        cutmix = Mix(0.0, 1.0, 32).draw(20000, torch.Generator().manual_seed(0))
         assert (cutmix[:, 4] == 1).all()
         sides = (cutmix[:, 1] - cutmix[:, 0], cutmix[:, 3] - cutmix[:, 2])
         assert all(((side >= 0) & (side <= 32)).all() for side in sides)
-        both = draw_mixed(20000, 32, 0.4, 1.0, torch.Generator().manual_seed(0))
+        both = Mix(0.4, 1.0, 32).draw(20000, torch.Generator().manual_seed(0))
         assert (both[:, 4] == 1).float().mean().item() == pytest.approx(0.5, abs=0.02)
 
     def test_erased_boxes_have_the_papers_areas(self):
-        boxes = draw_erased(20000, 100, 0.5, torch.Generator().manual_seed(0))
+        boxes = RandomErasing(0.5, 100).draw(20000, torch.Generator().manual_seed(0))
         width, height = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
         erased = (width > 0) & (height > 0)
         assert erased.float().mean().item() == pytest.approx(0.5, abs=0.02)
@@ -349,14 +382,60 @@ class TestMixing:
 
     def test_the_pipeline_erases_to_the_mean_colour_and_mixes(self):
         images = torch.full((8, 3, 40, 40), 255, dtype=torch.uint8)
-        strengths = Strengths(**OFF, gridmask=0, erasing=1.0)
-        erased, targets = TrainAugment(8, 40, torch.Generator().manual_seed(0), strengths)(
-            images, torch.arange(8), torch.arange(8)
-        )
+        labels = torch.arange(8)
+        erased, targets = make_augment(40, 8, **OFF, erasing=1.0)(images, labels, labels)
         assert ((erased == 0).flatten(1).any(1)).all()
-        assert targets.share is None
-        strengths = Strengths(**OFF, gridmask=0, mixup=0.5)
-        _, targets = TrainAugment(8, 40, torch.Generator().manual_seed(0), strengths)(
-            images, torch.arange(8), torch.arange(8)
-        )
-        assert targets.others.tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+        assert targets.lam is None
+        _, targets = make_augment(40, 8, **OFF, mixup=0.5)(images, labels, labels)
+        assert targets.labels_b.tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+
+
+class TestTransforms:
+    """The list of transforms that a configuration gives."""
+
+    @staticmethod
+    def names(**settings):
+        return [type(t).__name__ for t in make_transforms(make_config(**settings), 48, 0, MEAN, STD)]
+
+    def test_every_field_is_an_option_with_a_help_text(self):
+        fields = dataclasses.fields(AugmentConfig)
+        assert len(fields) == 16
+        assert all(field.metadata["help"] for field in fields)
+
+    def test_defaults(self):
+        assert self.names() == ["RandomAffine", "ColorJitter", "Normalize", "GridMask"]
+        assert make_mix(make_config(), 48) is None
+
+    def test_transforms_that_do_nothing_are_left_out(self):
+        assert self.names(**OFF) == ["Normalize"]
+        assert self.names(**NO_AFFINE) == ["ColorJitter", "Normalize", "GridMask"]
+        assert self.names(**NO_JITTER, erasing=0.1) == ["RandomAffine", "Normalize", "RandomErasing", "GridMask"]
+
+    @pytest.mark.parametrize("setting", [{"flip": 0.5}, {"rotation": 1}, {"scale": 0.1}, {"shift": 0.1}, {"crop": 0.5}])
+    def test_each_part_of_the_affine_transform_counts(self, setting):
+        assert self.names(**{**OFF, **setting}) == ["RandomAffine", "Normalize"]
+
+    def test_jitter_stays_within_its_strengths(self):
+        factors = ColorJitter(0.1, 0.2, 0.0, 0.02).draw(20000, torch.Generator().manual_seed(0))
+        assert factors.amin(0).tolist() == pytest.approx([0.9, 0.8, 1, -0.02], abs=1e-3)
+        assert factors.amax(0).tolist() == pytest.approx([1.1, 1.2, 1, 0.02], abs=1e-3)
+
+    def test_one_list_entry_adds_a_transform(self):
+        class Invert:
+            def draw(self, count, generator):
+                return torch.rand(count, generator=generator) < 0.5
+
+            def apply(self, images, inverted):
+                return torch.where(inverted[:, None, None, None], 1 - images, images)
+
+        augment = TrainAugment([Invert()], None, 40, 32, torch.Generator().manual_seed(0))
+        black = torch.zeros(3, 3, 40, 40, dtype=torch.uint8)
+        positions = torch.tensor([30, 2, 17])
+        images, targets = augment(black, torch.tensor([1, 2, 3]), positions)
+        assert images.amin((1, 2, 3)).tolist() == images.amax((1, 2, 3)).tolist()
+        assert images[:, 0, 0, 0].tolist() == augment.parameters[0][positions].tolist()
+        assert targets.labels.tolist() == [1, 2, 3]
+
+    def test_the_options_need_no_torch(self):
+        program = "import sys, augment; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

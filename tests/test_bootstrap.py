@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.bootstrap import paired_difference
+from evaluation.bootstrap import paired_difference
 
 
 def test_the_difference_is_the_faces_mean():

@@ -9,8 +9,8 @@ from conftest import REAL_FACES, ROOT, needs_real_faces
 from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
-from data import DataError
 from data.cache import decode_face, open_cache
+from utils.errors import UserError
 
 
 def save(path, pixels, **options):
@@ -91,14 +91,14 @@ def test_a_second_opening_decodes_nothing(pictures, monkeypatch):
     assert (open_small(pictures) == first).all()
 
 
-def test_only_a_replaced_picture_is_decoded_again(pictures, monkeypatch):
+def test_a_replaced_picture_rebuilds_the_whole_cache(pictures, monkeypatch):
     folder, paths, _ = pictures
     open_small(pictures)
     save(folder / paths[2], np.full((40, 40, 3), 200))
     decoded = []
     monkeypatch.setattr("data.cache.decode_face", lambda path, size: decoded.append(path) or decode_face(path, size))
     images = open_small(pictures)
-    assert decoded == [folder / paths[2]]
+    assert sorted(decoded) == [folder / path for path in paths]
     assert [int(image.max()) for image in images] == [0, 10, 200, 30, 40, 50]
 
 
@@ -138,29 +138,34 @@ def test_broken_pictures_are_named_and_nothing_is_left(pictures, content, messag
         content = whole[: len(whole) // 2]
     (folder / paths[3]).write_bytes(content)
     (folder / paths[4]).write_bytes(content)
-    with pytest.raises(DataError, match=rf"{paths[3]}' {message}.*\(and 1 more images\)"):
+    with pytest.raises(UserError, match=rf"{paths[3]}' {message}.*\(and 1 more images\)"):
         open_small(pictures)
     assert [p.name for p in cache.iterdir()] == [".lock"]
 
 
 def test_a_missing_picture_is_named(pictures):
     (pictures[0] / pictures[1][1]).unlink()
-    with pytest.raises(DataError, match=r"cannot read the image '.*1\.png'"):
+    with pytest.raises(UserError, match=r"cannot read the image '.*1\.png'"):
         open_small(pictures)
+
+
+def test_a_picture_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.png' cannot be read: "):
+        decode_face(tmp_path / "nowhere.png", 40)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_picture_with_too_many_pixels_is_refused(tmp_path, monkeypatch):
     path = save(tmp_path / "bomb.png", np.zeros((50, 50, 3)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
-    with pytest.raises(DataError, match=r"bomb\.png' is 50x50, more pixels"):
+    with pytest.raises(UserError, match=r"bomb\.png' is 50x50, more pixels"):
         decode_face(path, 40)
 
 
 def test_a_cache_folder_that_cannot_be_written_is_an_error(pictures):
     folder, paths, cache = pictures
     cache.write_text("a file where the folder should be")
-    with pytest.raises(DataError, match=r"cannot write the cache '.*' \(0 MiB\)"):
+    with pytest.raises(UserError, match=r"cannot write the cache '.*' \(0 MiB\)"):
         open_cache(folder, paths, 40, cache, progress=False)
 
 
@@ -198,5 +203,6 @@ def test_a_killed_builder_locks_nobody_out(pictures):
     builder.kill()
     builder.wait()
     builder.stdout.close()
+    assert len(list(pictures[2].glob(".*.unfinished"))) == 1
     assert [int(image.max()) for image in open_small(pictures)] == [0, 10, 20, 30, 40, 50]
-    assert not list(pictures[2].glob("*.unfinished"))
+    assert not list(pictures[2].glob(".*.unfinished"))

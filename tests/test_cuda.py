@@ -1,8 +1,8 @@
-"""The path of a GPU: the same numbers as on the CPU, no step that waits for it. Skipped without one."""
+"""The path of a GPU: the same numbers as on the CPU, and no step that waits for it. Skipped without one."""
 
-import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,12 +10,15 @@ import pytest
 import torch
 from conftest import ROOT
 
-from augment import TrainAugment
-from data.loader import FaceDataset, epoch_generator, shuffled_batches
-from models import resnet18
+from data.dataset import FaceDataset, prefetch, shuffled_batches
+from data.faces import Faces
+from evaluation.evaluate import evaluate
+from models.checkpoint import load_model
+from training.config import Config
+from training.engine import EpochMeter, epoch_pipeline, train_one_epoch
+from training.optim import TrainState
 from utils.device import Compute
-from utils.engine import Totals, evaluate, train_one_epoch
-from utils.losses import LOSSES, Objective
+from utils.seeds import Stream, make_generator
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
@@ -23,12 +26,13 @@ SETTINGS = "--image-size 40 --epochs 2 --batch-size 16 --lr 0.01 --lr-steps 1 --
 
 
 def train(faces, folder, run, *more):
+    """Weights and log of a training run."""
     labels, images = faces
     command = [sys.executable, ROOT / "main.py", "--label-dir", labels, "--image-dir", images, *SETTINGS]
     command += ["--cache-dir", folder / "cache", "--run-dir", folder / run, *more]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=dict(os.environ))
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return torch.load(folder / run / "fold_3.pt")["model"], pd.read_csv(folder / run / "log.csv")
+    return load_model(folder / run / "fold_3.pt").state_dict(), pd.read_csv(folder / run / "log.csv")
 
 
 def test_fp32_learns_what_the_cpu_learns(small_faces_once, tmp_path):
@@ -50,49 +54,61 @@ def test_deterministic_runs_have_the_same_bits(small_faces_once, tmp_path):
 
 
 @pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (24, 3, 40, 40), dtype=np.uint8)
+
+
+@pytest.fixture
 def faces():
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (24, 3, 40, 40), dtype=np.uint8), rng.integers(0, 8, 24)
+    labels = np.random.default_rng(1).integers(0, 8, 24)
+    return Faces(pd.DataFrame({"label": labels}), tuple("abcdefgh"))
 
 
-def batches_of(images, labels):
-    dataset = FaceDataset(images, range(len(labels)), labels)
-    return dataset, shuffled_batches(dataset, 8, epoch_generator(0, 0, 0))
+def batches_of(images, faces):
+    return shuffled_batches(FaceDataset(images, faces), 8, make_generator(0, 0, 0, Stream.SHUFFLE))
 
 
-def test_the_cache_lives_on_the_gpu_and_gives_the_same_batches(faces):
-    compute = Compute.choose("cuda", "fp32", compiles="off")
-    images, labels = faces
-    held = compute.hold(images)
-    assert held.device.type == "cuda"
-    assert np.array_equal(held.cpu().numpy(), images)
-    for there, here in zip(batches_of(held, labels)[1], batches_of(images, labels)[1], strict=True):
+def test_the_cache_lives_on_the_gpu_and_gives_the_same_batches(images, faces):
+    compute = Compute.choose("cuda", "fp32")
+    on_gpu = compute.to_device(images)
+    assert on_gpu.device.type == "cuda"
+    assert np.array_equal(on_gpu.cpu().numpy(), images)
+    for there, here in zip(batches_of(on_gpu, faces), batches_of(images, faces), strict=True):
         assert there.images.device.type == "cuda"
         assert torch.equal(there.images.cpu(), here.images)
         assert torch.equal(there.labels.cpu(), here.labels)
 
 
-def test_batches_from_the_host_arrive_whole(faces):
-    compute = Compute.choose("cuda", "fp32", compiles="off")
-    arrived = list(compute.bring(batches_of(*faces)[1]))
+def test_batches_from_the_host_arrive_whole(images, faces):
+    compute = Compute.choose("cuda", "fp32")
+    arrived = list(prefetch(batches_of(images, faces), compute.device))
     assert all(batch.images.device.type == "cuda" for batch in arrived)
-    for there, here in zip(arrived, batches_of(*faces)[1], strict=True):
+    for there, here in zip(arrived, batches_of(images, faces), strict=True):
         assert torch.equal(there.images.cpu(), here.images)
 
 
-def test_a_step_does_not_wait_for_the_gpu(faces):
-    compute = Compute.choose("cuda", "bf16", compiles="off")
-    images, labels = faces
-    dataset, batches = batches_of(compute.hold(images), labels)
-    model = resnet18().to(compute.device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, fused=True)
-    objective, totals = Objective(LOSSES["cross_entropy"]), Totals(compute)
-    augment = TrainAugment(24, 40, torch.Generator().manual_seed(0))
-    steps = train_one_epoch(model, batches, augment, objective, optimizer, compute, totals)
-    next(steps)  # the epoch's order goes to the GPU
-    torch.cuda.set_sync_debug_mode("error")  # any waiting call raises
-    try:
-        next(steps)
+class StrictSecondStep:
+    """An interruption that stops after two steps; during the second, every call that waits for the GPU raises."""
+
+    steps = 0
+
+    def agreed(self):
+        self.steps += 1
+        torch.cuda.set_sync_debug_mode("error" if self.steps == 1 else "default")
+        return self.steps == 2
+
+
+def test_a_step_does_not_wait_for_the_gpu(images, faces):
+    compute = Compute.choose("cuda", "bf16")
+    on_gpu = compute.to_device(images)
+    config = Config(image_size=40, batch_size=8, lr=0.01)
+    state, meter = TrainState(config, 0, faces, compute), EpochMeter(compute)
+    batches, augment = epoch_pipeline(config, 0, on_gpu, faces, state, compute)
+    no_progress = SimpleNamespace(update=lambda meter: None)
+    try:  # the first step moves the epoch's order to the GPU, and waits for that
+        complete = train_one_epoch(state, batches, augment, meter, compute, no_progress, StrictSecondStep())
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(evaluate(model, dataset, 8, compute, objective.loss).labels) == 24
+    assert not complete
+    assert state.step == 2
+    assert evaluate(state.evaluated_model, FaceDataset(on_gpu, faces), 8, compute).probabilities.shape == (24, 8)

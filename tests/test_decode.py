@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from utils.decode import DECODERS, best_decoder
+from evaluation.decode import DECODERS, best_decoder
 
 # Two peaks: argmax takes the higher, the window the broader, median and mean lie between.
 TWO_PEAKS = np.array([[0.36, 0.0, 0.0, 0.04, 0.28, 0.32, 0.0, 0.0]])

@@ -1,10 +1,14 @@
 """Demo faces: Adience's layout with its oddities, the same for the same seed."""
 
-import pytest
+import subprocess
+import sys
 
-from data import DataError
+import pytest
+from conftest import ROOT
+
 from data.adience import load_faces, read_rows
 from data.demo import make_demo_faces
+from utils.errors import UserError
 
 
 def content(folder):
@@ -12,15 +16,15 @@ def content(folder):
 
 
 def test_layout_and_oddities(tmp_path):
-    make_demo_faces(tmp_path / "demo", people_per_group=1, images_per_person=2)
+    make_demo_faces(tmp_path / "demo", people_per_class=1, images_per_person=2)
     rows = read_rows(tmp_path / "demo")
     assert len(rows) == 5 * (8 * 2 + 1)
     assert {"None", "35", "(38, 42)"} <= set(rows.age)
     faces, report = load_faces(tmp_path / "demo", tmp_path / "demo" / "aligned")
     assert report.repeats == 5
-    assert faces.groupby("subject").fold.nunique().max() == 1
-    assert faces.groupby("album").fold.nunique().max() == 1
-    assert faces.label.nunique() == 8
+    assert faces.table.groupby("subject").fold.nunique().max() == 1
+    assert faces.table.groupby("album").fold.nunique().max() == 1
+    assert set(faces.labels) == set(range(8))
 
 
 def test_the_seed_decides_every_byte(tmp_path):
@@ -38,6 +42,49 @@ def test_made_once_and_nothing_else_is_overwritten(tmp_path):
     assert folder.stat().st_mtime_ns == stamp
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("keep")
-    with pytest.raises(DataError, match="was not made by --demo"):
+    with pytest.raises(UserError, match="was not made by --demo"):
         make_demo_faces(tmp_path / "mine", 1, 1)
     assert (tmp_path / "mine" / "precious.txt").read_text() == "keep"
+
+
+def test_an_unfinished_folder_of_someone_else_is_kept(tmp_path):
+    (tmp_path / ".demo.unfinished").mkdir()
+    (tmp_path / ".demo.unfinished" / "precious.txt").write_text("keep")
+    with pytest.raises(UserError, match=r"\.demo\.unfinished' exists and was not made by --demo"):
+        make_demo_faces(tmp_path / "demo", 1, 1)
+    assert (tmp_path / ".demo.unfinished" / "precious.txt").read_text() == "keep"
+
+
+def test_another_recipe_replaces_the_folder(tmp_path):
+    make_demo_faces(tmp_path / "demo", 1, 1)
+    make_demo_faces(tmp_path / "demo", 1, 1, seed=1)
+    make_demo_faces(tmp_path / "fresh", 1, 1, seed=1)
+    assert content(tmp_path / "demo") == content(tmp_path / "fresh")
+
+
+DRAW = """
+import sys
+import data.demo
+draw_fold = data.demo.draw_fold
+def announce(*arguments):
+    print("drawing", flush=True)
+    draw_fold(*arguments)
+data.demo.draw_fold = announce
+sys.stdin.readline()
+data.demo.make_demo_faces(sys.argv[1], 1, 2)
+"""
+
+
+def test_two_demos_at_once_draw_once(tmp_path):
+    call = [sys.executable, "-c", DRAW, str(tmp_path / "demo")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(call, cwd=ROOT, **pipes) for _ in range(2)]
+    for process in both:  # both have imported and wait for this line
+        process.stdin.write("start\n")
+        process.stdin.flush()
+    outputs = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sorted(out for out, _ in outputs) == ["", "drawing\n" * 5]
+    make_demo_faces(tmp_path / "alone", 1, 2)
+    assert content(tmp_path / "demo") == content(tmp_path / "alone")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".alone.lock", ".demo.lock", "alone", "demo"]

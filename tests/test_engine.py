@@ -1,103 +1,222 @@
-"""The engine: schedule, totals, divergence, and an evaluation that covers every face once."""
+"""The engine: schedule, meter, divergence, steps that resume, and an evaluation that covers every face once."""
+
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
-from augment import Targets
-from data.loader import FaceDataset, epoch_generator, shuffled_batches
-from utils import UserError
-from utils.config import Config
+from augment.mixing import Targets
+from augment.pipeline import to_network_input
+from data.dataset import FaceDataset, shuffled_batches
+from data.faces import Faces
+from evaluation.evaluate import evaluate
+from models.heads import SoftmaxHead
+from models.network import Network
+from training.config import Config
+from training.engine import EpochMeter, epoch_pipeline, evaluate_split, train_one_epoch
+from training.losses import Criterion, cross_entropy
+from training.optim import TrainState
+from training.schedule import learning_rate, training_size
 from utils.device import Compute
-from utils.engine import Totals, evaluate, train_one_epoch
-from utils.losses import LOSSES, Objective
-from utils.schedule import learning_rate
+from utils.errors import UserError
+from utils.seeds import make_generator
 
 CPU = Compute(torch.device("cpu"), "fp32")
+CLASSES = tuple("abcdefgh")
+SILENT = SimpleNamespace(update=lambda meter: None)
+NEVER = SimpleNamespace(agreed=lambda: False)
 
 
 def test_learning_rate_steps():
-    rates = [learning_rate(epoch, Config()) for epoch in (0, 19.99, 20, 49.99, 50, 74.99, 75, 99.99)]
+    published = {"lr": 0.1, "epochs": 100, "lr_steps": (20, 50, 75)}
+    rates = [learning_rate(epoch, **published) for epoch in (0, 19.99, 20, 49.99, 50, 74.99, 75, 99.99)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
 
 
 def test_cosine_and_linear_after_a_warm_up():
-    cosine = Config(schedule="cosine", warmup=2.0, epochs=10, lr=0.4)
     # Half-way up at epoch 1; half-way down the cosine at epoch 6; (1 + cos(pi / 4)) / 2 a quarter down, at epoch 4.
-    rates = [learning_rate(progress, cosine) for progress in (1, 2, 4, 6, 10)]
+    rates = [learning_rate(epoch, 0.4, 10, "cosine", 2.0) for epoch in (1, 2, 4, 6, 10)]
     assert rates == pytest.approx([0.2, 0.4, 0.4 * 0.853553, 0.2, 0.0], abs=1e-6)
-    linear = Config(schedule="linear", epochs=10, lr=0.4)
-    assert [learning_rate(progress, linear) for progress in (0, 2.5, 10)] == pytest.approx([0.4, 0.3, 0.0])
+    assert [learning_rate(epoch, 0.4, 10, "linear") for epoch in (0, 2.5, 10)] == pytest.approx([0.4, 0.3, 0.0])
 
 
-def test_totals_weigh_batches_by_their_faces():
-    totals = Totals(CPU)
-    totals.add(torch.tensor(1.0), torch.tensor([0, 1, 2]), torch.tensor([0, 1, 0]))  # 2 of 3 right
-    totals.add(torch.tensor(5.0), torch.tensor([0]), torch.tensor([0]))  # 1 of 1 right
-    assert totals.read() == (2.0, 0.75)
+def test_the_images_grow_in_four_equal_stages():
+    # Stages begin with epochs 0, 2.5, 5 and 7.5.
+    assert [training_size(epoch, 10, 112, 64) for epoch in range(10)] == [64] * 3 + [80] * 2 + [96] * 3 + [112] * 2
+    # Fewer epochs than stages end with the final size all the same.
+    assert [training_size(epoch, 2, 112, 64) for epoch in (0, 1)] == [64, 112]
+    assert training_size(0, 1, 112, 64) == 112
+    assert {training_size(epoch, 10, 112) for epoch in range(10)} == {112}
 
 
-class Brightness(torch.nn.Module):
-    """Answers group k for an image whose bytes are all k."""
+def one_hot(predictions):
+    return torch.eye(3)[torch.tensor(predictions)]
 
-    def __init__(self):
+
+def test_the_meter_weighs_batches_by_their_faces():
+    meter = EpochMeter(CPU)
+    meter.begin()
+    meter.update(torch.tensor(1.0), one_hot([0, 1, 2]), torch.tensor([0, 1, 0]))  # 2 of 3 right
+    meter.update(torch.tensor(5.0), one_hot([0]), torch.tensor([0]))  # 1 of 1 right
+    assert meter.read() == (2.0, 0.75)
+    resumed = EpochMeter(CPU)
+    resumed.load_state_dict(meter.state_dict())
+    resumed.begin()
+    resumed.update(torch.tensor(2.0), one_hot([0] * 4), torch.tensor([1] * 4))
+    assert resumed.read() == (2.0, 3 / 8)
+    resumed.finish()
+    assert (resumed.faces, resumed.seconds > 0) == (8, True)
+
+
+def faces_of(labels, class_names=CLASSES):
+    count = len(labels)
+    table = pd.DataFrame({"path": [f"{k}.jpg" for k in range(count)], "label": labels, "fold": 0})
+    return Faces(table.assign(subject=table.path, album="album"), class_names)
+
+
+def byte_images(values, side=4):
+    return np.array(values, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, side, side), np.uint8)
+
+
+def byte_faces(values, labels, class_names=CLASSES):
+    return FaceDataset(byte_images(values), faces_of(labels, class_names))
+
+
+class Brightness(Network):
+    """Answers class k for an image whose bytes are all k."""
+
+    def __init__(self, num_classes=8):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.tensor(1.0))
+        self.fc = SoftmaxHead(1, num_classes)
 
     def forward(self, images):
         level = images[:, 0, 0, 0] * 0.229 * 255 + 0.485 * 255  # undoes the normalisation
-        return -self.scale * (level[:, None] - torch.arange(8.0)).square()
-
-
-def byte_faces(values, labels):
-    images = np.array(values, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)
-    return FaceDataset(images, range(len(values)), labels)
+        return -self.scale * (level[:, None] - torch.arange(float(self.fc.num_classes))).square()
 
 
 def test_evaluation_keeps_the_order_and_the_last_small_batch():
-    values = [0, 1, 2, 3, 4, 5, 6, 7, 3]
-    evaluation = evaluate(
-        Brightness(), byte_faces(values, [0, 1, 2, 3, 4, 5, 6, 6, 7]), 4, CPU, LOSSES["cross_entropy"]
-    )
-    assert evaluation.predictions.tolist() == values
-    assert evaluation.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 6, 7]
-    assert evaluation.probabilities.sum(1) == pytest.approx(np.ones(9))
-    assert evaluation.summary() == pytest.approx({"top1": 7 / 9, "one_off": 8 / 9, "mae": 5 / 9})
+    values, labels = [0, 1, 2, 3, 4, 5, 6, 7, 3], [0, 1, 2, 3, 4, 5, 6, 6, 7]
+    predictions = evaluate(Brightness(), byte_faces(values, labels), 4, CPU)
+    assert predictions.predicted.tolist() == values
+    assert predictions.labels.tolist() == labels
+    assert predictions.probabilities.sum(1) == pytest.approx(np.ones(9))
+    metrics = predictions.metrics()
+    assert [metrics[name] for name in ("top1", "one_off", "mae")] == pytest.approx([7 / 9, 8 / 9, 5 / 9])
 
 
-def as_they_are(images, labels, positions):
+def test_evaluation_knows_any_number_of_classes():
+    predictions = evaluate(Brightness(3), byte_faces([0, 2, 2], [0, 1, 2], ("young", "middle", "old")), 2, CPU)
+    assert predictions.probabilities.shape == (3, 3)
+    assert predictions.confusion.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
+    assert list(predictions.table().columns[-3:]) == ["p_young", "p_middle", "p_old"]
+
+
+def test_probabilities_that_are_not_finite_are_refused():
+    model = Brightness()
+    model.scale.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="the probabilities are not finite numbers: training diverged"):
+        evaluate(model, byte_faces([1, 2], [1, 2]), 2, CPU)
+
+
+class Linear(Network):
+    """One linear layer on the pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = SoftmaxHead(48, 8)
+
+    def features(self, images):
+        return images.flatten(1)
+
+
+def stand_in_state(model, lr, steps):
+    """What the loop needs of a TrainState, without a configuration."""
+    state = SimpleNamespace(
+        seed=(0, 0), step=0, steps_per_epoch=steps, model=model, network=model, average=None,
+        optimizer=torch.optim.SGD(model.parameters(), lr), criterion=Criterion(cross_entropy),
+        learning_rate=lambda epoch: lr,
+    )  # fmt: skip
+    state.set_learning_rate = lambda lr: TrainState.set_learning_rate(state, lr)
+    return state
+
+
+def unchanged(images, labels, positions):
     return images.float(), Targets(labels)
 
 
-def train(model, learning_rate, dataset):
-    optimizer = torch.optim.SGD(model.parameters(), learning_rate)
-    batches = shuffled_batches(dataset, 4, epoch_generator(0, 0, 0))
-    totals, seen = Totals(CPU), []
-    objective = Objective(LOSSES["cross_entropy"])
-    for _ in train_one_epoch(model, batches, as_they_are, objective, optimizer, CPU, totals):
-        seen.append(totals.faces)
-    return totals, seen
+def train(state, dataset, progress=SILENT, interruption=NEVER):
+    meter = EpochMeter(CPU)
+    batches = shuffled_batches(dataset, 4, make_generator(0))
+    return train_one_epoch(state, batches, unchanged, meter, CPU, progress, interruption), meter
 
 
-def test_an_epoch_sees_every_face_and_lowers_the_loss():
+def test_an_epoch_drops_the_incomplete_batch_and_lowers_the_loss():
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(8))
-    dataset = byte_faces([0, 7] * 9, [0, 7] * 9)
-    first, seen = train(model, 0.01, dataset)
-    assert seen == [4, 8, 12, 16, 18]
-    assert first.faces == 18
-    last, _ = train(model, 0.01, dataset)
+    state, dataset, seen = stand_in_state(Linear(), 0.01, 4), byte_faces([0, 7] * 9, [0, 7] * 9), []
+    complete, first = train(state, dataset, SimpleNamespace(update=lambda meter: seen.append(meter.faces)))
+    assert complete
+    assert seen == [4, 8, 12, 16]  # 18 faces
+    assert state.step == 4
+    _, last = train(state, dataset)
     assert last.read()[0] < first.read()[0]
 
 
-def test_answers_that_are_not_finite_are_no_evaluation():
-    model = Brightness()
-    model.scale.data.fill_(float("nan"))
-    with pytest.raises(UserError, match="answers are no finite numbers"):
-        evaluate(model, byte_faces([1, 2], [1, 2]), 2, CPU, LOSSES["cross_entropy"])
+def test_a_request_to_stop_ends_the_epoch_after_the_step():
+    state, dataset = stand_in_state(Linear(), 0.01, 4), byte_faces([0, 7] * 9, [0, 7] * 9)
+    complete, meter = train(state, dataset, interruption=SimpleNamespace(agreed=lambda: state.step == 2))
+    assert not complete
+    assert (state.step, meter.faces) == (2, 8)
 
 
 def test_a_loss_that_is_not_finite_stops_the_epoch():
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(8))
-    with pytest.raises(UserError, match=r"the training loss became (nan|inf): it diverged; a smaller --lr"):
-        train(model, 1e38, byte_faces([0, 7] * 9, [0, 7] * 9))
+    with pytest.raises(UserError, match=r"the training loss became (nan|inf): training diverged; use a smaller --lr"):
+        train(stand_in_state(Linear(), 1e38, 4), byte_faces([0, 7] * 9, [0, 7] * 9))
+
+
+@pytest.mark.parametrize("model", ["resnet18", "alexnet"])  # alexnet has dropout
+def test_a_stopped_epoch_resumes_to_the_same_bits(model):
+    config = Config(model=model, image_size=40, epochs=1, batch_size=4, lr=0.01, averaging=0.5, mixup=0.2)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (14, 3, 40, 40), dtype=torch.uint8, generator=generator).numpy()
+    faces = faces_of([k % 8 for k in range(14)])
+
+    def run(state, stop_at=None):
+        meter = EpochMeter(CPU)
+        interruption = SimpleNamespace(agreed=lambda: state.step == stop_at)
+        train_one_epoch(state, *epoch_pipeline(config, 0, images, faces, state, CPU), meter, CPU, SILENT, interruption)
+        return state
+
+    whole = run(TrainState(config, 0, faces, CPU))
+    stopped = run(TrainState(config, 0, faces, CPU), stop_at=2)
+    resumed = TrainState(config, 0, faces, CPU)
+    resumed.load_state_dict(stopped.state_dict())
+    run(resumed)
+    assert (whole.step, resumed.step) == (3, 3)
+    for ours, theirs in zip(whole.evaluated_model.parameters(), resumed.evaluated_model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_evaluation_uses_the_size_of_the_epoch():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 48, 48), dtype=torch.uint8, generator=generator)
+    config, faces = Config(image_size=48, first_size=40, epochs=2, batch_size=4), faces_of([0, 0, 0, 1])
+    state = TrainState(config, 0, faces, CPU)
+    small, whole = (evaluate_split(config, e, images.numpy(), faces, state, CPU).probabilities for e in (0, 1))
+    with torch.inference_mode():
+        inputs = to_network_input(images, Network.mean, Network.std)
+        shrunk = interpolate(inputs, (40, 40), mode="bilinear", antialias=True)
+        expected = state.model.eval()(shrunk).softmax(1).numpy()
+    assert small == pytest.approx(expected, abs=1e-5)
+    assert abs(small - whole).max() > 1e-4
+
+
+def test_the_head_computes_in_fp32_under_bf16():
+    model, images = Linear(), torch.randn(3, 3, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(images)
+    assert outputs.dtype == torch.float32
+    assert torch.allclose(outputs, model.fc(images.flatten(1)))

@@ -11,16 +11,15 @@ from PIL import Image
 LIMITED = """
 import resource, sys
 import numpy as np, pandas as pd, torch
-from data import DataError
-from utils import UserError
-from utils.checkpoint import save_checkpoint
-from utils.files import write_csv, write_json
 from data.cache import open_cache
+from models.checkpoint import save_plain
+from utils.errors import UserError
+from utils.files import write_csv, write_json
 folder = sys.argv[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
     {statement}
-except (UserError, DataError) as error:
+except UserError as error:
     print(error)
     sys.exit(2)
 """
@@ -34,7 +33,7 @@ def run_limited(statement, folder):
 @pytest.mark.parametrize(
     ("name", "statement", "message"),
     [
-        ("fold_0.pt", 'save_checkpoint(folder + "/fold_0.pt", {"model": {"w": torch.zeros(1 << 20)}})', "(4 MiB)"),
+        ("fold_0.pt", 'save_plain(folder + "/fold_0.pt", {"state_dict": {"w": torch.zeros(1 << 20)}})', "(4 MiB)"),
         ("log.csv", 'write_csv(folder + "/log.csv", pd.DataFrame(np.zeros((1 << 18, 4))))', ""),
         ("results.json", 'write_json(folder + "/results.json", ["x" * (1 << 21)])', ""),
     ],

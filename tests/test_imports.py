@@ -1,14 +1,17 @@
-"""Imports point down only: scripts -> utils -> {models, data, augment} -> libraries."""
+"""The floors of the house: a file imports only from lower floors or its own room."""
 
 import ast
+import sys
 
 import pytest
 from conftest import ROOT
 
-LIBRARIES = {"torch", "torchvision", "numpy", "pandas", "PIL", "matplotlib", "tqdm"}
-MAY_IMPORT = {"models": set(), "data": set(), "augment": set(), "utils": {"models", "data", "augment"}}
-FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).glob("*.py"))]
-SCRIPTS = {"main", "test_code", "compare", "ablate"}
+FLOORS = {"utils": 1, "models": 2, "data": 2, "augment": 2, "evaluation": 3, "training": 4, "report": 4, "tools": 5}
+SCRIPTS = ("main", "test_code")  # the highest floor too, and no room for others
+LIBRARIES = {"torch", "torchvision", "numpy", "pandas", "PIL", "matplotlib", "tqdm", "filelock", "jinja2"}
+FILES = [path for room in FLOORS for path in sorted((ROOT / room).rglob("*.py"))]
+FILES += [ROOT / f"{script}.py" for script in SCRIPTS]
+TORCH_FREE = ["utils.options", "training.arguments", "training.config", "models", "augment", "data", "training"]
 
 
 def imported_packages(path):
@@ -20,17 +23,50 @@ def imported_packages(path):
             yield node.module.split(".")[0]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def imported_modules(path):
+    """Modules of ours, with their rooms."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {node.module for node in nodes if node.module.split(".")[0] in FLOORS}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_down(path):
-    package = path.parent.name
-    imported = set(imported_packages(path))
-    ours = imported & (MAY_IMPORT.keys() | SCRIPTS)
-    assert ours <= MAY_IMPORT[package] | {package}
+    room = path.relative_to(ROOT).parts[0]
+    floor = FLOORS.get(room, 5)
+    for package in set(imported_packages(path)) - {room}:
+        assert package not in SCRIPTS, f"{path} imports the script {package}"
+        assert FLOORS.get(package, 0) < floor, f"{path} imports {package}"
+
+
+def test_every_python_file_has_a_place():
+    rooms = {path.relative_to(ROOT).parts[0] for path in ROOT.glob("*/*.py") if not path.parts[-2].startswith(".")}
+    assert rooms <= FLOORS.keys() | {"tests", "benchmarks", "runs", "docs"}
+    assert {path.stem for path in ROOT.glob("*.py")} == set(SCRIPTS)
 
 
 def test_only_declared_libraries_are_imported():
-    import sys
-
-    allowed = LIBRARIES | MAY_IMPORT.keys() | set(sys.stdlib_module_names)
-    for path in [*FILES, ROOT / "main.py", ROOT / "test_code.py"]:
+    allowed = LIBRARIES | FLOORS.keys() | set(sys.stdlib_module_names)
+    for path in FILES:
         assert set(imported_packages(path)) <= allowed, path
+
+
+def test_main_is_an_outline():
+    source = (ROOT / "main.py").read_text()
+    assert len(source.splitlines()) <= 150
+    assert len(imported_modules(ROOT / "main.py")) <= 12
+    (train_fold,) = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "train_fold"]
+    assert train_fold.end_lineno - train_fold.lineno + 1 <= 25
+    assert len(train_fold.args.args) <= 5
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_fit_a_screen(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+            assert len(node.args.args) <= 8, f"{path}: {node.name}"
+
+
+def test_the_names_of_adience_stay_with_its_loader():
+    named = {str(path.relative_to(ROOT)) for path in FILES if "AGE_GROUPS" in path.read_text()}
+    assert named <= {"data/adience.py", "data/demo.py"}

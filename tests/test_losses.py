@@ -1,27 +1,32 @@
-"""Losses and their probabilities: by hand, against coral-pytorch, and what holds for all of them."""
+"""Losses: by hand, against coral-pytorch, and what holds for all of them."""
 
 import math
 
 import pytest
 import torch
-from coral_pytorch.dataset import levels_from_labelbatch, proba_to_label
+from coral_pytorch.dataset import levels_from_labelbatch
 from coral_pytorch.losses import CornLoss, coral_loss
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from augment import Targets
-from utils.losses import HEADS, LOSSES, Objective, differences
+import training.losses
+from augment.mixing import Targets
+from models.heads import HEADS, binomial_log_masses
+from training import LOSSES
+from training.losses import Criterion
 
 EVERY = sorted(LOSSES)
 
 
+def loss_of(name):
+    return getattr(training.losses, name)
+
+
 def outputs_of(name, faces=16, seed=0, scale=3.0):
-    width = HEADS[LOSSES[name].head](8)["outputs"]
+    width = 7 if LOSSES[name] in ("coral", "corn") else 8
     return scale * torch.randn(faces, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def value(name, outputs, labels):
-    return LOSSES[name].values(torch.tensor(outputs, dtype=torch.float64), torch.tensor(labels)).tolist()
+    return loss_of(name)(torch.tensor(outputs, dtype=torch.float64), torch.tensor(labels)).tolist()
 
 
 def test_one_hot_cross_entropy_over_softmax():
@@ -29,7 +34,7 @@ def test_one_hot_cross_entropy_over_softmax():
     logits, labels = outputs_of("cross_entropy", 32), torch.arange(32) % 8
     probabilities = logits.exp() / logits.exp().sum(1, keepdim=True)
     expected = -(torch.eye(8, dtype=torch.float64)[labels] * probabilities.log()).sum(1)
-    assert torch.allclose(LOSSES["cross_entropy"].values(logits, labels), expected, rtol=1e-12)
+    assert torch.allclose(loss_of("cross_entropy")(logits, labels), expected, rtol=1e-12)
 
 
 class TestByHand:
@@ -66,33 +71,20 @@ class TestByHand:
         assert value("mean_variance", self.logits[:1], [0]) == pytest.approx([expected])
 
     def test_unimodal(self):
-        # p = 1/2 and temperature 1: the binomial masses of 7 fair coins; log(e^0.95 - 1) softplus' inverse of 0.95.
+        # p = 1/2 and temperature 1: 21 of the 128 outcomes of 7 fair coins; log(e^0.95 - 1) softplus' inverse of 0.95.
         raw = math.log(math.exp(0.95) - 1)
-        probabilities = LOSSES["unimodal"].probabilities(torch.tensor([[0.0, raw]], dtype=torch.float64))
-        masses = [1, 7, 21, 35, 35, 21, 7, 1]
-        assert probabilities[0].tolist() == pytest.approx([mass / 128 for mass in masses])
-        assert value("unimodal", [[0.0, raw]], [2]) == pytest.approx([math.log(128 / 21)])
+        outputs = binomial_log_masses(torch.tensor([[0.0, raw]], dtype=torch.float64), 8)
+        assert value("unimodal", outputs.tolist(), [2]) == pytest.approx([math.log(128 / 21)])
 
     def test_coral(self):
         # Group 1 of 3: older than 0, not older than 1; sigmoid(ln 3) = 3/4, sigmoid(0) = 1/2.
         assert value("coral", [[math.log(3), 0.0]], [1]) == pytest.approx([math.log(4 / 3) + math.log(2)])
-        probabilities = LOSSES["coral"].probabilities(torch.tensor([[math.log(3), 0.0]], dtype=torch.float64))
-        assert probabilities[0].tolist() == pytest.approx([1 / 4, 1 / 4, 1 / 2])
-
-    def test_coral_thresholds_out_of_order_give_no_negative_probability(self):
-        probabilities = LOSSES["coral"].probabilities(torch.tensor([[0.0, math.log(3)]], dtype=torch.float64))
-        assert probabilities[0].tolist() == pytest.approx([1 / 2, 0, 1 / 2])
 
     def test_corn(self):
         # Labels 0 and 1 of 3: task 0 concerns both faces, task 1 the second only; three terms in all.
         logits = [[math.log(3), 0.0], [math.log(3), 0.0]]
         first, second = math.log(4), math.log(4 / 3) + math.log(2)
         assert value("corn", logits, [0, 1]) == pytest.approx([2 * first / 3, 2 * second / 3])
-        probabilities = LOSSES["corn"].probabilities(torch.tensor(logits, dtype=torch.float64))
-        assert probabilities[0].tolist() == pytest.approx([1 / 4, 3 / 8, 3 / 8])
-
-    def test_differences(self):
-        assert differences(torch.tensor([[0.9, 0.4]])).tolist()[0] == pytest.approx([0.1, 0.5, 0.4])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -100,7 +92,7 @@ class TestAgainstCoralPytorch:
     def both(self, seed, ours, theirs):
         labels = torch.randint(0, 8, (16,), generator=torch.Generator().manual_seed(seed))
         results = []
-        for loss in (lambda x: LOSSES[ours].values(x, labels).mean(), lambda x: theirs(x, labels)):
+        for loss in (lambda x: loss_of(ours)(x, labels).mean(), lambda x: theirs(x, labels)):
             outputs = outputs_of(ours, seed=seed).requires_grad_()
             loss(outputs).backward()
             results.append((loss(outputs).item(), outputs.grad))
@@ -119,28 +111,11 @@ class TestAgainstCoralPytorch:
         assert ours == pytest.approx(reference, rel=1e-6)
         assert torch.allclose(our_gradient, gradient, atol=1e-7)
 
-    def test_their_labels_are_our_medians(self, seed):
-        """The package counts the thresholds passed with more than one half; so does the median of our probabilities."""
-        outputs = outputs_of("corn", seed=seed)
-        labels = proba_to_label(outputs.sigmoid().cumprod(1))
-        cumulative = LOSSES["corn"].probabilities(outputs).cumsum(1)
-        assert (cumulative >= 0.5).int().argmax(1).tolist() == labels.tolist()
-
-
-@settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.01, 30))
-@pytest.mark.parametrize("name", EVERY)
-def test_probabilities_are_probabilities(name, seed, scale):
-    probabilities = LOSSES[name].probabilities(outputs_of(name, seed=seed, scale=scale))
-    assert probabilities.shape == (16, 8)
-    assert (probabilities >= 0).all()
-    assert probabilities.sum(1).tolist() == pytest.approx([1.0] * 16)
-
 
 @pytest.mark.parametrize("name", EVERY)
 def test_gradients_are_those_of_finite_differences(name):
     outputs, labels = outputs_of(name, 4, seed=5, scale=1.0).requires_grad_(), torch.tensor([0, 3, 6, 7])
-    assert torch.autograd.gradcheck(lambda x: LOSSES[name].values(x, labels), outputs, rtol=1e-4)
+    assert torch.autograd.gradcheck(lambda x: loss_of(name)(x, labels), outputs, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -150,15 +125,20 @@ def test_going_down_the_loss_finds_the_labels(name):
     optimizer = torch.optim.Adam([outputs], 0.1)
     for _ in range(800):
         optimizer.zero_grad()
-        LOSSES[name].values(outputs, labels).mean().backward()
+        loss_of(name)(outputs, labels).mean().backward()
         optimizer.step()
-    assert LOSSES[name].probabilities(outputs).argmax(1).tolist() == labels.tolist()
+    assert HEADS[LOSSES[name]](4, 8).probabilities(outputs).argmax(1).tolist() == labels.tolist()
 
 
-def test_objective_weighs_mixed_faces_and_groups():
-    objective = Objective(LOSSES["cross_entropy"], torch.tensor([2.0, 0.5]))
+def test_mixed_faces_and_classes_are_weighted():
+    criterion = Criterion(loss_of("cross_entropy"), torch.tensor([2.0, 0.5]))
     logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
     targets = Targets(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([0.75, 1.0]))
     first = 2.0 * 0.75 * math.log(4) + 0.5 * 0.25 * math.log(4 / 3)
     expected = (first + 0.5 * math.log(4 / 3)) / 2
-    assert objective(logits, targets).item() == pytest.approx(expected)
+    assert criterion(logits, targets).item() == pytest.approx(expected)
+
+
+def test_every_loss_has_a_function_and_a_head():
+    assert all(callable(loss_of(name)) for name in LOSSES)
+    assert set(LOSSES.values()) <= set(HEADS)

@@ -1,16 +1,78 @@
-"""The field's earlier networks, heads and attention: sizes by hand, behaviour by small cases."""
+"""Networks by name: their options and descriptions, earlier networks and attention, sizes worked out by hand."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
-from torch import nn
+from conftest import ROOT
 
-from models import MODELS, resnet18
-from models.attention import CBAM, SqueezeExcitation
-from models.head import SharedLinear, make_head
+import models
+from models import MODELS, create_model, model_options
+from models.attention import ATTENTION, CBAM, SqueezeExcitation
+from models.heads import HEADS
+from models.network import Network, parameter_count
+from utils.errors import UserError
 
 
-def count(model):
-    return sum(parameter.numel() for parameter in model.parameters())
+def test_names_need_no_torch():
+    """The command line imports the names before it knows whether it has anything to compute."""
+    code = "import sys, models; models.MODELS; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_names_are_those_of_the_tables():
+    assert tuple(ATTENTION) == models.ATTENTION
+    assert tuple(HEADS) == models.HEADS
+    for name in MODELS:
+        assert model_options(name)
+
+
+def test_options_of_a_network():
+    assert model_options("resnet18") == {"negative_slope", "shortcut", "attention", "zero_init", "init"}
+    assert model_options("alexnet") == {"image_size"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("resnet19", "softmax", 8), {}, "unknown network 'resnet19'; choose from resnet18, resnet34"),
+        (("resnet18", "soft", 8), {}, "unknown head 'soft'; choose from softmax, binomial, coral, corn"),
+        (
+            ("resnet18", "softmax", 8),
+            {"image_size": 224},
+            "resnet18 has no option 'image_size'; its options are negative_slope, shortcut, attention, zero_init, init",
+        ),
+        (
+            ("alexnet", "softmax", 8),
+            {"shortcut": "1x1"},
+            "alexnet has no option 'shortcut'; its options are image_size",
+        ),
+        (("resnet18", "softmax", 8), {"negative_slope": "0.2"}, "negative_slope of resnet18 0.2: expected a number"),
+    ],
+)
+def test_wrong_names_and_options(arguments, options, message):
+    with pytest.raises(UserError, match=message):
+        create_model(*arguments, **options)
+
+
+def test_a_description_rebuilds_the_network():
+    model = create_model("resnet18", "coral", 5, shortcut="1x1", attention="se", negative_slope=0.1)
+    assert model.description == {
+        "name": "resnet18",
+        "head": "coral",
+        "num_classes": 5,
+        "negative_slope": 0.1,
+        "shortcut": "1x1",
+        "attention": "se",
+        "zero_init": False,
+        "init": "pytorch",
+    }
+    again = create_model(**model.description)
+    again.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, 40, 40)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(images), model.eval()(images))
 
 
 @pytest.mark.parametrize(
@@ -24,33 +86,56 @@ def count(model):
 )
 def test_sizes_at_227_pixels(name, parameters):
     with torch.device("meta"):
-        assert count(MODELS[name]()) == parameters
-    assert count(MODELS["levi_hassner"](image_size=227)) == 11_415_048
+        assert parameter_count(create_model(name, "softmax", 8)) == parameters
+    assert parameter_count(create_model("levi_hassner", "softmax", 8, image_size=227)) == 11_415_048
 
 
 @pytest.mark.parametrize("name", ["levi_hassner", "alexnet", "resnet18"])
 @pytest.mark.parametrize("size", [40, 64, 112])
 def test_outputs_at_other_sizes(name, size):
-    model = MODELS[name](outputs=7, image_size=size)
+    fixed = "image_size" in model_options(name)
+    model = create_model(name, "softmax", 7, **({"image_size": size} if fixed else {}))
+    assert (model.fixed_size, model.image_size) == (fixed, size if fixed else None)
     assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
+    assert model.head is model.fc
 
 
-def test_a_shared_head_differs_by_its_biases_alone():
-    head = make_head(5, 3, shared=True)
-    assert isinstance(head, SharedLinear)
-    assert isinstance(make_head(5, 3), nn.Linear)
-    outputs = head(torch.randn(4, 5))
-    # (3, 2, 1) / 3 are the biases at the start.
-    assert torch.allclose(outputs[:, 0] - outputs[:, 1], torch.full((4,), 1 / 3), atol=1e-6)
-    assert count(head) == 5 + 3
+@pytest.mark.parametrize("head", models.HEADS)
+def test_probabilities_of_a_network(head):
+    model = create_model("resnet18", head, 6).eval()
+    with torch.no_grad():
+        probabilities = model.probabilities(torch.randn(3, 3, 40, 40))
+    assert (probabilities.shape, probabilities.dtype) == ((3, 6), torch.float32)
+    assert probabilities.sum(1).tolist() == pytest.approx([1.0] * 3)
+
+
+class Constant(Network):
+    """Features in bf16, and a head that tells 1 from 1 + 2^-10, which bf16 cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(1, 2)
+        self.fc.weight.data = torch.tensor([[1.0], [1.0 + 2**-10]])
+        self.fc.bias.data.zero_()
+
+    def features(self, images):
+        return torch.ones(len(images), 1, dtype=torch.bfloat16)
+
+
+def test_outputs_are_fp32_under_autocast():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs = Constant()(torch.zeros(3, 3, 8, 8))
+    assert outputs.tolist() == [[1.0, 1.0 + 2**-10]] * 3
+    assert outputs.dtype == torch.float32
 
 
 def test_attention_sizes():
     # Each of 8 blocks gets 2 * C * (C / 16) weights and C / 16 + C biases: C = 64, 128, 256, 512, twice each.
     extra = sum(2 * (2 * c * (c // 16) + c // 16 + c) for c in (64, 128, 256, 512))
-    assert count(resnet18(attention="se")) == 12_561_672 + extra
-    # CBAM's 7x7 convolution over two maps and its normalisation come on top.
-    assert count(resnet18(attention="cbam")) == 12_561_672 + extra + 8 * (2 * 49 + 2)
+    assert parameter_count(create_model("resnet18", "softmax", 8, attention="se")) == 12_561_672 + extra
+    # CBAM's 7x7 convolution over two feature maps and its normalisation come on top.
+    cbam = create_model("resnet18", "softmax", 8, attention="cbam")
+    assert parameter_count(cbam) == 12_561_672 + extra + 8 * (2 * 49 + 2)
 
 
 def test_squeeze_excitation_weighs_channels():
@@ -61,20 +146,11 @@ def test_squeeze_excitation_weighs_channels():
     assert ((ratio > 0) & (ratio < 1)).all()
 
 
-def test_cbam_weighs_places_too():
+def test_cbam_weighs_positions_too():
     layer = CBAM(16).eval()
     x = torch.randn(2, 16, 8, 8)
     ratio = layer(x) / x
-    # What is left after the channels' weights is one weight per place, the same for all channels.
-    places = ratio / ratio[:, :, :1, :1]
-    assert torch.allclose(places, places[:, :1].expand_as(places), atol=1e-4)
+    # What is left after the channels' weights is one weight per position, the same for all channels.
+    positions = ratio / ratio[:, :, :1, :1]
+    assert torch.allclose(positions, positions[:, :1].expand_as(positions), atol=1e-4)
     assert ((ratio > 0) & (ratio < 1)).all()
-
-
-def test_blocks_start_as_identities():
-    torch.manual_seed(0)
-    model = resnet18(zero_init=True, shortcut="1x1").eval()
-    block = model.stages[0][0]
-    x = torch.rand(2, 64, 8, 8)  # positive, so that the rectifier behind the sum leaves it
-    assert torch.equal(block(x), x)
-    assert not torch.equal(resnet18(shortcut="1x1").eval().stages[0][0](x), x)

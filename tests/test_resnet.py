@@ -1,21 +1,24 @@
-"""The networks: published sizes, the textbook's own function, the initialisation."""
+"""The residual networks: published sizes, torchvision's weights and outputs, the initial weights."""
 
 import math
 
 import pytest
 import torch
 import torchvision
+from torch import nn
 
-from models import MODELS, resnet18
+from models import create_model
+from models.network import parameter_count, size_mib
 
 
-def count(model):
-    return sum(parameter.numel() for parameter in model.parameters())
+def resnet(name="resnet18", num_classes=8, **options):
+    return create_model(name, "softmax", num_classes, **options)
 
 
 def test_published_size():
-    assert count(resnet18()) == 12_561_672
-    assert f"{count(resnet18()) * 4 / 2**20:.2f}" == "47.92"
+    model = resnet()
+    assert parameter_count(model) == 12_561_672
+    assert f"{size_mib(model):.2f}" == "47.92"
 
 
 @pytest.mark.parametrize(
@@ -32,47 +35,89 @@ def test_published_size():
 )
 def test_parameter_counts(name, published, textbook):
     with torch.device("meta"):
-        assert count(MODELS[name]()) == published
-        assert count(MODELS[name](shortcut="1x1")) == textbook
-        assert count(getattr(torchvision.models, name)(num_classes=8)) == textbook
+        assert parameter_count(resnet(name)) == published
+        assert parameter_count(resnet(name, shortcut="1x1")) == textbook
+        assert parameter_count(getattr(torchvision.models, name)(num_classes=8)) == textbook
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_textbook_network_computes_what_torchvisions_does(name):
-    """With plain ReLU and the same weights, in the same order, the outputs are the same."""
+def test_torchvisions_weights_load_by_name_and_give_the_same_outputs(name):
     theirs = getattr(torchvision.models, name)(num_classes=8).eval()
-    ours = MODELS[name](negative_slope=0.0, shortcut="1x1").eval()
-    values = [v for v in theirs.state_dict().values() if v.ndim > 0]
-    # torchvision lists a block's shortcut last, and so do we; the shapes prove the match.
-    state = {key: value for key, value in ours.state_dict().items() if value.ndim > 0}
-    assert [v.shape for v in state.values()] == [v.shape for v in values]
-    ours.load_state_dict(dict(zip(state, values, strict=True)), strict=False)
+    for module in theirs.modules():  # as after training: statistics other than 0 and 1
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    ours = resnet(name, negative_slope=0.0, shortcut="1x1").eval()
+    state = theirs.state_dict()
+    without_classifier = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    result = ours.load_state_dict(without_classifier, strict=False)
+    assert set(result.missing_keys) == {"fc.weight", "fc.bias"}
+    assert result.unexpected_keys == []
+    ours.load_state_dict(state)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.allclose(ours(images), theirs(images), atol=1e-5)
+        expected = theirs(images)
+        assert torch.allclose(ours(images), expected, atol=1e-5, rtol=1e-5)
+        assert expected.std() > 0.01
 
 
 def test_output_shape_and_smallest_size():
-    model = resnet18(outputs=5)
+    model = resnet(num_classes=5)
     assert model(torch.randn(2, 3, 40, 40)).shape == (2, 5)
     assert model(torch.randn(1, 3, 40, 40)).shape == (1, 5)  # a last batch of one face
 
 
 def test_negative_slope_is_used_everywhere():
-    slopes = {m.negative_slope for m in resnet18(negative_slope=0.3).modules() if isinstance(m, torch.nn.LeakyReLU)}
+    slopes = {m.negative_slope for m in resnet(negative_slope=0.3).modules() if isinstance(m, nn.LeakyReLU)}
     assert slopes == {0.3}
 
 
-def test_initialisation_has_the_leaky_gain():
+def convolutions_of(model):
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+def test_he_initialisation_has_the_leaky_gain():
     torch.manual_seed(0)
-    convolutions = [m for m in resnet18(negative_slope=0.2).modules() if isinstance(m, torch.nn.Conv2d)]
-    for convolution in convolutions:
+    for convolution in convolutions_of(resnet(negative_slope=0.2, init="he")):
         fan_out = convolution.out_channels * math.prod(convolution.kernel_size)
         expected = math.sqrt(2 / (1 + 0.2**2) / fan_out)
         assert convolution.weight.std().item() == pytest.approx(expected, rel=0.05)
         assert convolution.bias.abs().max() == 0
 
 
-def test_unknown_shortcut():
-    with pytest.raises(ValueError, match="'5x5'; it is '3x3' or '1x1'"):
-        resnet18(shortcut="5x5")
+def test_the_default_initialisation_is_pytorchs():
+    """Uniform within 1 / sqrt(fan_in), for weights and biases; the standard deviation is a sqrt(3)th of the bound."""
+    torch.manual_seed(0)
+    for convolution in convolutions_of(resnet()):
+        bound = 1 / math.sqrt(convolution.in_channels * math.prod(convolution.kernel_size))
+        assert convolution.weight.abs().max() <= bound
+        assert convolution.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+        assert 0.5 * bound < convolution.bias.abs().max() <= bound
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="shortcut is '5x5'; it is '3x3' or '1x1'"):
+        resnet(shortcut="5x5")
+    with pytest.raises(ValueError, match="attention is 'much'; it is 'none' or 'se' or 'cbam'"):
+        resnet(attention="much")
+    with pytest.raises(ValueError, match="init is 'zero'; it is 'pytorch' or 'he'"):
+        resnet(init="zero")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_blocks_start_as_identities(name):
+    torch.manual_seed(0)
+    block = resnet(name, zero_init=True, shortcut="1x1").eval().layer1[1]
+    x = torch.rand(2, block.last_norm.num_features, 8, 8)  # positive: the activation after the sum leaves it
+    assert torch.equal(block(x), x)
+    assert not torch.equal(resnet(name, shortcut="1x1").eval().layer1[1](x), x)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_block_leaves_its_input_as_it_is(name):
+    """Activations work in place; the shortcut still reads what came in."""
+    block = resnet(name).layer1[1]
+    x = torch.randn(2, block.last_norm.num_features, 8, 8)
+    before = x.clone()
+    block(x)
+    assert torch.equal(x, before)

@@ -2,7 +2,9 @@
 
 import json
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -15,10 +17,13 @@ from PIL import Image
 
 import main
 import test_code
-from models import resnet18
+from models import create_model
+from models.checkpoint import load_model, load_plain, save_model, save_plain
+from training.arguments import read_arguments
+from training.config import Config
+from training.run import LOG_COLUMNS, PROGRESS_FORMAT
 from utils.cli import run_script
-from utils.config import Config
-from utils.run import LOG_COLUMNS, locked
+from utils.files import locked
 
 TINY = "--image-size 40 --epochs 2 --batch-size 16 --lr 0.01 --lr-steps 1 --precision fp32".split()
 
@@ -47,6 +52,11 @@ def experiment(small_faces_once, tmp_path_factory):
     return folder, done.stdout
 
 
+def same_weights(run, other, fold=3):
+    ours, theirs = (load_plain(folder / f"fold_{fold}.pt")["state_dict"] for folder in (run, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def paths(small_faces_once, folder):
     labels, images = small_faces_once
     return ["--label-dir", labels, "--image-dir", images, "--cache-dir", folder / "cache"]
@@ -57,7 +67,7 @@ class TestTraining:
         run = experiment[0] / "run"
         names = {path.name for path in run.iterdir()}
         pictures = {"learning_curves.png", "confusion.png", "augmentation.png", "worst_errors.png"}
-        files = {"config.json", "log.csv", "predictions.csv", "results.json", "fold_0.pt", "fold_3.pt"}
+        files = {".lock", "config.json", "log.csv", "predictions.csv", "results.json", "fold_0.pt", "fold_3.pt"}
         assert names == files | pictures | {"parameters_fold_0.png", "parameters_fold_3.png"}
         for picture in pictures:
             with Image.open(run / picture) as image:
@@ -66,19 +76,23 @@ class TestTraining:
 
     def test_the_log(self, experiment):
         log = pd.read_csv(experiment[0] / "run" / "log.csv")
-        assert list(log.columns) == LOG_COLUMNS
+        expected = "fold epoch lr gridmask_prob image_size train_loss train_top1 test_top1 test_one_off test_mae"
+        assert list(log.columns) == [*expected.split(), "test_loss", "seconds", "images_per_second"] == LOG_COLUMNS
         assert list(zip(log.fold, log.epoch, strict=True)) == [(0, 0), (0, 1), (3, 0), (3, 1)]
         assert log.lr.tolist() == pytest.approx([0.01, 0.001, 0.01, 0.001])
         assert log.gridmask_prob.tolist() == [0.6, 0.8, 0.6, 0.8]
+        assert log.image_size.tolist() == [40] * 4
         assert (log.seconds > 0).all()
 
     def test_predictions_come_from_the_model_that_held_the_face_out(self, experiment):
         table = pd.read_csv(experiment[0] / "run" / "predictions.csv")
-        columns = ["path", "subject", "fold", "label", "prediction", *(f"p{k}" for k in range(8))]
+        classes = "p_0-2 p_4-6 p_8-13 p_15-20 p_25-32 p_38-43 p_48-53 p_60+".split()
+        columns = ["path", "album", "subject", "fold", "label", "prediction", *classes]
         assert list(table.columns) == columns
         assert table.fold.tolist() == [0] * 8 + [3] * 8
         assert table.path[8] == "album3/landmark_aligned_face.300.0.jpg"
-        probabilities = table[columns[5:]].to_numpy()
+        assert table.album[8] == "album3"
+        probabilities = table[classes].to_numpy()
         assert probabilities.sum(1) == pytest.approx(np.ones(16), abs=1e-5)
         assert (probabilities.argmax(1) == table.prediction).all()
 
@@ -92,19 +106,40 @@ class TestTraining:
             assert result["top1"] == pytest.approx((distance == 0).mean())
             assert result["one_off"] == pytest.approx((distance <= 1).mean())
             assert result["mae"] == pytest.approx(distance.mean())
-            assert result["top1_over_epochs"] == pytest.approx(log[log.fold == fold].test_top1.mean())
-            assert f"fold {fold}    {result['top1']:7.2%}   {result['one_off']:7.2%}" in printed
+            likelihood = faces.to_numpy()[range(8), faces.columns.get_loc("p_0-2") + faces.label.to_numpy()]
+            assert result["loss"] == pytest.approx(-np.log(likelihood.astype(float)).mean(), rel=1e-5)
+            for name in ("top1", "one_off", "mae", "loss"):
+                assert result[f"{name}_over_epochs"] == pytest.approx(log[log.fold == fold][f"test_{name}"].mean())
+            expected = [f"{result['top1']:9.2%}", f"{result['one_off']:9.2%}", f"{result['mae']:9.3f}"]
+            assert f"fold {fold}     {' '.join(expected)}" in printed
         values = [result["top1"] for result in results["folds"]]
         assert results["mean"]["top1"] == pytest.approx(sum(values) / 2)
         assert results["std"]["top1"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+        assert "always answering 0-2: top-1 12.50%, one-off 25.00%, MAE 3.500" in printed
+
+    def test_results_say_what_was_counted_and_how(self, experiment):
+        run = experiment[0] / "run"
+        results = json.loads((run / "results.json").read_text())
+        assert results["class_names"] == ["0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+"]
+        assert results["settings"]["lr"] == 0.01
+        assert results["settings"]["folds"] == [0, 3]
+        assert results["commit"] == load_model(run / "fold_0.pt").record["commit"]
+        faces = pd.read_csv(run / "predictions.csv").query("fold == 3")
+        result = results["folds"][1]
+        assert (result["decoder"], result["train_faces"], result["test_faces"]) == ("argmax", 32, 8)
+        confusion = np.zeros((8, 8), int)
+        for label, prediction in zip(faces.label, faces.prediction, strict=True):
+            confusion[label, prediction] += 1
+        assert result["confusion"] == confusion.tolist()
+        last = {"class": "60+", "faces": 1, "top1": confusion[7, 7], "one_off": confusion[7, 6] + confusion[7, 7]}
+        assert result["classes"][7] == last
 
     def test_the_same_command_gives_the_same_bits(self, experiment, small_faces_once, tmp_path, monkeypatch):
         where = paths(small_faces_once, experiment[0])
         arguments = [*where, *TINY, "--folds", 3, "--run-dir", tmp_path / "again", "--no-plots"]
         assert call(main, arguments, monkeypatch) == 0
         assert not list((tmp_path / "again").glob("*.png"))
-        first, again = (torch.load(run / "fold_3.pt")["model"] for run in (experiment[0] / "run", tmp_path / "again"))
-        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert same_weights(experiment[0] / "run", tmp_path / "again")
 
     def test_a_stopped_run_resumes_to_the_same_bits(self, experiment, small_faces_once, tmp_path, monkeypatch):
         arguments = [*paths(small_faces_once, experiment[0]), *TINY, "--folds", 3, "--run-dir", tmp_path / "run"]
@@ -114,27 +149,27 @@ class TestTraining:
             patch.setattr(main.FoldProgress, "epoch_done", lambda *_: sys.exit(77))
             assert call(main, arguments, monkeypatch) == 77
         assert (tmp_path / "run" / "fold_3.progress.pt").exists()
-        assert call(main, [*arguments, "--resume"], monkeypatch) == 0
+        assert call(main, ["--run-dir", tmp_path / "run", "--resume"], monkeypatch) == 0
         assert not (tmp_path / "run" / "fold_3.progress.pt").exists()
-        first, again = (torch.load(run / "fold_3.pt")["model"] for run in (experiment[0] / "run", tmp_path / "run"))
-        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert same_weights(experiment[0] / "run", tmp_path / "run")
         log, whole = (pd.read_csv(run / "log.csv") for run in (tmp_path / "run", experiment[0] / "run"))
         timed = ["seconds", "images_per_second"]
         assert log.drop(columns=timed).equals(whole[whole.fold == 3].drop(columns=timed).reset_index(drop=True))
 
     def test_runs_of_different_folds_merge(self, experiment, small_faces_once, tmp_path, monkeypatch, capsys):
         one = tmp_path / "one"
-        arguments = [*paths(small_faces_once, experiment[0]), *TINY, "--folds", 1, "--run-dir", one]
+        arguments = [*paths(small_faces_once, experiment[0]), *TINY, "--folds", 1, "--run-dir", one, "--no-plots"]
         assert call(main, arguments, monkeypatch) == 0
-        merge = ["--merge", one, experiment[0] / "run", "--run-dir", tmp_path / "all"]
+        merge = ["--merge", experiment[0] / "run", one, "--run-dir", tmp_path / "all"]
         assert call(main, merge, monkeypatch) == 0
+        assert (tmp_path / "all" / "parameters_fold_1.png").exists()
         results = json.loads((tmp_path / "all" / "results.json").read_text())
         assert [result["fold"] for result in results["folds"]] == [0, 1, 3]
         assert pd.read_csv(tmp_path / "all" / "predictions.csv").fold.value_counts().to_dict() == {0: 8, 1: 8, 3: 8}
         assert len(pd.read_csv(tmp_path / "all" / "log.csv")) == 6
         capsys.readouterr()
         assert call(main, ["--merge", one, one, "--run-dir", tmp_path / "twice"], monkeypatch) == 2
-        assert "fold 1 is in" in capsys.readouterr().err
+        assert f"--merge: fold 1 is in '{one}' and in '{one}'" in capsys.readouterr().err
 
 
 FOUR_LINES = [
@@ -159,10 +194,13 @@ class TestEvaluation:
         assert float(matches[2].group(1)) == pytest.approx(100 * recorded["top1"], abs=0.005)
         assert float(matches[3].group(1)) == pytest.approx(100 * recorded["one_off"], abs=0.005)
         (report,) = json.loads((tmp_path / "report.json").read_text())
-        assert report["top1"] == recorded["top1"]
-        assert np.array(report["confusion"]).sum() == 8
+        assert all(report[name] == recorded[name] for name in ("top1", "one_off", "mae", "decoder", "classes"))
+        assert report["loss"] == pytest.approx(recorded["loss"])
+        assert report["model"] == str(run / "fold_3.pt")
+        assert report["confusion"] == recorded["confusion"]
         assert report["latency"]["one"]["seconds"] > 0
         assert "true \\ predicted" in printed
+        assert "always answering 0-2: top-1 12.50%, one-off 25.00%, MAE 3.500" in printed
 
     def test_error_images(self, experiment, monkeypatch, capsys, tmp_path):
         folder = tmp_path / "error"
@@ -176,14 +214,16 @@ class TestEvaluation:
         table = pd.read_csv(folder / "errors.csv")
         assert set(table.path) == set(wrong.path)
         assert table.confidence.is_monotonic_decreasing
-        assert [column for column in table if column.startswith("p") and column[1:].isdigit()] == [
-            f"p{k}" for k in range(8)
-        ]
+        groups = ["0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+"]
+        assert list(table.columns[:4]) == ["file", "true_class", "predicted_class", "confidence"]
+        assert [column for column in table if column.startswith("p_")] == [f"p_{name}" for name in groups]
+        assert table.true_class.tolist() == [groups[label] for label in table.label]
+        assert table.predicted_class.tolist() == [groups[prediction] for prediction in table.prediction]
         images = {path.name for path in folder.glob("0*.png")}
         assert images == set(table.file)
         assert (folder / "README.md").read_text() == "stays"
         assert (folder / "worst.png").exists()
-        groups = ["0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60plus"]
+        groups[7] = "60plus"
         cached = np.load(next((experiment[0] / "cache").glob("faces_*/images.npy")))
         for number, error in enumerate(table.itertuples(), 1):
             percent = f"{100 * error.confidence:.0f}pct"
@@ -210,14 +250,57 @@ class TestEvaluation:
         assert "1 of 8 in fold 0" in capsys.readouterr().err
 
     def test_several_checkpoints_give_a_mean_and_one_ranking(self, experiment, monkeypatch, capsys, tmp_path):
-        arguments = [experiment[0] / "run" / f"fold_{fold}.pt" for fold in (0, 3)]
-        assert call(test_code, [*arguments, "--show-errors", "--error-dir", tmp_path], monkeypatch) == 0
+        models = [experiment[0] / "run" / f"fold_{fold}.pt" for fold in (0, 3)]
+        assert call(test_code, [*models, "--show-errors", "--error-dir", tmp_path], monkeypatch) == 0
         errors = pd.read_csv(tmp_path / "errors.csv")
         assert set(errors.fold) == {0, 3}
         assert errors.confidence.is_monotonic_decreasing
         results = json.loads((experiment[0] / "run" / "results.json").read_text())
-        expected = f"top-1 {results['mean']['top1']:.2%} ± {results['std']['top1']:.2%}"
-        assert expected in capsys.readouterr().out
+        width = len(str(models[0]))
+        table = capsys.readouterr().out.split("\n\n")[-2].splitlines()
+        assert table[0] == f"{'model':{width}}  held out     top-1   one-off       MAE      loss"
+        rows = [(str(models[0]), 0, results["folds"][0]), (str(models[1]), 3, results["folds"][1])]
+        rows += [("mean", "", results["mean"]), ("± std", "", results["std"])]
+        for line, (name, fold, values) in zip(table[1:], rows, strict=True):
+            expected = f"{name:{width}}  {fold:>8}{values['top1']:10.2%}{values['one_off']:10.2%}{values['mae']:10.3f}"
+            assert line.startswith(expected)
+
+    def test_everything_is_checked_before_the_first_model_is_evaluated(self, experiment, tmp_path, monkeypatch, capsys):
+        model = experiment[0] / "run" / "fold_0.pt"
+        (tmp_path / "bad.pt").write_bytes(b"not a model")
+        (tmp_path / "photo.JPG").write_bytes(b"")
+        for arguments, message in (
+            ([tmp_path / "bad.pt"], f"'{tmp_path / 'bad.pt'}' is not a model file"),
+            (
+                [tmp_path / "photo.JPG"],
+                f"'{tmp_path / 'photo.JPG'}' is an image; test_code.py evaluates model files such as"
+                " runs/adience/fold_0.pt",
+            ),
+            ([experiment[0] / "run" / "fold_3.pt", "--fold", 0], "'s_path' was trained on people of these faces"),
+            (["--batch-size", 1], "--batch-size 1: expected a number from 2 to 65536"),
+            (["--threads", -1], "--threads -1: expected a number from 0 to 1024"),
+            (["--device", "tpu"], "--device tpu: choose from auto, cpu, cuda"),
+            (["--second-image-dir", tmp_path], "image of a listed album under"),
+            (["--show-errors", "--error-dir", model], f"--error-dir '{model}': expected a folder, this is a file"),
+            (["--json", tmp_path], f"--json '{tmp_path}': expected the name of a file"),
+            (["--json", ""], "--json '': expected the name of a file"),
+        ):
+            assert call(test_code, [model, *arguments], monkeypatch) == 2, arguments
+            captured = capsys.readouterr()
+            message = message.replace("s_path", str(experiment[0] / "run" / "fold_3.pt"))
+            assert captured.err.startswith("error: ")
+            assert message in captured.err
+            assert captured.err.count("\n") == 1
+            assert captured.out == ""
+
+    def test_a_model_with_one_answer_is_said(self, experiment, tmp_path, monkeypatch, capsys):
+        model = load_model(experiment[0] / "run" / "fold_0.pt")
+        torch.nn.init.zeros_(model.head.weight)
+        model.head.bias.data = torch.eye(8)[4]
+        save_model(tmp_path / "fold_0.pt", model, model.record)
+        assert call(test_code, [tmp_path / "fold_0.pt"], monkeypatch) == 0
+        warning = "warning: 25-32 is the answer for nearly every face; the model has learned little or diverged"
+        assert warning in capsys.readouterr().out.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -229,19 +312,19 @@ def validated(small_faces_once, tmp_path_factory):
         fields[0] += f"-{fields[2]}"
     places = write_labels(folder / "labels", rows), write_images(folder / "aligned", rows)
     command = [sys.executable, ROOT / "main.py", *paths(places, folder), *TINY, "--val-fraction", "0.25"]
-    command += ["--folds", "0", "--run-dir", folder / "run"]
+    command += ["--folds", "0", "--run-dir", folder / "run", "--no-plots"]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     return folder
 
 
 class TestValidation:
     def test_held_out_albums_are_recorded_and_logged(self, validated):
-        content = torch.load(validated / "run" / "fold_0.pt")
+        content = load_model(validated / "run" / "fold_0.pt").record
         assert len(content["val_albums"]) == 8  # a quarter of 32 faces
         assert content["train_faces"] == 24
         assert not {person.split("/")[0] for person in content["train_people"]} & set(content["val_albums"])
         log = pd.read_csv(validated / "run" / "log.csv")
-        assert list(log.columns) == [*LOG_COLUMNS, "val_loss", "val_top1", "val_one_off"]
+        assert list(log.columns) == [*LOG_COLUMNS, "val_top1", "val_one_off", "val_mae", "val_loss"]
         result = json.loads((validated / "run" / "results.json").read_text())["folds"][0]
         assert result["val_top1"] == pytest.approx(log.val_top1.iloc[-1])
 
@@ -259,6 +342,9 @@ class TestValidation:
         assert "held no faces out for tuning" in capsys.readouterr().err
 
 
+SOMEWHERE = ["--label-dir", "somewhere", "--image-dir", "somewhere"]
+
+
 class TestBadInput:
     """One clear line on standard error, exit status 2, nothing left behind."""
 
@@ -268,22 +354,41 @@ class TestBadInput:
             ([], "no --label-dir: give it, or set LABEL_DIR at the top of main.py, or try --demo"),
             (["--label-dir", "nowhere", "--image-dir", "nowhere"], "the label directory 'nowhere' does not exist"),
             (["--epochs", "none"], "argument --epochs: invalid int value: 'none'"),
-            (["--epochs", "0"], "--epochs 0: a number from 1 to 100000 is wanted"),
-            (["--lr", "nan"], "--lr nan: a number from 0 to 1000000.0"),
+            (["--epochs", "0"], "--epochs 0: expected a number from 1 to 100000"),
+            (["--lr", "nan"], "--lr nan: expected a number from 0 to 1000000.0"),
             (["--folds", "7"], "--folds 7: choose from 0, 1, 2, 3, 4"),
             (["--folds", "1", "1"], "name each fold once"),
             (["--folds"], "name each fold once"),
             (["--label-policy", "loose"], "--label-policy loose: choose from strict, fixed, nearest"),
-            (["--gridmask-start", "1.5"], "--gridmask-start 1.5: a number from 0 to 1"),
-            (["--image-size", "16"], "--image-size 16: a number from 40 to 2048"),
+            (["--gridmask-start", "1.5"], "--gridmask-start 1.5: expected a number from 0 to 1"),
+            (["--image-size", "16"], "--image-size 16: expected a number from 40 to 2048"),
             (["--colour", "red"], "unrecognized arguments: --colour red"),
-            (["--demo", "--label-dir", "x"], "--demo draws its own faces"),
-            (["--merge", "nowhere", "--run-dir", "x"], "'nowhere' is no run directory"),
-            (["--merge", "a", "--run-dir", "x", "--resume"], "--merge takes the runs"),
-            (["--lr", "inf"], "--lr inf: a number from 0 to 1000000.0 is wanted"),
-            (["--threads", "1000000000000"], "--threads 1000000000000: a number from 0 to 1024"),
-            (["--label-dir", "x" * 5000, "--image-dir", "y"], "does not exist or is no folder"),
-            (["--merge", "nowhere"], "--merge takes the runs to join and a --run-dir"),
+            (["--image", "x"], "unrecognized arguments: --image x"),  # no abbreviation of --image-dir
+            (["--demo", "--label-dir", "x"], "--demo draws its own faces; omit --label-dir and --image-dir"),
+            (
+                ["--merge", "nowhere", "--run-dir", "x"],
+                "'nowhere' is not a run directory: it has no config.json",
+            ),
+            (["--merge", "a", "--run-dir", "x", "--resume"], "--merge takes the runs to merge and a --run-dir"),
+            (["--lr", "inf"], "--lr inf: expected a number from 0 to 1000000.0"),
+            (["--threads", "1000000000000"], "--threads 1000000000000: expected a number from 0 to 1024"),
+            (["--label-dir", "x" * 5000, "--image-dir", "y"], "does not exist or is not a folder"),
+            (["--merge", "nowhere"], "--merge takes the runs to merge and a --run-dir for the result, nothing else"),
+            (["--resume", "--run-dir", "x"], "--resume: 'x' holds no run to resume"),
+            (["--recipe", "new"], "--recipe new: choose from original, modern"),
+            (["--loss", "nonsense"], "--loss nonsense: choose from cross_entropy, label_smoothing, sord"),
+            (["--warmup", "2", "--epochs", "2"], "--warmup 2.0: expected less than the 2 --epochs"),
+            (["--first-size", "41", "--image-size", "40"], "--first-size 41: expected 40 to the --image-size 40, or 0"),
+            (["--nesterov"], "--nesterov with --momentum 0: Nesterov's form needs a momentum above 0"),
+            (["--decode", "val"], "there are no validation faces to choose on; add --val-fraction 0.1"),
+            (
+                [*SOMEWHERE, "--model", "alexnet", "--first-size", "64"],
+                "--first-size 64: the input size of alexnet is fixed; use a ResNet",
+            ),
+            (
+                [*SOMEWHERE, "--model", "alexnet", "--attention", "se"],
+                "--attention se: alexnet has no such option; its options are --image-size",
+            ),
         ],
     )
     def test_arguments_of_main(self, arguments, message, monkeypatch, capsys, tmp_path):
@@ -305,7 +410,7 @@ class TestBadInput:
     def test_a_truncated_image_leaves_no_run(self, small_faces, tmp_path, monkeypatch, capsys):
         image = small_faces[1] / "album0" / "landmark_aligned_face.1.1.jpg"
         image.write_bytes(image.read_bytes()[:500])
-        arguments = [*paths(small_faces, tmp_path), "--run-dir", tmp_path / "run"]
+        arguments = [*paths(small_faces, tmp_path), "--batch-size", 32, "--run-dir", tmp_path / "run"]
         assert call(main, arguments, monkeypatch) == 2
         assert "landmark_aligned_face.1.1.jpg' is truncated or damaged" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
@@ -317,7 +422,10 @@ class TestBadInput:
         assert call(main, [*arguments, "--folds", 0, 3], monkeypatch) == 2
         assert "already holds a finished run; choose another --run-dir" in capsys.readouterr().err
         assert call(main, [*arguments, "--folds", 0, 3, "--resume", "--seed", 1, "--lr", 0.02], monkeypatch) == 2
-        assert "other settings: seed was 0, now 1; lr was 0.01, now 0.02" in capsys.readouterr().err
+        assert "was trained with other settings: lr was 0.01, now 0.02; seed was 0, now 1" in capsys.readouterr().err
+        resume = ["--run-dir", experiment[0] / "run", "--resume"]
+        assert call(main, [*resume, "--lr-steps", 1, 2], monkeypatch) == 2
+        assert "was trained with other settings: lr_steps was 1, now 1 2" in capsys.readouterr().err
         assert (experiment[0] / "run" / "fold_0.pt").stat() == before
 
     def test_replaced_pictures_stop_a_resume(self, small_faces, tmp_path, monkeypatch, capsys):
@@ -332,23 +440,63 @@ class TestBadInput:
 
     def test_a_directory_that_another_process_trains_in(self, small_faces, tmp_path, monkeypatch, capsys):
         arguments = [*paths(small_faces, tmp_path), *TINY, "--run-dir", tmp_path / "run"]
-        with locked(tmp_path / "run"):
+        (tmp_path / "run").mkdir()
+        with locked(tmp_path / "run" / ".lock", when_busy=lambda: pytest.fail("it is free")):
             assert call(main, arguments, monkeypatch) == 2
-        assert "another process is training in" in capsys.readouterr().err
-        assert list((tmp_path / "run").iterdir()) == []
+        message = f"another process is training in '{tmp_path / 'run'}'; choose another --run-dir, or wait"
+        assert message in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
-    def test_models_of_another_origin_are_not_taken_for_trained(self, experiment, small_faces, tmp_path, monkeypatch):
+    def test_models_of_another_origin_are_not_taken_for_trained(
+        self, experiment, small_faces, tmp_path, monkeypatch, capsys
+    ):
         run = tmp_path / "run"
         run.mkdir()
         shutil.copy(experiment[0] / "run" / "fold_0.pt", run / "fold_0.pt")
         arguments = [*paths(small_faces, tmp_path), *TINY, "--run-dir", run]
-        assert call(main, arguments, monkeypatch) == 2  # no config.json
+        assert call(main, arguments, monkeypatch) == 2
+        assert f"'{run}' holds fold_0.pt but no config.json; choose another --run-dir" in capsys.readouterr().err
         shutil.copy(experiment[0] / "run" / "config.json", run / "config.json")
         (run / "fold_0.pt").rename(run / "fold_1.pt")
-        assert call(main, [*arguments, "--folds", 0, 3, "--resume"], monkeypatch) == 2  # fold 0's model as fold 1's
+        assert call(main, [*arguments, "--folds", 0, 3, "--resume"], monkeypatch) == 2
+        assert f"'{run / 'fold_1.pt'}' is of fold 0, not of fold 1" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (
+                ["--batch-size", 64],
+                "--batch-size 64: the training set has only 32 faces; a batch of at most 32 is needed",
+            ),
+            (["--first-size", 40, "--model", "levi_hassner"], "the input size of levi_hassner is fixed; use a ResNet"),
+        ],
+    )
+    def test_what_cannot_be_trained_leaves_no_run(
+        self, small_faces_once, tmp_path, monkeypatch, capsys, options, message
+    ):
+        arguments = [*paths(small_faces_once, tmp_path), "--run-dir", tmp_path / "run", *options]
+        assert call(main, arguments, monkeypatch) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    def test_classes_without_faces_cannot_be_balanced(self, tmp_path, monkeypatch, capsys):
+        rows = small_rows(2)  # of the classes 0-2 and 4-6
+        places = write_labels(tmp_path / "labels", rows), write_images(tmp_path / "aligned", rows)
+        arguments = [*paths(places, tmp_path), "--run-dir", tmp_path / "run", "--batch-size", 8]
+        assert call(main, [*arguments, "--balance", "loss"], monkeypatch) == 2
+        assert "--balance: no training face has the class" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    def test_a_run_with_one_answer_is_said(self, experiment, tmp_path, monkeypatch, capsys):
+        shutil.copytree(experiment[0] / "run", tmp_path / "run")
+        predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
+        predictions.assign(prediction=4).to_csv(tmp_path / "run" / "predictions.csv", index=False)
+        assert call(main, ["--run-dir", tmp_path / "run", "--resume", "--no-plots"], monkeypatch) == 0
+        warning = "warning: 25-32 is the answer for nearly every face; the model has learned little or diverged"
+        assert warning in capsys.readouterr().out.splitlines()
 
     def test_a_lost_log_is_written_again(self, experiment, small_faces_once, tmp_path, monkeypatch):
-        """The log follows from the checkpoints, even after a kill between the two."""
+        """The log follows from the model files and the progress, even after a kill between the two."""
         shutil.copytree(experiment[0] / "run", tmp_path / "run")
         log = (tmp_path / "run" / "log.csv").read_text()
         (tmp_path / "run" / "log.csv").unlink()
@@ -356,34 +504,34 @@ class TestBadInput:
         assert call(main, [*arguments, "--resume", "--no-plots"], monkeypatch) == 0
         assert (tmp_path / "run" / "log.csv").read_text() == log
 
-    def test_an_unfinished_fold_is_not_evaluated(self, experiment, tmp_path, monkeypatch, capsys):
-        content = torch.load(experiment[0] / "run" / "fold_0.pt")
-        del content["metrics"]
-        torch.save(content, tmp_path / "fold_0.progress.pt")
-        assert call(test_code, [tmp_path / "fold_0.progress.pt"], monkeypatch) == 2
-        assert "is the progress of an unfinished fold" in capsys.readouterr().err
+    def test_an_unfinished_fold_is_not_evaluated(self, tmp_path, monkeypatch, capsys):
+        path = tmp_path / "fold_0.progress.pt"
+        save_plain(path, {"format": PROGRESS_FORMAT, "fold": 0})
+        assert call(test_code, [path], monkeypatch) == 2
+        message = f"'{path}' is the progress of an unfinished fold; main.py --resume finishes it"
+        assert message in capsys.readouterr().err
 
     def test_nothing_to_resume(self, small_faces, tmp_path, monkeypatch, capsys):
         arguments = [*paths(small_faces, tmp_path), "--run-dir", tmp_path / "run", "--resume"]
         assert call(main, arguments, monkeypatch) == 2
-        assert "holds no run to go on with" in capsys.readouterr().err
+        assert f"--resume: '{tmp_path / 'run'}' holds no run to resume" in capsys.readouterr().err
 
     def test_a_diverging_run_keeps_its_log(self, small_faces, tmp_path, monkeypatch, capsys):
         """The second epoch's learning rate is absurd: the first one stays recorded."""
         arguments = [*paths(small_faces, tmp_path), *TINY, "--folds", 0, "--run-dir", tmp_path / "run"]
         with monkeypatch.context() as patch:
-            patch.setattr("utils.learner.learning_rate", lambda progress, _: 1e38 if progress >= 1 else 0.01)
+            patch.setattr("training.optim.learning_rate", lambda epoch, **_: 1e38 if epoch >= 1 else 0.01)
             assert call(main, arguments, monkeypatch) == 2
-        assert "it diverged; a smaller --lr" in capsys.readouterr().err
+        assert "training diverged; use a smaller --lr" in capsys.readouterr().err
         assert len(pd.read_csv(tmp_path / "run" / "log.csv")) == 1
         assert not (tmp_path / "run" / "fold_0.pt").exists()
 
-    def test_checkpoints(self, tmp_path, monkeypatch, capsys):
-        (tmp_path / "bad.pt").write_bytes(b"not a checkpoint")
+    def test_model_files(self, tmp_path, monkeypatch, capsys):
+        (tmp_path / "bad.pt").write_bytes(b"not a model")
         for arguments, message in (
-            ([tmp_path / "none.pt"], "no checkpoint at"),
+            ([tmp_path / "none.pt"], "no model file at"),
             ([tmp_path / "bad.pt"], "bad.pt"),
-            ([], "the following arguments are required: CHECKPOINT"),
+            ([], "the following arguments are required: MODEL"),
         ):
             assert call(test_code, arguments, monkeypatch) == 2
             captured = capsys.readouterr()
@@ -403,6 +551,78 @@ class TestBadInput:
         assert done.stderr.count("\n") == 1
 
 
+class TestCommandLine:
+    @pytest.mark.parametrize("script", ["main.py", "test_code.py"])
+    def test_help_opens_without_torch(self, script):
+        command = [sys.executable, "-X", "importtime", str(ROOT / script), "--help"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, capture_output=True, text=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0
+        assert done.stdout.startswith(f"usage: {script} ")
+        imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+        assert "numpy" in imported  # so the list is one
+        assert not imported & {"torch", "torchvision", "matplotlib"}
+        # Of processor time, which other work on the machine does not stretch.
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+    def help_of(self, script, arguments, monkeypatch, capsys):
+        monkeypatch.setenv("COLUMNS", "300")  # one line per option
+        assert call(script, [*arguments, "--help"], monkeypatch) == 0
+        return [line.strip() for line in capsys.readouterr().out.splitlines()]
+
+    def default_of(self, option, lines):
+        return re.search(rf"--{option} [^()]+ \(default: ([^()]*)\)", " ".join(lines)).group(1)
+
+    def test_help_has_titled_sections_in_order(self, monkeypatch, capsys):
+        lines = self.help_of(main, [], monkeypatch, capsys)
+        titles = ["data:", "network:", "optimisation:", "augmentation:", "evaluation:", "machine:"]
+        assert [line for line in lines if line in titles] == titles
+        options = ["--label-dir DIR", "--model ", "--epochs N", "--flip X", "--decode ", "--device "]
+        for title, option in zip(titles, options, strict=True):
+            section = lines[lines.index(title) :]
+            section = section[: section.index("")] if "" in section else section
+            assert any(line.startswith(option) for line in section), title
+
+    @pytest.mark.parametrize(
+        ("arguments", "defaults"),
+        [
+            ([], {"epochs": "100", "lr-steps": "20 50 75", "momentum": "0.0", "loss": "cross_entropy"}),
+            (["--epochs", 40], {"epochs": "40", "lr-steps": "8 20 30", "warmup": "0.0"}),
+            (["--recipe", "modern"], {"loss": "sord", "momentum": "0.9", "warmup": "10.0", "schedule": "cosine"}),
+            (["--recipe", "modern", "--epochs", 40], {"warmup": "4.0", "weight-decay": "0.0005"}),
+            (["--demo"], {"epochs": "4", "image-size": "48", "run-dir": "runs/demo", "batch-size": "32"}),
+        ],
+    )
+    def test_help_shows_the_defaults_of_the_recipe(self, arguments, defaults, monkeypatch, capsys):
+        lines = self.help_of(main, arguments, monkeypatch, capsys)
+        assert {option: self.default_of(option, lines) for option in defaults} == defaults
+
+    def test_help_of_test_code_says_where_defaults_come_from(self, monkeypatch, capsys):
+        lines = self.help_of(test_code, [], monkeypatch, capsys)
+        expected = {"batch-size": "from the model file", "device": "auto", "precision": "auto", "threads": "0"}
+        assert {option: self.default_of(option, lines) for option in expected} == expected
+
+    def test_a_recipe_is_the_same_in_code_and_on_the_command_line(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["main.py", *SOMEWHERE, "--recipe", "modern"])
+        config = Config(recipe="modern", label_dir="somewhere", image_dir="somewhere")
+        assert read_arguments().config == config
+        assert (config.loss, config.momentum, config.weight_decay, config.warmup) == ("sord", 0.9, 5e-4, 10.0)
+        assert (config.schedule, config.nesterov, config.init, config.zero_init) == ("cosine", True, "he", True)
+        assert (config.decay_weights_only, config.scale, config.shift) == (True, 0.1, 0.05)
+        assert (config.lr, config.epochs, config.batch_size) == (0.1, 100, 128)
+
+    @pytest.mark.parametrize(("epochs", "steps"), [(100, (20, 50, 75)), (18, (4, 9, 14)), (2, (1, 2)), (1, (1,))])
+    def test_decay_is_a_share_of_the_epochs_unless_it_is_given(self, epochs, steps):
+        assert Config(epochs=epochs).lr_steps == steps
+        assert Config(epochs=epochs, lr_steps=(7,)).lr_steps == (7,)
+
+    def test_the_paths_at_the_top_of_main(self, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["main.py", "--image-dir", "there"])
+        config = read_arguments("here", "elsewhere").config
+        assert (config.label_dir, config.image_dir) == ("here", "there")
+
+
 def test_the_demo_learns(tmp_path, monkeypatch, capsys):
     """One fold of the demo: clearly above the one in eight of guessing, on people it has not seen."""
     monkeypatch.chdir(tmp_path)
@@ -417,7 +637,7 @@ def test_defaults_are_the_experiment():
     assert (config.model, config.negative_slope, config.shortcut, config.image_size) == ("resnet18", 0.2, "3x3", 224)
     assert (config.epochs, config.batch_size, config.loss) == (100, 128, "cross_entropy")
     assert (config.lr, config.lr_steps, config.lr_gamma) == (0.1, (20, 50, 75), 0.1)
-    assert (config.momentum, config.weight_decay) == (0.9, 1e-4)
+    assert (config.momentum, config.weight_decay, config.init) == (0.0, 0.0, "pytorch")
     assert (config.flip, config.rotation, config.hue) == (0.5, 20, 0.02)
     assert (config.brightness, config.contrast, config.saturation) == (0.1, 0.1, 0.1)
     assert (config.gridmask_ratio, config.gridmask_start, config.gridmask_end) == (0.6, 0.6, 0.8)
@@ -429,18 +649,40 @@ def test_images_of_the_other_download_work_end_to_end(tmp_path, monkeypatch):
     rows = small_rows(2)
     labels = write_labels(tmp_path / "labels", rows)
     images = write_images(tmp_path / "faces", rows, prefix="coarse_tilt_aligned_face", side=60)
-    arguments = [*paths((labels, images), tmp_path), *TINY, "--epochs", 1, "--folds", 4, "--run-dir", tmp_path / "run"]
+    short = [*TINY, "--epochs", 1, "--batch-size", 8]
+    arguments = [*paths((labels, images), tmp_path), *short, "--folds", 4, "--run-dir", tmp_path / "run"]
     assert call(main, arguments, monkeypatch) == 0
     table = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert table.path.tolist() == [f"album4/coarse_tilt_aligned_face.{400 + k}.{k}.jpg" for k in range(2)]
+
+
+def test_the_precision_is_chosen_once(small_faces, tmp_path, monkeypatch):
+    """A run resumes with the precision it began with, even where the choice would now be another."""
+    run = tmp_path / "run"
+    arguments = [*paths(small_faces, tmp_path), *TINY[:-2], "--epochs", 1, "--folds", 3, "--no-plots"]
+
+    def stop(interruption):
+        interruption.requested = signal.SIGTERM
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.device.bf16_is_faster", lambda: True)
+        patch.setattr(main.Interruption, "agreed", stop)
+        assert call(main, [*arguments, "--device", "cpu", "--run-dir", run], monkeypatch) == 143
+    assert json.loads((run / "config.json").read_text())["precision"] == "bf16"
+    monkeypatch.setattr("utils.device.bf16_is_faster", lambda: False)
+    assert call(main, ["--run-dir", run, "--resume", "--precision", "fp32"], monkeypatch) == 2
+    assert call(main, ["--run-dir", run, "--resume", "--precision", "auto"], monkeypatch) == 0
+    assert json.loads((run / "config.json").read_text())["precision"] == "bf16"
+    assert load_model(run / "fold_3.pt").record["trained_on"].endswith("bf16")
 
 
 @pytest.fixture(scope="module")
 def modern(small_faces_once, tmp_path_factory):
     """Two seeds of fold 3 with nearly everything switched on: the folder."""
     folder = tmp_path_factory.mktemp("modern")
-    everything = "--recipe modern --loss corn --decode val --val-fraction 0.3 --warmup 0.5 --averaging 0.5".split()
-    everything += "--erasing 0.5 --mixup 0.2 --cutmix 1 --crop 0.5 --trivial-augment --balance sampling".split()
+    everything = "--recipe modern --loss corn --decode val --val-fraction 0.3 --averaging 0.5".split()
+    everything += "--erasing 0.5 --mixup 0.2 --cutmix 1 --crop 0.5 --balance sampling".split()
     labels, images = small_faces_once
     for seed in (0, 1):
         command = [sys.executable, ROOT / "main.py", "--label-dir", labels, "--image-dir", images, *TINY]
@@ -456,12 +698,16 @@ class TestBeyondTheOriginal:
 
     def test_the_decoder_is_recorded(self, modern):
         result = json.loads((modern / "seed0" / "results.json").read_text())["folds"][0]
-        assert result["decode"] in ("argmax", "median", "expected", "one_off")
-        assert torch.load(modern / "seed0" / "fold_3.pt")["metrics"]["decode"] == result["decode"]
+        assert result["decoder"] in ("argmax", "median", "expected", "one_off")
+        assert load_model(modern / "seed0" / "fold_3.pt").record["decoder"] == result["decoder"]
 
-    def test_the_checkpoint_holds_the_averaged_weights(self, modern):
-        content = torch.load(modern / "seed0" / "fold_3.pt")
-        assert content["model"].keys() == resnet18(outputs=7).state_dict().keys()
+    def test_the_model_file_holds_the_averaged_weights(self, modern):
+        content = load_plain(modern / "seed0" / "fold_3.pt")
+        assert content["state_dict"].keys() == create_model("resnet18", "corn", 8).state_dict().keys()
+        assert content["state_dict"]["fc.weight"].shape == (7, 512)
+
+    def test_a_tenth_of_the_epochs_is_warm_up(self, modern):
+        assert json.loads((modern / "seed0" / "config.json").read_text())["warmup"] == 0.2
 
     def test_test_code_decodes_as_recorded_and_fuses(self, modern, tmp_path, monkeypatch, capsys):
         models = [modern / f"seed{seed}" / "fold_3.pt" for seed in (0, 1)]
@@ -470,16 +716,21 @@ class TestBeyondTheOriginal:
         assert call(test_code, arguments, monkeypatch) == 0
         first, second, last = json.loads(report.read_text())
         recorded = json.loads((modern / "seed0" / "results.json").read_text())["folds"][0]
-        assert (first["top1"], first["decode"]) == pytest.approx((recorded["top1"], recorded["decode"]))
+        assert first["top1"] == pytest.approx(recorded["top1"])
+        assert first["decoder"] == recorded["decoder"]
         fusion = last["fusion"]
-        assert fusion["looks"] == ["plain", "flip", "10 crops"]
-        gain = fusion["top1"] - (first["top1"] + second["top1"]) / 2
-        assert fusion["top1_gain"][0] == pytest.approx(gain)
+        assert fusion["models"] == list(map(str, models))
+        assert fusion["views"] == ["plain", "flip", "10 crops"]
+        for name in ("top1", "one_off", "mae", "loss"):
+            gain, low, high = fusion["gains"][name]
+            assert gain == pytest.approx(fusion[name] - (first[name] + second[name]) / 2)
+            assert low <= gain <= high
         assert "fusion of 2 models, views: plain, flip, 10 crops" in capsys.readouterr().out
 
     def test_models_of_different_folds_do_not_fuse(self, experiment, small_faces_once, monkeypatch, capsys):
         models = [experiment[0] / "run" / f"fold_{fold}.pt" for fold in (0, 3)]
         assert call(test_code, [*models, "--fuse"], monkeypatch) == 2
-        assert "held out folds 0, 3; models of one fold fuse" in capsys.readouterr().err
+        message = "--fuse: these models are evaluated on fold 0, fold 3; only models of the same faces fuse"
+        assert message in capsys.readouterr().err
         assert call(test_code, models, monkeypatch) == 0
         assert "fusion" not in capsys.readouterr().out

@@ -5,21 +5,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.faces import Faces
 from data.split import split_faces
 
 
 def table(album_sizes):
     """One album per number, dealt to the five folds in turn."""
     rows = [(k % 5, f"album{k}", f"{k}-{n // 2}") for k, size in enumerate(album_sizes) for n in range(size)]
-    return pd.DataFrame(rows, columns=["fold", "album", "subject"])
+    return Faces(pd.DataFrame(rows, columns=["fold", "album", "subject"]), ("young", "old"))
 
 
 @settings(max_examples=60)
 @given(st.lists(st.integers(1, 9), min_size=10, max_size=40), st.integers(0, 4), st.floats(0, 0.9), st.integers(0, 99))
 def test_every_face_is_on_one_side(sizes, fold, fraction, seed):
     faces = table(sizes)
-    train, val, test = split_faces(faces, fold, fraction, seed)
-    assert sorted([*train.index, *val.index, *test.index]) == faces.index.tolist()
+    parts = split_faces(faces, fold, fraction, seed)
+    assert all(part.class_names == ("young", "old") for part in parts)
+    train, val, test = (part.table for part in parts)
+    assert sorted([*train.index, *val.index, *test.index]) == faces.table.index.tolist()
     assert set(test.fold) == {fold}
     assert fold not in set(train.fold) | set(val.fold)
     for column in ("album", "subject"):
@@ -39,7 +42,11 @@ def test_without_a_fraction_nothing_is_held_out():
 
 def test_the_seed_and_the_fold_decide():
     faces = table([3] * 50)
-    albums = {key: frozenset(split_faces(faces, key[0], 0.1, key[1])[1].album) for key in [(0, 0), (0, 1), (1, 0)]}
+
+    def val_albums(fold, seed):
+        return frozenset(split_faces(faces, fold, 0.1, seed)[1].table.album)
+
+    albums = {key: val_albums(*key) for key in [(0, 0), (0, 1), (1, 0)]}
     assert len(set(albums.values())) == 3
-    assert albums[0, 0] == frozenset(split_faces(faces, 0, 0.1, 0)[1].album)
+    assert albums[0, 0] == val_albums(0, 0)
     assert len(albums[0, 0]) == pytest.approx(4)

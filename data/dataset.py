@@ -1,0 +1,171 @@
+"""Batches from the cache, a whole batch at a time, in an order that follows from a random generator alone."""
+
+import itertools
+import queue
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from utils.errors import UserError
+
+BATCHES_AHEAD = 2
+
+
+class FaceDataset:
+    """Decoded faces and their labels; indexed by a tensor, it returns a whole batch.
+
+    Args:
+        images: uint8 (rows of the cache, 3, S, S), the memory-mapped cache or a tensor on a GPU. Batches are on the
+            same device.
+        faces: the M Faces of this dataset.
+
+    Attributes:
+        rows: int64 (M,), the row of each face in `images`.
+        labels: int64 (M,).
+    """
+
+    def __init__(self, images, faces):
+        self.images, self.faces = images, faces
+        self.device = images.device if isinstance(images, torch.Tensor) else torch.device("cpu")
+        self.rows = torch.tensor(np.array(faces.table.index, dtype=np.int64), device=self.device)
+        self.labels = torch.tensor(faces.labels, device=self.device)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, indices):
+        """B indices give images uint8 (B, 3, S, S) and labels int64 (B,)."""
+        rows = self.rows[indices]
+        images = self.images[rows] if torch.is_tensor(self.images) else torch.from_numpy(self.images[rows.numpy()])
+        return images, self.labels[indices]
+
+
+class Batch(NamedTuple):
+    """One process's part of a training batch."""
+
+    images: torch.Tensor  # uint8 (B, 3, S, S)
+    labels: torch.Tensor  # int64 (B,)
+    positions: torch.Tensor  # int64 (B,), of these faces in the epoch's order
+
+
+def shuffled_batches(dataset, batch_size, generator, first_step=0, rank=0, world_size=1, sampling=None):
+    """Yield the batches of one training epoch, each face at most once.
+
+    The faces that do not fill a last batch are dropped: 7,176 faces in batches of 128 would leave a batch of 8, and
+    each of its faces would weigh 16 times as much in the mean of its step as any other. The next epoch's order drops
+    other faces.
+
+    Args:
+        dataset: a FaceDataset of M faces.
+        batch_size: faces of a batch, over all processes.
+        generator: draws the order of the epoch.
+        first_step: the number of batches to skip; a resumed run continues there.
+        rank, world_size: yield this process's equal, contiguous part of each batch.
+        sampling: (M,) weights of the faces; M faces are then drawn by them with replacement.
+
+    Raises:
+        UserError: see `steps_per_epoch`.
+    """
+    steps, share = steps_per_epoch(dataset, batch_size, world_size), batch_size // world_size
+    if sampling is None:
+        order = torch.randperm(len(dataset), generator=generator)
+    else:
+        order = torch.multinomial(sampling.double(), len(dataset), replacement=True, generator=generator)
+    order = order.to(dataset.device)
+    for step in range(first_step, steps):
+        start = step * batch_size + rank * share
+        positions = torch.arange(start, start + share, device=dataset.device)
+        yield Batch(*dataset[order[positions]], positions)
+
+
+def steps_per_epoch(faces, batch_size, world_size=1):
+    """The number of batches of one training epoch; the incomplete last one does not count.
+
+    Args:
+        faces: the training set, Faces or a FaceDataset.
+        batch_size: faces of a batch, over all processes.
+        world_size: the number of processes.
+
+    Raises:
+        UserError: the processes cannot divide a batch evenly, or there are fewer faces than one batch.
+    """
+    count = len(faces)
+    if batch_size % world_size:
+        raise UserError(f"--batch-size {batch_size}: {world_size} processes cannot divide it evenly")
+    if count < batch_size:
+        raise UserError(
+            f"--batch-size {batch_size}: the training set has only {count} faces; a batch of at most {count} is needed"
+        )
+    return count // batch_size
+
+
+def ordered_batches(dataset, batch_size, rank=0, world_size=1):
+    """Yield (images, labels) of this process's share of the faces, in order; the last batch may be smaller."""
+    mine = share_of(len(dataset), rank, world_size).to(dataset.device)
+    for start in range(0, len(mine), batch_size):
+        yield dataset[mine[start : start + batch_size]]
+
+
+def share_of(count, rank, world_size):
+    """The contiguous part of the positions 0 to count - 1 that belongs to one process, int64."""
+    return torch.arange(count).tensor_split(world_size)[rank]
+
+
+def prefetch(batches, device):
+    """Yield the batches on a GPU while a thread reads the next ones into page-locked memory.
+
+    Batches that are on the GPU already pass unchanged, and so do all where `device` is a CPU.
+
+    Args:
+        batches: tuples of tensors.
+        device: a torch.device.
+    """
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        return
+    batches = itertools.chain([first], batches)
+    if device.type == "cpu" or first[0].device.type != "cpu":
+        yield from batches
+        return
+
+    def pin(batch):
+        torch.cuda.set_device(device)  # a thread starts on the first GPU, whichever this process uses
+        return map_tensors(torch.Tensor.pin_memory, batch)
+
+    for batch in read_ahead(batches, pin):
+        yield map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
+
+
+def map_tensors(function, batch):
+    """Apply a function to each tensor of a Batch or a plain tuple."""
+    tensors = [function(tensor) for tensor in batch]
+    return Batch(*tensors) if isinstance(batch, Batch) else tuple(tensors)
+
+
+def read_ahead(batches, prepare):
+    """Yield prepare(batch) of each batch; a thread works up to BATCHES_AHEAD batches ahead."""
+    ready, ended = queue.Queue(BATCHES_AHEAD), threading.Event()
+
+    def read():
+        try:
+            for batch in batches:
+                ready.put(prepare(batch))
+                if ended.is_set():
+                    return
+            ready.put(None)
+        except BaseException as error:
+            ready.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        while (batch := ready.get()) is not None:
+            if isinstance(batch, BaseException):
+                raise batch
+            yield batch
+    finally:
+        ended.set()
+        while not ready.empty():  # so that a thread that waits for room notices
+            ready.get_nowait()

@@ -1,0 +1,103 @@
+"""The metrics of an ordinal classifier. Fractions inside, percent only when printed.
+
+METRICS drives the log, the results, the tables and the comparisons: to add a metric, add an entry. Each one is a
+function of N faces that returns one value per face; the metric is their mean.
+
+Args of each function:
+    labels: int (N,), true classes in 0..K-1.
+    predictions: int (N,), predicted classes.
+    probabilities: float (N, K).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+def top1(labels, predictions, probabilities):
+    return labels == predictions
+
+
+def one_off(labels, predictions, probabilities):
+    """Right class or a neighbour of it (Eidinger et al., 2014)."""
+    return np.abs(labels - predictions) <= 1
+
+
+def absolute_error(labels, predictions, probabilities):
+    """In classes."""
+    return np.abs(labels - predictions)
+
+
+def cross_entropy(labels, predictions, probabilities):
+    """Of the probabilities, whatever the network was trained with; in nats."""
+    right = probabilities[np.arange(len(labels)), labels]
+    return -np.log(right.clip(np.finfo(np.float32).tiny)).astype(np.float64)
+
+
+class Metric(NamedTuple):
+    per_face: callable
+    format: str  # of a value, for `format`
+    title: str
+    lower_is_better: bool = False
+
+    def show(self, value):
+        return format(value, self.format)
+
+    def show_difference(self, value):
+        """With its sign; percentages in points."""
+        return f"{100 * value:+.2f}" if self.format.endswith("%") else f"{value:+.3f}"
+
+
+METRICS = {
+    "top1": Metric(top1, ".2%", "top-1"),
+    "one_off": Metric(one_off, ".2%", "one-off"),
+    "mae": Metric(absolute_error, ".3f", "MAE", lower_is_better=True),
+    "loss": Metric(cross_entropy, ".3f", "loss", lower_is_better=True),
+}
+
+
+def compute_metrics(labels, predictions, probabilities):
+    """{name of METRICS: mean over the faces}, as plain floats."""
+    return {
+        name: float(np.mean(metric.per_face(labels, predictions, probabilities), dtype=np.float64))
+        for name, metric in METRICS.items()
+    }
+
+
+def mean_and_std(values):
+    """{"mean": ..., "std": ...} of {name: values}; std is the sample's (ddof=1), None for a single value."""
+    return {
+        "mean": {name: float(np.mean(v)) for name, v in values.items()},
+        "std": {name: float(np.std(v, ddof=1)) if len(v) > 1 else None for name, v in values.items()},
+    }
+
+
+def confusion_matrix(labels, predictions, num_classes):
+    """int64 (K, K): true class by row, predicted class by column."""
+    labels, predictions = np.asarray(labels, dtype=np.int64), np.asarray(predictions, dtype=np.int64)
+    cells = np.bincount(labels * num_classes + predictions, minlength=num_classes * num_classes)
+    return cells.reshape(num_classes, num_classes)
+
+
+def per_class(confusion):
+    """Per true class: (faces, top1, one_off), each (K,); a class without a face has nan."""
+    classes = np.arange(len(confusion))
+    near = np.abs(classes[:, None] - classes[None, :]) <= 1
+    faces = confusion.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return faces, np.diag(confusion) / faces, np.where(near, confusion, 0).sum(axis=1) / faces
+
+
+def largest_class(labels, num_classes):
+    """The most frequent class and {name: value} of always answering it; a metric of probabilities gets none."""
+    labels = np.asarray(labels)
+    largest = int(np.bincount(labels, minlength=num_classes).argmax())
+    certain = np.eye(num_classes)[np.full(len(labels), largest)]
+    metrics = compute_metrics(labels, np.full(len(labels), largest), certain)
+    return largest, {name: value for name, value in metrics.items() if name != "loss"}
+
+
+def single_answer(predictions, num_classes, share=0.9):
+    """The class that is the answer to nearly all faces, or None."""
+    counts = np.bincount(np.asarray(predictions), minlength=num_classes)
+    return int(counts.argmax()) if counts.max() >= share * counts.sum() else None

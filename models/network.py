@@ -1,0 +1,58 @@
+"""What all networks have in common."""
+
+import torch
+from torch import nn
+
+
+class Network(nn.Module):
+    """A network that knows its classes and its input. A subclass defines `features` and its last layer, `fc`.
+
+    Attributes:
+        mean, std: per channel, of RGB in [0, 1]; images are normalised with them. These are ImageNet's, which face
+            networks use too.
+        fixed_size: whether the image size is part of the network.
+        image_size: side of its input, in pixels; None until it is known.
+        class_names: the K names in order; empty until they are known.
+        description: plain values; `create_model(**description)` creates a network like this one.
+        record: where a loaded network comes from (see models/checkpoint.py).
+    """
+
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+    fixed_size = False
+
+    def __init__(self):
+        super().__init__()
+        self.image_size = None
+        self.class_names = ()
+        self.description = {}
+        self.record = {}
+
+    @property
+    def head(self):
+        """The last layer. It is registered as `fc`, the name that torchvision gives it."""
+        return self.fc
+
+    def features(self, images):
+        """Normalised images (B, 3, S, S) -> features (B, F)."""
+        raise NotImplementedError
+
+    def forward(self, images):
+        """Normalised images (B, 3, S, S) -> outputs (B, D) of the head, in fp32."""
+        features = self.features(images)  # (B, F)
+        # In bf16 the outputs of two classes are often equal, and argmax then takes the younger class.
+        with torch.autocast(images.device.type, enabled=False):
+            return self.fc(features.float())  # (B, D)
+
+    def probabilities(self, images):
+        """Normalised images (B, 3, S, S) -> class probabilities (B, K)."""
+        return self.head.probabilities(self(images))
+
+
+def parameter_count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def size_mib(model):
+    """Size of the parameters in fp32, in MiB."""
+    return parameter_count(model) * 4 / 2**20

@@ -1,0 +1,85 @@
+"""The tables that the scripts print. Fractions inside, percent only here."""
+
+from evaluation.metrics import METRICS, largest_class, mean_and_std, per_class, single_answer
+
+WIDTH = 10
+
+
+def cross_validation_table(results, predictions):
+    """Per fold and as mean ± standard deviation: the last epoch's metrics, beside averages over epochs.
+
+    Args:
+        results: the content of results.json.
+        predictions: Predictions for all held-out faces.
+    """
+    averaged = [name for name, metric in METRICS.items() if metric.format.endswith("%")]
+    columns = [*METRICS, *(f"{name}_over_epochs" for name in averaged)]
+    titles = [METRICS[name.removesuffix("_over_epochs")].title for name in columns]
+    last, over = len(METRICS) * WIDTH - 1, len(averaged) * WIDTH - 1
+    lines = [
+        f"{'':10} {' last epoch ':-^{last}} {' over epochs ':-^{over}}",
+        f"{'held out':10}" + "".join(f"{title:>{WIDTH}}" for title in titles),
+    ]
+    rows = [(f"fold {fold['fold']}", fold) for fold in results["folds"]] + [("mean", results["mean"])]
+    if len(results["folds"]) > 1:
+        rows.append(("± std", results["std"]))
+    for name, row in rows:
+        lines.append(f"{name:10}" + "".join(f"{show(column, row[column]):>{WIDTH}}" for column in columns))
+    lines.append(constant_line(predictions.labels, predictions.faces.class_names))
+    return "\n".join(lines + warnings_of(predictions))
+
+
+def show(name, value):
+    return METRICS[name.removesuffix("_over_epochs")].show(value)
+
+
+def constant_line(labels, class_names):
+    """'always answering 25-32: top-1 25.90%, ...': what a model must beat."""
+    largest, metrics = largest_class(labels, len(class_names))
+    values = ", ".join(f"{METRICS[name].title} {show(name, value)}" for name, value in metrics.items())
+    return f"always answering {class_names[largest]}: {values}"
+
+
+def warnings_of(predictions):
+    """A line of warning where nearly all answers are one class."""
+    names = predictions.faces.class_names
+    answer = single_answer(predictions.predicted, len(names))
+    if answer is None:
+        return []
+    return [f"warning: {names[answer]} is the answer for nearly every face; the model has learned little or diverged"]
+
+
+def models_table(reports):
+    """Several models of test_code.py, with mean and standard deviation.
+
+    Args:
+        reports: list of dicts with "model", "held_out_fold" and a value for each of METRICS.
+    """
+    summary = mean_and_std({name: [report[name] for report in reports] for name in METRICS})
+    rows = [(report["model"], report["held_out_fold"], report) for report in reports]
+    rows += [("mean", "", summary["mean"]), ("± std", "", summary["std"])]
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{'model':{width}}  held out" + "".join(f"{metric.title:>{WIDTH}}" for metric in METRICS.values())]
+    for name, fold, values in rows:
+        shown = "".join(f"{metric.show(values[key]):>{WIDTH}}" for key, metric in METRICS.items())
+        lines.append(f"{name:{width}}  {fold:>8}{shown}")
+    return "\n".join(lines)
+
+
+def per_class_table(confusion, class_names):
+    lines = ["class      faces    top-1   one-off"]
+    for name, faces, exact, near in zip(class_names, *per_class(confusion), strict=True):
+        lines.append(f"{name:<8} {faces:7,}  {percent(exact)}   {percent(near)}")
+    return "\n".join(lines)
+
+
+def percent(fraction):
+    return "      -" if fraction != fraction else f"{fraction:7.2%}"
+
+
+def confusion_table(confusion, class_names):
+    width = max(6, len(str(confusion.max())) + 1)
+    lines = ["true \\ predicted " + "".join(f"{name:>{width}}" for name in class_names)]
+    for name, row in zip(class_names, confusion, strict=True):
+        lines.append(f"{name:<17}" + "".join(f"{count:>{width}}" for count in row))
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""Settings: recipes, shares of the epochs, records, and values that contradict each other."""
+
+import dataclasses
+import re
+
+import pytest
+
+from models import MODELS
+from training.arguments import make_parser
+from training.config import DEMO_DEFAULTS, FIELDS, RECIPES, SECTIONS, Config, differences, from_record
+from utils.errors import UserError
+from utils.options import as_tuples, default_of, to_record
+
+
+def test_defaults_are_the_experiment():
+    """What `python main.py` does, from the table of the experiment."""
+    config = Config()
+    assert (config.model, config.negative_slope, config.shortcut, config.image_size) == ("resnet18", 0.2, "3x3", 224)
+    assert (config.epochs, config.batch_size, config.loss) == (100, 128, "cross_entropy")
+    assert (config.lr, config.schedule, config.lr_steps, config.lr_gamma) == (0.1, "step", (20, 50, 75), 0.1)
+    assert (config.momentum, config.weight_decay, config.init) == (0.0, 0.0, "pytorch")
+    assert (config.flip, config.rotation, config.hue) == (0.5, 20, 0.02)
+    assert (config.brightness, config.contrast, config.saturation) == (0.1, 0.1, 0.1)
+    assert (config.gridmask_ratio, config.gridmask_start, config.gridmask_end) == (0.6, 0.6, 0.8)
+    assert config.gridmask_rotated
+    assert (config.folds, config.label_policy, config.seed) == ((0, 1, 2, 3, 4), "strict", 0)
+
+
+def test_a_recipe_gives_defaults_and_explicit_values_come_first():
+    modern = Config(recipe="modern", epochs=20)
+    assert (modern.momentum, modern.weight_decay, modern.loss, modern.nesterov) == (0.9, 5e-4, "sord", True)
+    assert modern.warmup == 2.0  # a tenth of the epochs
+    assert Config(recipe="modern", loss="corn").loss == "corn"
+    # Even where the explicit value is the option's own default.
+    assert Config(recipe="modern", momentum=0.0, nesterov=False).momentum == 0.0
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps"),
+    [(100, (20, 50, 75)), (20, (4, 10, 15)), (15, (3, 8, 11)), (4, (1, 2, 3)), (2, (1, 2)), (1, (1,))],
+)
+def test_the_published_decay_is_a_share_of_the_epochs(epochs, steps):
+    assert Config(epochs=epochs).lr_steps == steps
+    assert Config(epochs=epochs, lr_steps=(5,)).lr_steps == (5,)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("epochs", [1, 2, 3, 100])
+def test_a_recipe_works_for_any_number_of_epochs(recipe, epochs):
+    assert Config(recipe=recipe, epochs=epochs).warmup < epochs
+
+
+def test_the_recipe_in_python_means_what_it_means_on_the_command_line():
+    given = vars(make_parser({}).parse_args(["--recipe", "modern", "--epochs", "6"]))
+    given = {name: value for name, value in given.items() if name in FIELDS}
+    assert Config(**as_tuples(given)) == Config(recipe="modern", epochs=6)
+
+
+def test_a_record_comes_back():
+    config = Config(recipe="modern", folds=(0, 3), epochs=7)
+    assert from_record(to_record(config)) == config
+    with pytest.raises(UserError, match="unknown settings: colour"):
+        from_record({"colour": "red"})
+
+
+def test_replacing_a_setting_keeps_the_others():
+    config = dataclasses.replace(Config(recipe="modern"), precision="bf16")
+    assert (config.precision, config.momentum) == ("bf16", 0.9)
+
+
+def test_differences_are_named_and_what_is_free_to_change_is_not():
+    recorded = Config(seed=0, lr=0.01, folds=(0,), precision="bf16")
+    assert differences(recorded, {"seed": 1, "lr": 0.02}) == "seed was 0, now 1; lr was 0.01, now 0.02"
+    assert differences(recorded, {"threads": 2, "run_dir": "x", "precision": "auto", "seed": 0}) == ""
+    assert differences(recorded, {"precision": "fp32"}) == "precision was bf16, now fp32"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decode": "val"}, "--decode val: there are no validation faces to choose on; add --val-fraction 0.1"),
+        ({"warmup": 100.0}, "--warmup 100.0: expected less than the 100 --epochs"),
+        ({"nesterov": True}, "--nesterov with --momentum 0: Nesterov's form needs a momentum above 0"),
+        ({"folds": ()}, "--folds : name each fold once, out of 0 to 4"),
+        ({"folds": (1, 1)}, "--folds 1 1: name each fold once, out of 0 to 4"),
+        ({"first_size": 39}, "--first-size 39: expected 40 to the --image-size 224, or 0"),
+        ({"first_size": 225}, "--first-size 225: expected 40 to the --image-size 224, or 0"),
+        ({"recipe": "best"}, "--recipe best: choose from original, modern"),
+        ({"loss": "nonsense"}, "--loss nonsense: choose from cross_entropy, "),
+        ({"epochs": "many"}, "--epochs many: expected a whole number"),
+        ({"epochs": True}, "--epochs True: expected a whole number"),
+        ({"lr": float("nan")}, "--lr nan: expected a number from 0 to 1000000.0"),
+        ({"folds": 3}, "--folds 3: expected several values"),
+        ({"lr": (0.1,)}, "expected one value"),
+        ({"model": 3}, "--model 3: expected a text"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        Config(**settings)
+
+
+class TestNetworkOptions:
+    def test_a_network_gets_the_options_that_it_has(self):
+        assert Config(negative_slope=0.1).network_options() == {
+            "negative_slope": 0.1,
+            "shortcut": "3x3",
+            "attention": "none",
+            "init": "pytorch",
+            "zero_init": False,
+        }
+        assert Config(model="alexnet", image_size=64).network_options() == {"image_size": 64}
+
+    @pytest.mark.parametrize("model", MODELS)
+    @pytest.mark.parametrize("recipe", RECIPES)
+    def test_a_recipe_fits_every_network(self, model, recipe):
+        Config(model=model, recipe=recipe).network_options()
+
+    def test_an_option_that_a_network_does_not_have_is_an_error(self):
+        message = "--attention se: alexnet has no such option; its options are --image-size"
+        with pytest.raises(UserError, match=re.escape(message)):
+            Config(model="alexnet", attention="se").network_options()
+
+    def test_growing_images_need_a_network_for_any_size(self):
+        with pytest.raises(UserError, match="--first-size 64: the input size of alexnet is fixed; use a ResNet"):
+            Config(model="alexnet", first_size=64).network_options()
+
+
+def test_every_field_has_a_section_and_a_help_text():
+    names = [field.name for section in SECTIONS for field in dataclasses.fields(section)]
+    assert sorted(names) == sorted(FIELDS)
+    assert all(len(FIELDS[name].metadata["help"]) > 5 for name in names)
+    assert all(default_of(field) is not None for field in FIELDS.values())
+    assert set(DEMO_DEFAULTS) <= set(names)
+    assert all(set(recipe) <= set(names) for recipe in RECIPES.values())
+
+
+def test_options_show_the_recipes_defaults():
+    text = make_parser(vars(Config(recipe="modern"))).format_help()
+    for title in ("data:", "network:", "optimisation:", "augmentation:", "evaluation:", "machine:"):
+        assert f"\n{title}\n" in text
+    assert re.search(r"--momentum X\s+SGD momentum \(default: 0.9\)", text)
+    assert re.search(r"--warmup X\s+epochs of linear warm-up of the learning rate\s+\(default:\s+10.0\)", text)
+
+
+def test_options_are_not_abbreviated():
+    with pytest.raises(UserError, match="unrecognized arguments: --image x"):
+        make_parser({}).parse_args(["--image", "x"])

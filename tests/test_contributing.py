@@ -1,0 +1,85 @@
+"""The examples of CONTRIBUTING.md, applied to a copy of the code as they stand there, and trained with."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+ROOMS = ("augment", "data", "evaluation", "models", "report", "training", "utils")
+TINY = "--image-size 40 --epochs 1 --batch-size 16 --lr 0.01 --precision fp32 --threads 1 --folds 3 --no-plots"
+
+
+def examples():
+    """(file, the line below which the code goes, 'at the end' or 'new file', code) of every example."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for place, code in re.findall(r"```python\n# ([^\n]*)\n(.*?)```", text, re.DOTALL):
+        path, where = place.split(", ", 1)
+        yield path, where, code
+
+
+def apply(copy, path, where, code):
+    file = copy / path
+    if where == "new file":
+        assert not file.exists()
+        file.write_text(code)
+        return
+    source = file.read_text()
+    if where == "at the end":
+        file.write_text(source + "\n\n" + code)
+        return
+    lines, start = source.splitlines(keepends=True), where.removeprefix('below "').removesuffix('"')
+    (position,) = (k for k, line in enumerate(lines) if line.startswith(start))
+    file.write_text("".join([*lines[: position + 1], code, *lines[position + 1 :]]))
+
+
+@pytest.fixture(scope="module")
+def extended(small_faces_once, tmp_path_factory):
+    """A run of the extended copy: (its folder, what it printed)."""
+    copy = tmp_path_factory.mktemp("contributing")
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "main.py", copy)
+    for example in examples():
+        apply(copy, *example)
+    labels, images = small_faces_once
+    command = [
+        sys.executable,
+        "main.py",
+        "--label-dir",
+        labels,
+        "--image-dir",
+        images,
+        *TINY.split(),
+        "--run-dir",
+        "run",
+    ]
+    command += "--loss squared_error --model tiny --grey 0.5".split()
+    done = subprocess.run(list(map(str, command)), cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return copy, done.stdout
+
+
+def test_every_kind_has_its_example_and_touches_two_files_at_most():
+    sections = re.split(r"^## ", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)[1:]
+    assert [section.splitlines()[0] for section in sections] == [
+        "A loss", "A metric", "An augmentation", "A network", "A data set",
+    ]  # fmt: skip
+    for section in sections:
+        assert 1 <= len(set(re.findall(r"```python\n# (\S+),", section))) <= 2
+
+
+def test_the_run_has_all_of_them(extended):
+    copy, printed = extended
+    config = json.loads((copy / "run" / "config.json").read_text())
+    assert (config["model"], config["loss"], config["grey"]) == ("tiny", "squared_error", 0.5)
+    assert "two-off" in printed
+    assert "test_two_off" in pd.read_csv(copy / "run" / "log.csv").columns
+    results = json.loads((copy / "run" / "results.json").read_text())
+    assert results["class_names"] == ["minor", "adult"]
+    assert results["folds"][0]["two_off"] == 1.0  # with two classes nothing is further away
+    assert list(pd.read_csv(copy / "run" / "predictions.csv").columns[-2:]) == ["p_minor", "p_adult"]

@@ -1,0 +1,160 @@
+"""Several processes train one model: averaged gradients, the same weights in each, every file written once."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+
+from models.checkpoint import load_model
+from utils.distributed import SINGLE_PROCESS
+
+SETTINGS = "--image-size 40 --epochs 2 --batch-size 8 --lr 0.01 --lr-steps 1 --precision fp32 --folds 3 --no-plots"
+
+
+def launch(processes, script, *arguments):
+    """Run a script in several processes of one thread each."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes > 1 else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *launcher, script, *arguments]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=240)
+
+
+def train(faces, folder, processes, *more):
+    labels, images = faces
+    paths = ["--label-dir", labels, "--image-dir", images, "--cache-dir", folder / "cache", "--run-dir", folder / "run"]
+    return launch(processes, ROOT / "main.py", *paths, *SETTINGS.split(), *more)
+
+
+@pytest.fixture(scope="module")
+def trained(small_faces_once, tmp_path_factory):
+    """(folder, standard output) of a run by two processes."""
+    folder = tmp_path_factory.mktemp("distributed")
+    done = train(small_faces_once, folder, 2)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_one_process_writes_and_prints(trained):
+    folder, printed = trained
+    assert printed.count("evaluate one model:") == 1
+    assert printed.count("fold 3  epoch   2/2") == 1
+    names = {".lock", "config.json", "fold_3.pt", "log.csv", "predictions.csv", "results.json"}
+    assert {path.name for path in (folder / "run").iterdir()} == names
+    assert load_model(folder / "run" / "fold_3.pt").record["trained_on"] == "CPU, 1 thread, fp32, 2 processes"
+
+
+def test_the_log_counts_the_faces_of_all_processes(trained):
+    log = pd.read_csv(trained[0] / "run" / "log.csv")
+    assert log.epoch.tolist() == [0, 1]
+    assert (log.seconds * log.images_per_second).tolist() == pytest.approx([32, 32])
+    right = log.train_top1 * 32
+    assert right.tolist() == pytest.approx(right.round().tolist())
+    predictions = pd.read_csv(trained[0] / "run" / "predictions.csv")
+    assert predictions.path.tolist() == [f"album3/landmark_aligned_face.{300 + k}.{k}.jpg" for k in range(8)]
+
+
+def test_the_reported_numbers_are_those_of_the_saved_model(trained, tmp_path):
+    """One process evaluates what two have trained and evaluated."""
+    run = trained[0] / "run"
+    arguments = [run / "fold_3.pt", "--precision", "fp32", "--json", tmp_path / "report.json"]
+    done = launch(1, ROOT / "test_code.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads((tmp_path / "report.json").read_text())
+    (recorded,) = json.loads((run / "results.json").read_text())["folds"]
+    for name in ("top1", "one_off", "mae", "loss"):
+        assert report[name] == pytest.approx(recorded[name], rel=1e-5)
+    assert report["confusion"] == recorded["confusion"]
+
+
+def test_a_run_of_two_processes_is_finished_for_one(small_faces_once, trained):
+    before = (trained[0] / "run" / "fold_3.pt").stat().st_mtime_ns
+    done = train(small_faces_once, trained[0], 1, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (trained[0] / "run" / "fold_3.pt").stat().st_mtime_ns == before
+
+
+def test_processes_divide_a_batch_evenly(small_faces_once, tmp_path):
+    done = train(small_faces_once, tmp_path, 2, "--batch-size", 9)
+    assert done.returncode != 0
+    assert "error: --batch-size 9: 2 processes cannot divide it evenly\n" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_process_has_nothing_to_agree_on():
+    assert SINGLE_PROCESS.is_main_process
+    assert SINGLE_PROCESS.sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
+    assert SINGLE_PROCESS.max(3) == 3
+
+
+HALVES = """
+import copy, signal, sys
+import torch
+from torch import nn
+from training.engine import EpochMeter
+from utils.device import Compute
+from utils.signals import Interruption
+
+compute = Compute.choose("cpu", "fp32", threads=1)
+distributed = compute.distributed
+rank = distributed.rank
+assert distributed.world_size == 2 and distributed.is_main_process == (rank == 0)
+assert distributed.sum(torch.tensor([1.0, rank])).tolist() == [2.0, 1.0]
+assert distributed.max(10 + rank) == 11
+
+torch.manual_seed(0)
+images, labels = torch.randn(8, 3, 6, 6), torch.randint(4, (8,))
+halves = slice(0, 4), slice(4, 8)
+
+def layers(norm):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(64, 4))
+
+def gradients(model, network, part):
+    model.zero_grad()
+    nn.functional.cross_entropy(network(images[part]), labels[part]).backward()
+    return [p.grad.clone() for p in model.parameters()]
+
+# Without batch statistics, averaged gradients are those of the whole batch; with them, each half has its own.
+for norm, parts in ((nn.Identity(), (slice(0, 8),)), (nn.BatchNorm2d(4), halves)):
+    model = layers(norm)
+    alone = copy.deepcopy(model)
+    expected = [sum(g) / len(parts) for g in zip(*(gradients(alone, alone, part) for part in parts))]
+    network = compute.prepare(model)
+    for ours, theirs in zip(gradients(model, network, halves[rank]), expected):
+        assert torch.allclose(ours, theirs, atol=1e-6), (ours - theirs).abs().max()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(3):
+        gradients(model, network, halves[rank])
+        optimizer.step()
+    distributed.share_buffers(model)
+    for value in model.state_dict().values():
+        assert torch.equal(distributed.sum(value.clone()), 2 * value)  # the same bits in both
+
+# The sums of all processes are kept once, and the first process resumes with them.
+meter = EpochMeter(compute)
+meter.begin()
+labels = torch.tensor([0, 1, 2, 0] if rank else [1, 1, 1, 1])
+meter.update(torch.tensor(1.0 + rank), torch.eye(4), labels)
+state = meter.state_dict()
+assert state["sums"].tolist() == [4 * 1.0 + 4 * 2.0, 1 + 3, 8] and state["faces"] == 8
+resumed = EpochMeter(compute)
+resumed.load_state_dict(state)
+resumed.begin()
+resumed.finish()
+assert resumed.read() == (1.5, 0.5)
+
+interruption = Interruption(distributed)
+assert not interruption.agreed()
+interruption.requested = signal.SIGTERM if rank == 1 else 0
+assert interruption.agreed() and interruption.requested == signal.SIGTERM
+"""
+
+
+def test_processes_average_gradients_and_agree(tmp_path):
+    (tmp_path / "halves.py").write_text(HALVES)
+    done = launch(2, tmp_path / "halves.py")
+    assert done.returncode == 0, done.stderr

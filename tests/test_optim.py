@@ -1,0 +1,93 @@
+"""The training state: what decays, what is averaged, what rare classes weigh, and what comes back."""
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from augment.mixing import Targets
+from data.faces import Faces
+from training.config import Config
+from training.optim import TrainState, class_weights, parameter_groups
+from utils.device import Compute
+from utils.errors import UserError
+
+CPU = Compute(torch.device("cpu"), "fp32")
+LABELS = torch.tensor([0, 0, 0, 1])
+
+
+def state(**settings):
+    table = pd.DataFrame({"label": LABELS.tolist() * 10, "path": "a", "fold": 0, "album": "b", "subject": "c"})
+    config = Config(image_size=40, batch_size=4, **{"epochs": 10, **settings})
+    return TrainState(config, 0, Faces(table, ("young", "old")), CPU)
+
+
+def test_weights_alone_decay():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    (every,) = parameter_groups(model, 0.1, weights_only=False)
+    assert len(every["params"]) == 6
+    weights, others = parameter_groups(model, 0.1, weights_only=True)
+    assert [p.ndim for p in weights["params"]] == [4, 2]
+    assert (weights["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert len(others["params"]) == 4
+
+
+def test_class_weights_by_hand():
+    # Two classes in four faces: 4 / (2 * 3) and 4 / (2 * 1); one per face on average.
+    weights = class_weights(LABELS, 2)
+    assert weights.tolist() == pytest.approx([2 / 3, 2])
+    assert weights[LABELS].mean().item() == pytest.approx(1)
+    with pytest.raises(UserError, match="no training face has the class number 2"):
+        class_weights(LABELS, 3)
+
+
+def test_balance_is_by_sampling_or_by_loss():
+    assert state(balance="sampling").sampling[:4].tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
+    assert state(balance="loss").criterion.class_weights is not None
+    assert state().sampling is None
+    assert state().criterion.class_weights is None
+
+
+def test_the_average_has_its_horizon():
+    averaged = state(averaging=0.1)  # ten of a hundred steps, so a decay of 0.9
+    bias, average = averaged.model.fc.bias, averaged.evaluated_model.fc.bias
+    with torch.no_grad():
+        bias.fill_(1.0)
+        averaged.average.update_parameters(averaged.model)  # the first update copies
+        bias.fill_(2.0)
+        averaged.average.update_parameters(averaged.model)
+    assert average[0].item() == pytest.approx(0.9 * 1 + 0.1 * 2)
+    assert averaged.evaluated_model is not averaged.model
+
+
+def test_the_learning_rate_reaches_every_parameter_group():
+    cosine = state(schedule="cosine", warmup=2.0, lr=0.4, decay_weights_only=True)
+    assert cosine.steps_per_epoch == 10
+    cosine.set_learning_rate(cosine.learning_rate(10 / 10))  # one of ten epochs: half of the warm-up
+    assert [group["lr"] for group in cosine.optimizer.param_groups] == pytest.approx([0.2, 0.2])
+    assert cosine.learning_rate(60 / 10) == pytest.approx(0.2)  # six epochs: half of the cosine
+
+
+def test_the_state_comes_back():
+    settings = {"averaging": 0.1, "momentum": 0.9, "nesterov": True}
+    first = state(**settings)
+    for _ in range(2):
+        first.criterion(first.network(torch.randn(4, 3, 40, 40)), Targets(LABELS)).backward()
+        first.optimizer.step()
+        first.average.update_parameters(first.model)
+        first.step += 1
+    second = state(**settings)
+    second.load_state_dict(first.state_dict())
+    assert (second.step, second.epoch) == (2, 0)
+    for ours, theirs in zip(second.average.parameters(), first.average.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    momenta = [values["momentum_buffer"] for values in second.optimizer.state.values()]
+    assert len(momenta) == len(list(second.model.parameters()))
+
+
+def test_the_seed_and_the_fold_decide_the_initial_weights():
+    def weights(**settings):
+        return state(**settings).model.conv1.weight
+
+    assert torch.equal(weights(), weights())
+    assert not torch.equal(weights(), weights(seed=1))

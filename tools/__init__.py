@@ -1,0 +1,1 @@
+"""The smaller scripts, run as `python -m tools.NAME`."""

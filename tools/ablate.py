@@ -1,0 +1,245 @@
+"""Train named variants of one experiment with several seeds, and tell which change makes a difference.
+
+    python -m tools.ablate --label-dir DIR --image-dir DIR --folds 0 --seeds 0 1 --epochs 8 --image-size 64
+    python -m tools.ablate --demo --only baseline relu --seeds 0
+
+Every variant is `main.py` with the baseline's settings and the few of its own in VARIANTS. The same command again
+resumes where it stopped. It writes ablation.csv, ablation.md and ablation.png into --run-dir.
+"""
+
+import dataclasses
+import os
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data import make_demo_faces
+from data.demo import DEMO_DIR
+from evaluation.bootstrap import paired_difference
+from evaluation.decode import DECODERS
+from evaluation.metrics import METRICS
+from evaluation.predictions import read_predictions
+from training import LOSSES
+from training.arguments import read_config
+from training.config import DEMO_DEFAULTS, FIELDS, RECIPES, SECTIONS, Config, differences, in_epochs
+from utils.cli import run_script
+from utils.errors import UserError
+from utils.files import write_csv, write_text
+from utils.options import Parser, add_options, as_tuples, default_of, flag
+
+MAIN = Path(__file__).parents[1] / "main.py"
+BASELINE = "baseline"
+RECIPE = "modern"  # of every variant, unless its own settings or the command line say otherwise
+JITTER_OFF = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
+GRIDMASK_OFF = dict.fromkeys(("gridmask_start", "gridmask_end"), 0.0)
+VARIANTS = {
+    BASELINE: {},
+    "original recipe": {"recipe": "original"},
+    "relu": {"negative_slope": 0.0},
+    "1x1 shortcuts": {"shortcut": "1x1"},
+    "no flip": {"flip": 0.0},
+    "no rotation": {"rotation": 0.0},
+    "no colour jitter": JITTER_OFF,
+    "no scale and shift": {"scale": 0.0, "shift": 0.0},
+    "no gridmask": GRIDMASK_OFF,
+    "gridmask not rotated": {"gridmask_rotated": False},
+    "gridmask 0.3": {"gridmask_start": 0.3, "gridmask_end": 0.3},
+    "gridmask 0 to 0.8": {"gridmask_start": 0.0, "gridmask_end": 0.8},
+    "no augmentation": {"flip": 0.0, "rotation": 0.0, "scale": 0.0, "shift": 0.0, **JITTER_OFF, **GRIDMASK_OFF},
+    "step decay": {"schedule": "step", "lr_steps": RECIPES["original"]["lr_steps"]},
+    "linear decay": {"schedule": "linear"},
+    "random crops": {"crop": 0.5, "scale": 0.0, "shift": 0.0},
+    "random erasing": {"erasing": 0.5},
+    "mixup": {"mixup": 0.2},
+    "cutmix": {"cutmix": 1.0},
+    "averaged weights": {"averaging": 0.05},
+    "no zero init": {"zero_init": False},
+    "pytorch init": {"init": "pytorch", "zero_init": False},
+    "balanced sampling": {"balance": "sampling"},
+    "balanced loss": {"balance": "loss"},
+    "squeeze and excitation": {"attention": "se"},
+    "cbam": {"attention": "cbam"},
+    **{f"loss {name}": {"loss": name} for name in LOSSES if name != RECIPES[RECIPE]["loss"]},
+}
+OWN_OPTIONS = ("run_dir", "seed", "plots")  # set by this script for every run
+running = set()  # processes of main.py
+
+
+def main():
+    options, shared = read_command_line()
+    root = Path(options.run_dir)
+    if options.demo:
+        make_demo_faces(DEMO_DIR)  # once, before several runs need them
+    jobs = [(variant, seed) for seed in options.seeds for variant in options.only]
+    started = time.perf_counter()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        try:
+            for number, _ in enumerate(pool.map(lambda job: train(root, *job, options, shared), jobs), 1):
+                print(f"{number} of {len(jobs)} runs done, {(time.perf_counter() - started) / 60:.0f} min", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()  # it saves its step, and this script resumes from there
+            raise
+    table = compare(root, options)
+    write_csv(root / "ablation.csv", table)
+    write_text(root / "ablation.md", markdown(table))
+    from report.plots import plot_ablation  # brings torch
+
+    plot_ablation(table, root / "ablation.png")
+    print(f"\n{markdown(table)}\n{root}/ holds ablation.csv, ablation.md and ablation.png")
+
+
+def train(root, variant, seed, options, shared):
+    """Run main.py for one variant and seed, unless it has finished before. Raises UserError when it fails."""
+    run_dir = run_folder(root, variant, seed)
+    config = variant_config(variant, seed, shared, options.demo)
+    if (run_dir / "config.json").exists():
+        recorded = read_config(run_dir)
+        if differing := differences(recorded, vars(config)):
+            raise UserError(f"'{run_dir}' was trained with other settings: {differing}")
+        if (run_dir / "results.json").exists() and set(recorded.folds) == set(config.folds):
+            return
+    settings = {name: value for name, value in vars(config).items() if name not in ("run_dir", "plots")}
+    threads = config.threads or max(1, os.cpu_count() // options.jobs)
+    command = [sys.executable, str(MAIN), *as_flags({**settings, "threads": threads}), "--no-plots"]
+    command += ["--run-dir", str(run_dir), *(["--resume"] if (run_dir / "config.json").exists() else [])]
+    root.mkdir(parents=True, exist_ok=True)
+    log_path = root / f"{run_dir.name}.log"
+    with open(log_path, "a") as log:
+        # In a session of its own: Ctrl-C reaches it once, as the signal that main() sends.
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        running.add(process)
+        status = process.wait()
+        running.discard(process)
+    if status:
+        reason = log_path.read_text().strip().splitlines()[-1:] or ["it printed nothing"]
+        raise UserError(f"'{variant}' with seed {seed} ended with status {status}: {reason[0]} ({log_path})")
+
+
+def run_folder(root, variant, seed):
+    return root / f"{variant.replace(' ', '_')}_seed{seed}"
+
+
+def variant_config(variant, seed, shared, demo):
+    """The Config of a run: the baseline's settings, the command line's, then the variant's own."""
+    own = VARIANTS[variant]
+    if own.get("recipe", RECIPE) != RECIPE:
+        shared = {name: value for name, value in shared.items() if name not in RECIPES[RECIPE]}
+    epochs = {"epochs": default_of(FIELDS["epochs"]), **(DEMO_DEFAULTS if demo else {}), **shared}["epochs"]
+    own = {name: in_epochs(value, epochs) for name, value in own.items()}
+    demo_paths = {"label_dir": DEMO_DIR, "image_dir": f"{DEMO_DIR}/aligned", **DEMO_DEFAULTS} if demo else {}
+    return Config(**{**demo_paths, "recipe": RECIPE, **shared, **own, "seed": seed})
+
+
+def as_flags(settings):
+    """Command-line options that give these settings."""
+    flags = []
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            flags.append(flag(name) if value else flag("no_" + name))
+        elif isinstance(value, tuple):
+            flags += [flag(name), *map(str, value)]
+        else:
+            flags += [flag(name), str(value)]
+    return flags
+
+
+def compare(root, options):
+    """One row per variant: its metrics, and its differences from the baseline with intervals over people."""
+    faces = {variant: mean_over_seeds(root, variant, options.seeds) for variant in options.only}
+    for name in list(DECODERS)[1:]:
+        faces[f"decode {name}"] = mean_over_seeds(root, BASELINE, options.seeds, name)
+    base, rows = faces[BASELINE], []
+    for variant, own in faces.items():
+        if not own.path.equals(base.path):
+            raise UserError(f"'{variant}' held out other faces than the baseline: choose another --run-dir")
+        cost = training_cost(root, BASELINE if variant.startswith("decode ") else variant, options.seeds)
+        row = {"variant": variant, "runs": len(options.seeds), **cost}
+        for name in METRICS:
+            row[name], row[f"{name}_spread"] = own[name].mean(), own.attrs[name]
+            gain, low, high = paired_difference(own[name], base[name], own.person)
+            row |= {f"{name}_gain": gain, f"{name}_low": low, f"{name}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def mean_over_seeds(root, variant, seeds, decoder=None):
+    """One row per held-out face: person and metrics, averaged over seeds; attrs: each metric's spread over them."""
+    tables = []
+    for seed in seeds:
+        predictions = read_predictions(run_folder(root, variant, seed) / "predictions.csv")
+        if decoder:
+            predictions = dataclasses.replace(predictions, stored=DECODERS[decoder](predictions.probabilities))
+        metrics = {name: predictions.per_face(name) for name in METRICS}
+        faces = predictions.faces
+        tables.append(pd.DataFrame({"path": faces.table.path, "person": faces.people, **metrics}))
+    names = list(METRICS)
+    if any(not table.path.equals(tables[0].path) for table in tables):
+        raise UserError(f"the runs of '{variant}' held out different faces: choose another --run-dir")
+    mean = tables[0].assign(**{name: np.mean([table[name] for table in tables], axis=0) for name in names})
+    spread = np.std([[table[name].mean() for name in names] for table in tables], axis=0, ddof=min(1, len(tables) - 1))
+    mean.attrs = dict(zip(names, spread, strict=True))
+    return mean
+
+
+def training_cost(root, variant, seeds):
+    """Images seen in training and the seconds that took, per run."""
+    logs = [pd.read_csv(run_folder(root, variant, seed) / "log.csv") for seed in seeds]
+    images = np.mean([(log.seconds * log.images_per_second).sum() for log in logs])
+    return {"images": round(images), "seconds": float(np.mean([log.seconds.sum() for log in logs]))}
+
+
+def markdown(table):
+    """The table for a document: values, and differences from the baseline with their 95 % intervals."""
+    titles = [f"{metric.title} | against baseline" for metric in METRICS.values()]
+    lines = [f"| variant | {' | '.join(titles)} | images | seconds |", "|---" * (2 * len(METRICS) + 3) + "|"]
+    for row in table.to_dict("records"):
+        cells = [row["variant"]]
+        for name, metric in METRICS.items():
+            # One run alone has no spread over seeds.
+            spread = f" ± {metric.show(row[f'{name}_spread'])}" if row["runs"] > 1 else ""
+            cells.append(metric.show(row[name]) + spread)
+            gain, low, high = (metric.show_difference(row[f"{name}_{part}"]) for part in ("gain", "low", "high"))
+            cells.append("" if row["variant"] == BASELINE else f"{gain} ({low} to {high})")
+        lines.append(f"| {' | '.join(cells)} | {row['images'] / 1000:,.0f} k | {row['seconds']:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def read_command_line():
+    """(options of this script, settings of main.py that every variant shares)."""
+    parser = Parser(prog="python -m tools.ablate", description="Train variants of an experiment and compare them.")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", default=list(VARIANTS), help="variants (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds (default: 0)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    parser.add_argument("--demo", action="store_true", help="use the drawn demo faces")
+    parser.add_argument("--list", action="store_true", help="print the variants and exit")
+    parser.add_argument("--run-dir", default="runs/ablation", metavar="DIR", help="folder (default: runs/ablation)")
+    defaults = vars(Config(recipe=RECIPE))
+    for section in SECTIONS:
+        names = [field.name for field in dataclasses.fields(section) if field.name not in OWN_OPTIONS]
+        add_options(parser.add_argument_group(section.title), [FIELDS[name] for name in names], defaults)
+    options = parser.parse_args()
+    if options.list:
+        for name, own in VARIANTS.items():
+            print(f"{name:<24} {shlex.join(as_flags({k: in_epochs(v, 100) for k, v in own.items()}))}")
+        sys.exit()
+    if unknown := [name for name in options.only if name not in VARIANTS]:
+        raise UserError(f"--only '{unknown[0]}': there is no such variant; --list names them")
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: expected a number from 1")
+    if len(set(options.seeds)) < len(options.seeds):
+        raise UserError(f"--seeds {' '.join(map(str, options.seeds))}: name each seed once; a run counts once")
+    options.only = [BASELINE, *(name for name in dict.fromkeys(options.only) if name != BASELINE)]
+    mine = ("only", "seeds", "jobs", "demo", "list", "run_dir")
+    return options, as_tuples({name: value for name, value in vars(options).items() if name not in mine})
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,95 @@
+"""The command line of main.py."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.demo import DEMO_DIR
+from training.config import DEMO_DEFAULTS, FIELDS, FREE_TO_CHANGE, SECTIONS, Config, differences, from_record
+from utils.errors import UserError
+from utils.options import Parser, add_options, as_tuples, default_of
+
+
+@dataclass(frozen=True)
+class Arguments:
+    config: Config
+    resume: bool = False
+    demo: bool = False
+    merge: tuple = ()  # run directories to merge into config.run_dir
+
+
+def read_arguments(label_dir="", image_dir=""):
+    """The command line over main.py's two constants. Raises UserError."""
+    given = vars(make_parser(shown_defaults()).parse_args())
+    demo, resume, merge = (given.pop(name) for name in ("demo", "resume", "merge"))
+    given = as_tuples(given)
+    if merge:
+        if given.keys() != {"run_dir"} or demo or resume:
+            raise UserError("--merge takes the runs to merge and a --run-dir for the result, nothing else")
+        return Arguments(Config(**given), merge=tuple(merge))
+    if demo and given.keys() & {"label_dir", "image_dir"}:
+        raise UserError("--demo draws its own faces; omit --label-dir and --image-dir")
+    if resume:
+        run_dir = DEMO_DEFAULTS["run_dir"] if demo else default_of(FIELDS["run_dir"])
+        return Arguments(resumed_config({"run_dir": run_dir, **given}), resume=True, demo=demo)
+    if demo:
+        given = {"label_dir": DEMO_DIR, "image_dir": f"{DEMO_DIR}/aligned", **DEMO_DEFAULTS, **given}
+    config = Config(**{"label_dir": label_dir, "image_dir": image_dir, **given})
+    for name in ("label_dir", "image_dir"):
+        if not getattr(config, name):
+            option = name.replace("_", "-")
+            raise UserError(f"no --{option}: give it, or set {name.upper()} at the top of main.py, or try --demo")
+    return Arguments(config, demo=demo)
+
+
+def resumed_config(given):
+    """The recorded Config of --run-dir; of the given settings only those may differ that do not change the result."""
+    folder = given["run_dir"]
+    if not (Path(folder) / "config.json").exists():
+        raise UserError(f"--resume: '{folder}' holds no run to resume")
+    recorded = read_config(folder)
+    if differing := differences(recorded, given):
+        raise UserError(f"'{folder}' was trained with other settings: {differing}")
+    free = {name: value for name, value in given.items() if name in FREE_TO_CHANGE}
+    return dataclasses.replace(recorded, **free)
+
+
+def read_config(folder):
+    """The Config in a run directory's config.json. Raises UserError."""
+    path = Path(folder) / "config.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"'{folder}' is not a run directory: it has no config.json") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'{path}' is damaged: {error}") from None
+    if not isinstance(record, dict):
+        raise UserError(f"'{path}' is damaged: it holds no settings")
+    try:
+        return from_record(record)
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from None
+
+
+def shown_defaults():
+    """The defaults that --help shows: those of the recipe and epochs on the command line, where they make sense."""
+    given, _ = make_parser({}, add_help=False).parse_known_args()
+    chosen = {name: value for name, value in vars(given).items() if name in ("recipe", "epochs")}
+    try:
+        return vars(Config(**{**(DEMO_DEFAULTS if given.demo else {}), **chosen}))
+    except UserError:
+        return vars(Config())
+
+
+def make_parser(defaults, **settings):
+    usage = "main.py --label-dir DIR --image-dir DIR [options], or main.py --demo"
+    description = "Train one age-group model per fold of Adience."
+    parser = Parser(prog="main.py", usage=usage, description=description, **settings)
+    parser.add_argument("--demo", action="store_true", help="use small drawn faces and settings that take two minutes")
+    parser.add_argument("--resume", action="store_true", help="resume the run in --run-dir with its recorded settings")
+    parser.add_argument("--merge", nargs="+", metavar="RUN", help="merge the folds of finished runs into --run-dir")
+    for section in SECTIONS:
+        group = parser.add_argument_group(section.title)
+        add_options(group, [FIELDS[field.name] for field in dataclasses.fields(section)], defaults)
+    return parser

@@ -1,0 +1,225 @@
+"""The settings of an experiment, in titled sections; each field is also an option of main.py.
+
+The defaults are the published system's, and PyTorch's where its report says nothing. config.json and the model files
+record every field, so that a number can be traced to the settings that made it.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from augment import AugmentConfig
+from data.adience import FOLDS, LABEL_POLICIES
+from evaluation.decode import DECODERS
+from models import ATTENTION, MODELS, model_options
+from training import LOSSES
+from training.schedule import SCHEDULES
+from utils.errors import UserError
+from utils.options import as_tuples, check_values, default_of, fill_defaults, flag, option
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    title: ClassVar[str] = "data"
+    label_dir: str = option("", "folder of fold_0_data.txt to fold_4_data.txt")
+    image_dir: str = option("", "folder of the face images, Adience's 'aligned' or 'faces'")
+    run_dir: str = option("runs/adience", "folder for everything the run writes")
+    folds: tuple = option(FOLDS, "folds to hold out, one model each", choices=FOLDS)
+    seed: int = option(0, "seed of everything random", low=0, high=2**32 - 1)
+    label_policy: str = option("strict", "age texts that count as labels", choices=tuple(LABEL_POLICIES))
+    val_fraction: float = option(
+        0.0, "share of the training faces to hold out for tuning, as whole albums", low=0, high=0.9
+    )
+    allow_missing: bool = option(False, "leave out listed images that are missing instead of stopping")
+    cache_dir: str = option("cache", "folder of the decoded images")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    title: ClassVar[str] = "network"
+    model: str = option("resnet18", "network architecture", choices=tuple(MODELS))
+    image_size: int = option(224, "side of the network's input in pixels", low=40, high=2048)
+    negative_slope: float = option(0.2, "negative slope of LeakyReLU; 0 gives ReLU", low=0, high=1)
+    shortcut: str = option(
+        "3x3", "down-sampling shortcuts: 3x3 as published, 1x1 as in the textbook", choices=("3x3", "1x1")
+    )
+    attention: str = option("none", "attention module in each ResNet block", choices=ATTENTION)
+    # The report names no initial weights, so PyTorch's own are the default.
+    init: str = option("pytorch", "initial weights of the convolutions", choices=("pytorch", "he"))
+    zero_init: bool = option(False, "initialise each ResNet block as the identity")
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    title: ClassVar[str] = "optimisation"
+    recipe: str = option("original", "named set of defaults", choices=("original", "modern"))
+    epochs: int = option(100, "passes over the training faces", low=1, high=100_000)
+    batch_size: int = option(128, "faces per step", low=2, high=65_536)
+    lr: float = option(0.1, "base learning rate", low=0, high=1e6)
+    loss: str = option("cross_entropy", "training loss", choices=tuple(LOSSES))
+    schedule: str = option("step", "decay of the learning rate", choices=SCHEDULES)
+    lr_steps: tuple = option((20, 50, 75), "epochs at which the step schedule decays", low=0, high=100_000)
+    lr_gamma: float = option(0.1, "factor of each step's decay", low=0, high=1)
+    warmup: float = option(0.0, "epochs of linear warm-up of the learning rate", low=0, high=100_000)
+    # The report names neither, so PyTorch's defaults hold: with momentum 0.9 the effective rate is ten times the
+    # published one, and the network stalls.
+    momentum: float = option(0.0, "SGD momentum", low=0, high=1)
+    weight_decay: float = option(0.0, "SGD weight decay", low=0, high=1)
+    nesterov: bool = option(False, "Nesterov momentum")
+    decay_weights_only: bool = option(False, "exempt biases and normalisation layers from weight decay")
+    averaging: float = option(
+        0.0, "horizon of the moving average of the weights, as a share of all steps; 0 disables it", low=0, high=1
+    )
+    balance: str = option("none", "class balancing by sampling or by loss", choices=("none", "sampling", "loss"))
+    first_size: int = option(
+        0,
+        "image side in the first quarter of the epochs, which then grows to --image-size; 0 disables it",
+        low=0,
+        high=2048,
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    title: ClassVar[str] = "evaluation"
+    decode: str = option(
+        "argmax", "decoder from probabilities to a class; val chooses one on the validation faces",
+        choices=(*DECODERS, "val"),
+    )  # fmt: skip
+    plots: bool = option(True, "draw the plots at the end")
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    title: ClassVar[str] = "machine"
+    device: str = option("auto", "device to compute on", choices=("auto", "cpu", "cuda"))
+    precision: str = option(
+        "auto", "precision of the network; auto: bf16 where the processor is faster in it",
+        choices=("auto", "fp32", "bf16"),
+    )  # fmt: skip
+    threads: int = option(0, "CPU threads; 0 means one per core", low=0, high=1024)
+    compile: str = option("auto", "torch.compile; auto: on GPUs", choices=("auto", "on", "off"))
+    deterministic: bool = option(False, "the same bits on every run on a GPU too; on a CPU they always are")
+
+
+SECTIONS = (DataConfig, NetworkConfig, OptimizationConfig, AugmentConfig, EvaluationConfig, MachineConfig)
+
+
+class Share(float):
+    """A length as a share of the epochs."""
+
+
+# Named sets of defaults. What a recipe does not name keeps its default; an explicit value comes first.
+RECIPES = {
+    "original": {"lr_steps": (Share(0.20), Share(0.50), Share(0.75))},
+    "modern": {
+        "schedule": "cosine",
+        "warmup": Share(0.1),
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "decay_weights_only": True,
+        "init": "he",
+        "zero_init": True,
+        "loss": "sord",
+        "scale": 0.1,
+        "shift": 0.05,
+    },
+}
+# What --demo changes, unless the command line says otherwise.
+DEMO_DEFAULTS = {
+    "run_dir": "runs/demo",
+    "image_size": 48,
+    "epochs": 4,
+    "batch_size": 32,
+    "lr": 0.05,  # 0.1 for batches of 128, reduced for the demo's smaller ones
+    "lr_steps": (3,),
+}
+# Where a run's files are and how fast it runs do not change what it learns.
+FREE_TO_CHANGE = ("run_dir", "cache_dir", "label_dir", "image_dir", "folds", "threads", "compile", "plots")
+
+
+@dataclass(frozen=True)
+class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig, NetworkConfig, DataConfig):
+    """Every setting of an experiment. An unset field takes the recipe's value, or else its own default.
+
+    Raises:
+        UserError: a value is out of range, or two values contradict each other.
+    """
+
+    def __post_init__(self):
+        recipe = self.recipe or "original"
+        if recipe not in RECIPES:
+            raise UserError(f"--recipe {recipe}: choose from {', '.join(RECIPES)}")
+        epochs = self.epochs if isinstance(self.epochs, int) else default_of(FIELDS["epochs"])
+        fill_defaults(self, {name: in_epochs(value, epochs) for name, value in RECIPES[recipe].items()})
+        check_values(self)
+        self.check_combinations()
+
+    def check_combinations(self):
+        if self.decode == "val" and not self.val_fraction:
+            raise UserError("--decode val: there are no validation faces to choose on; add --val-fraction 0.1")
+        if self.first_size and not 40 <= self.first_size <= self.image_size:
+            raise UserError(f"--first-size {self.first_size}: expected 40 to the --image-size {self.image_size}, or 0")
+        if self.nesterov and not self.momentum:
+            raise UserError("--nesterov with --momentum 0: Nesterov's form needs a momentum above 0")
+        if self.warmup and self.warmup >= self.epochs:
+            raise UserError(f"--warmup {self.warmup}: expected less than the {self.epochs} --epochs")
+        if not self.folds or len(set(self.folds)) < len(self.folds):
+            raise UserError(f"--folds {' '.join(map(str, self.folds))}: name each fold once, out of 0 to 4")
+
+    def network_options(self):
+        """The options of the network, for `create_model`; imports the network's module, and so torch.
+
+        Raises:
+            UserError: an option is chosen that the network does not have.
+        """
+        known = model_options(self.model)
+        if self.first_size and "image_size" in known:
+            raise UserError(f"--first-size {self.first_size}: the input size of {self.model} is fixed; use a ResNet")
+        for name in NETWORK_OPTIONS:
+            # A recipe's choice for ResNets does not concern other networks.
+            unchosen = (default_of(FIELDS[name]), RECIPES[self.recipe].get(name))
+            if name not in known and name != "image_size" and getattr(self, name) not in unchosen:
+                chosen, options = f"{flag(name)} {getattr(self, name)}", ", ".join(map(flag, sorted(known)))
+                raise UserError(f"{chosen}: {self.model} has no such option; its options are {options}")
+        return {name: getattr(self, name) for name in NETWORK_OPTIONS if name in known}
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+NETWORK_OPTIONS = [f.name for f in dataclasses.fields(NetworkConfig) if f.name != "model"]
+
+
+def in_epochs(value, epochs):
+    """Shares of the epochs as epochs: a tuple of them as distinct whole epochs from 1 upwards."""
+    if isinstance(value, Share):
+        return float(value) * epochs
+    if isinstance(value, tuple) and isinstance(value[0], Share):
+        return tuple(sorted({max(1, round(share * epochs)) for share in value}))
+    return value
+
+
+def from_record(record):
+    """The Config that config.json or a model file recorded. Raises UserError."""
+    unknown = sorted(record.keys() - FIELDS.keys())
+    if unknown:
+        raise UserError(f"the recorded configuration has unknown settings: {', '.join(unknown)}")
+    return Config(**as_tuples(record))
+
+
+def differences(recorded, given):
+    """Settings that were given differently from what was recorded, as 'lr was 0.1, now 0.2; ...'; '' if none.
+
+    Args:
+        recorded: a Config.
+        given: {name: value} to compare; "auto" agrees with whatever was chosen then.
+    """
+    return "; ".join(
+        f"{name} was {show(getattr(recorded, name))}, now {show(value)}"
+        for name, value in given.items()
+        if name not in FREE_TO_CHANGE and value != "auto" and getattr(recorded, name) != value
+    )
+
+
+def show(value):
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value

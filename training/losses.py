@@ -1,0 +1,110 @@
+"""Losses: how wrong a network's outputs are. To add one, write a function here and name it in training/__init__.py.
+
+A loss takes outputs float (B, D) and labels int64 (B,) and returns one value per face, (B,). What the outputs mean,
+and the class probabilities, belong to the head (models/heads.py).
+"""
+
+import torch
+import torch.nn.functional as F
+
+SMOOTHING = 0.1  # of label_smoothing
+SORD_SCALE = 2.0  # how fast soft targets fall with the distance in classes
+DLDL_SIGMA, DLDL_WEIGHT = 0.75, 1.0  # width of the label distribution in classes; weight of the expectation's error
+MEAN_WEIGHT, VARIANCE_WEIGHT = 0.2, 0.05  # Pan et al.'s
+
+
+def cross_entropy(outputs, labels):
+    """Of the softmax of the outputs, which are logits."""
+    return F.cross_entropy(outputs, labels, reduction="none")
+
+
+def label_smoothing(outputs, labels):
+    """A tenth of the target is spread over all classes (Szegedy et al., CVPR 2016, section 7)."""
+    return F.cross_entropy(outputs, labels, reduction="none", label_smoothing=SMOOTHING)
+
+
+def double_softmax(outputs, labels):
+    """A common mistake, kept to show its effect: cross entropy of outputs that are probabilities already."""
+    return F.cross_entropy(outputs.softmax(1), labels, reduction="none")
+
+
+def sord(outputs, labels):
+    """Soft ordinal targets softmax(-2 |k - label|) (Diaz and Marathe, CVPR 2019)."""
+    targets = (-SORD_SCALE * distance(labels, outputs.shape[1])).softmax(1)  # (B, K)
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def dldl_v2(outputs, labels):
+    """Divergence from a Gaussian around the label, and the expectation's error (Gao et al., IJCAI 2018)."""
+    targets = (-distance(labels, outputs.shape[1]).square() / (2 * DLDL_SIGMA**2)).softmax(1)  # (B, K)
+    divergence = F.kl_div(outputs.log_softmax(1), targets, reduction="none").sum(1)
+    return divergence + DLDL_WEIGHT * (expectation(outputs.softmax(1)) - labels).abs()
+
+
+def mean_variance(outputs, labels):
+    """Cross entropy, the mean's squared error and the variance around the mean (Pan et al., CVPR 2018)."""
+    probabilities = outputs.softmax(1)  # (B, K)
+    mean = expectation(probabilities)
+    classes = torch.arange(outputs.shape[1], device=outputs.device)
+    variance = (probabilities * (classes - mean[:, None]).square()).sum(1)
+    error = (mean - labels).square() / 2
+    return F.cross_entropy(outputs, labels, reduction="none") + MEAN_WEIGHT * error + VARIANCE_WEIGHT * variance
+
+
+def unimodal(outputs, labels):
+    """Cross entropy of the binomial head's log masses (Beckham and Pal, ICML 2017)."""
+    return F.cross_entropy(outputs, labels, reduction="none")
+
+
+def coral(outputs, labels):
+    """K - 1 binary tasks "older than class k", summed (Cao, Mirjalili and Raschka, 2020)."""
+    return F.binary_cross_entropy_with_logits(outputs, older_than(outputs, labels), reduction="none").sum(1)
+
+
+def corn(outputs, labels):
+    """Task k learns from the faces older than class k - 1 only (Shi, Cao and Raschka, 2023).
+
+    Scaled so that the batch's mean is the paper's: the sum over tasks and faces divided by their number.
+    """
+    tasks = torch.arange(outputs.shape[1], device=outputs.device)
+    relevant = (tasks <= labels[:, None]).to(outputs.dtype)  # (B, K - 1)
+    values = F.binary_cross_entropy_with_logits(outputs, older_than(outputs, labels), reduction="none")
+    return (values * relevant).sum(1) * len(labels) / relevant.sum()
+
+
+def older_than(outputs, labels):
+    """(B, K - 1) of 0 and 1: whether the label is above class k."""
+    return (labels[:, None] > torch.arange(outputs.shape[1], device=labels.device)).to(outputs.dtype)
+
+
+def distance(labels, num_classes):
+    """(B, K): |k - label|."""
+    return (torch.arange(num_classes, device=labels.device) - labels[:, None]).abs().float()
+
+
+def expectation(probabilities):
+    return (probabilities * torch.arange(probabilities.shape[1], device=probabilities.device)).sum(1)
+
+
+class Criterion:
+    """The mean of a loss over a batch, with weights of the classes and of mixed labels.
+
+    Args:
+        loss: a function of this module.
+        class_weights: (K,), on the outputs' device, or None.
+    """
+
+    def __init__(self, loss, class_weights=None):
+        self.loss = loss
+        self.class_weights = class_weights
+
+    def __call__(self, outputs, targets):
+        """outputs float (B, D), targets as returned by TrainAugment -> a scalar."""
+        values = self.weighted(outputs, targets.labels)
+        if targets.lam is not None:
+            values = targets.lam * values + (1 - targets.lam) * self.weighted(outputs, targets.labels_b)
+        return values.mean()
+
+    def weighted(self, outputs, labels):
+        values = self.loss(outputs, labels)
+        return values if self.class_weights is None else values * self.class_weights[labels]

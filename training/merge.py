@@ -1,0 +1,84 @@
+"""Merging runs of different folds, which may have been trained on different machines, into one run directory."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from data.adience import FOLDS
+from evaluation.predictions import read_predictions
+from models.checkpoint import load_model
+from training.arguments import read_config
+from training.config import FREE_TO_CHANGE, show
+from training.run import Run
+from utils.errors import UserError
+from utils.files import atomic_write, write_csv, write_json
+from utils.options import to_record
+
+
+def merge_runs(sources, target, compute):
+    """Copy the finished folds of runs with the same settings and data into a new run directory.
+
+    Args:
+        sources: the run directories.
+        target: the new one.
+        compute: a Compute, which the Run needs.
+
+    Returns:
+        The Run of the new directory, not yet entered.
+
+    Raises:
+        UserError: the runs do not belong together, a fold is there twice, or none is finished.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"--merge: '{target}' is not an empty directory; choose another --run-dir")
+    sources = [Path(source) for source in sources]
+    configs = {source: read_config(source) for source in sources}
+    check_same_settings(configs)
+    models = finished_models(sources)
+    fingerprints = {path: load_model(path).record["data_fingerprint"] for path in models.values()}
+    if len(set(fingerprints.values())) > 1:
+        raise UserError("--merge: these runs were trained on different faces, labels or pixels")
+    tables = []
+    for source in configs:
+        own = [fold for fold, path in models.items() if path.parent == source]
+        if own:
+            table = read_predictions(source / "predictions.csv").table()
+            tables.append(table[table.fold.isin(own)])
+    for path in models.values():
+        with atomic_write(target / path.name) as unfinished:
+            shutil.copyfile(path, unfinished)
+    write_csv(target / "predictions.csv", pd.concat(tables).sort_values("fold", kind="stable"))
+    record = to_record(next(iter(configs.values()))) | {"run_dir": str(target), "folds": sorted(models)}
+    write_json(target / "config.json", record)
+    if missing := [str(fold) for fold in FOLDS if fold not in models]:
+        print(f"note: no run holds fold {', '.join(missing)}; the table has the other {len(models)}")
+    return Run(read_config(target), True, compute, next(iter(fingerprints.values())))
+
+
+def check_same_settings(configs):
+    (first, expected), *others = configs.items()
+    for source, config in others:
+        differing = [
+            f"{name}: {show(getattr(expected, name))} in '{first}', {show(getattr(config, name))} in '{source}'"
+            for name in vars(config)
+            if name not in FREE_TO_CHANGE and getattr(config, name) != getattr(expected, name)
+        ]
+        if differing:
+            raise UserError(f"--merge: the settings differ: {'; '.join(differing)}")
+
+
+def finished_models(sources):
+    """{fold: path} of the model files in all run directories."""
+    models = {}
+    for source in sources:
+        for fold in FOLDS:
+            path = source / f"fold_{fold}.pt"
+            if path.exists():
+                if fold in models:
+                    raise UserError(f"--merge: fold {fold} is in '{models[fold].parent}' and in '{source}'")
+                models[fold] = path
+    if not models:
+        raise UserError(f"--merge: no finished fold in {', '.join(map(str, sources))}")
+    return dict(sorted(models.items()))

@@ -1,0 +1,124 @@
+"""What changes while a fold trains: the network, its optimizer, its moving average and how far they are."""
+
+import functools
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from data.dataset import steps_per_epoch
+from data.split import split_faces
+from models import create_model
+from training import LOSSES, losses
+from training.schedule import learning_rate
+from utils.errors import UserError
+from utils.seeds import Stream, derive_seed
+
+
+class TrainState:
+    """The state of one fold's training; `step` counts the steps of all epochs.
+
+    Args:
+        config: the settings of the run.
+        fold: the held-out fold.
+        faces: the Faces to train on.
+        compute: the Compute to train with.
+    """
+
+    def __init__(self, config, fold, faces, compute):
+        self.seed = (config.seed, fold)
+        self.step = 0
+        self.steps_per_epoch = steps_per_epoch(faces, config.batch_size, compute.distributed.world_size)
+        torch.manual_seed(derive_seed(*self.seed, 0, Stream.INITIAL_WEIGHTS))
+        self.model = build_model(config, faces.class_names).to(compute.device, memory_format=torch.channels_last)
+        self.network = compute.prepare(self.model)
+        self.optimizer = torch.optim.SGD(
+            parameter_groups(self.model, config.weight_decay, config.decay_weights_only),
+            config.lr,
+            config.momentum,
+            nesterov=config.nesterov,
+            fused=True,
+        )
+        self.learning_rate = functools.partial(
+            learning_rate,
+            **{name: getattr(config, name) for name in ("lr", "epochs", "schedule", "warmup", "lr_steps", "lr_gamma")},
+        )
+        labels, num_classes = torch.tensor(faces.labels), len(faces.class_names)
+        weights = class_weights(labels, num_classes).to(compute.device) if config.balance == "loss" else None
+        self.criterion = losses.Criterion(getattr(losses, config.loss), weights)
+        self.sampling = class_weights(labels, num_classes)[labels] if config.balance == "sampling" else None
+        self.average = None
+        if config.averaging:
+            decay = 1 - 1 / max(1.0, config.averaging * self.steps_per_epoch * config.epochs)
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    @property
+    def epoch(self):
+        return self.step // self.steps_per_epoch
+
+    @property
+    def evaluated_model(self):
+        """The network to evaluate and to save."""
+        return self.model if self.average is None else self.average.module
+
+    def set_learning_rate(self, lr):
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def parts(self):
+        parts = {"model": self.model, "optimizer": self.optimizer}
+        return parts if self.average is None else {**parts, "average": self.average}
+
+    def state_dict(self):
+        return {"step": self.step, **{name: part.state_dict() for name, part in self.parts().items()}}
+
+    def load_state_dict(self, state):
+        """Raises KeyError, RuntimeError, TypeError or ValueError where the state does not fit."""
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+        self.step = state["step"]
+
+
+def check_training_sets(config, faces, world_size):
+    """Check that every fold can be trained, before anything is written. Raises UserError.
+
+    Args:
+        faces: the Faces of all folds.
+        world_size: the number of processes.
+    """
+    for fold in config.folds:
+        train, val, _ = split_faces(faces, fold, config.val_fraction, config.seed)
+        steps_per_epoch(train, config.batch_size, world_size)
+        if config.balance != "none":
+            class_weights(torch.tensor(train.labels), len(faces.class_names))
+        if config.decode == "val" and not len(val):
+            raise UserError(f"--decode val: --val-fraction {config.val_fraction} leaves no album to choose on")
+
+
+def build_model(config, class_names):
+    """The untrained network that the settings describe, for these classes."""
+    model = create_model(config.model, LOSSES[config.loss], len(class_names), **config.network_options())
+    model.class_names, model.image_size = tuple(class_names), config.image_size
+    return model
+
+
+def parameter_groups(model, weight_decay, weights_only):
+    """Parameter groups for the optimizer.
+
+    With `weights_only`, weight decay applies to parameters of two or more dimensions, neither to biases nor to
+    normalisation layers.
+    """
+    parameters = list(model.parameters())
+    if not weights_only:
+        return [{"params": parameters, "weight_decay": weight_decay}]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def class_weights(labels, num_classes):
+    """(K,): inversely proportional to each class's frequency, 1 on average over the faces."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    if (empty := torch.nonzero(counts == 0)).numel():
+        raise UserError(f"--balance: no training face has the class number {int(empty[0])}, so it cannot be balanced")
+    return len(labels) / (counts * num_classes)

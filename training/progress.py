@@ -1,0 +1,110 @@
+"""What a training run shows while it works: a bar on a terminal, a line every few minutes elsewhere."""
+
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from evaluation.metrics import METRICS
+from models.network import parameter_count, size_mib
+from training.optim import build_model
+
+SECONDS_BETWEEN_READINGS = 1.0
+SECONDS_BETWEEN_LINES = 180.0
+
+
+class FoldProgress:
+    """One bar per fold, with loss, top-1, speed and the times at which fold and run will end; one line per epoch.
+
+    Args:
+        fold: the fold that trains.
+        folds: those that are still to train, this one included.
+        state: the TrainState.
+        config: the settings of the run.
+        compute: the Compute; its main process prints.
+    """
+
+    def __init__(self, fold, folds, state, config, compute):
+        self.fold, self.state, self.epochs, self.batch_size = fold, state, config.epochs, config.batch_size
+        self.shown = compute.distributed.is_main_process
+        self.faces_per_fold = self.epochs * state.steps_per_epoch * self.batch_size
+        self.later_faces = self.faces_per_fold * (len(folds) - 1)
+        self.first_step, self.start = state.step, time.monotonic()
+        self.last_reading = self.last_line = self.start
+        self.bar = tqdm(
+            total=self.faces_per_fold,
+            initial=state.step * self.batch_size,
+            unit="img",
+            unit_scale=True,
+            disable=None if self.shown else True,  # None: on a terminal only
+            smoothing=0.05,
+            desc=self.description(),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.bar.close()
+
+    def description(self):
+        return f"fold {self.fold} epoch {min(self.state.epoch + 1, self.epochs)}/{self.epochs}"
+
+    def update(self, meter):
+        """Show the meter after a step. Reading it waits for the device, so that happens once a second."""
+        now = time.monotonic()
+        if not self.shown or now - self.last_reading < SECONDS_BETWEEN_READINGS:
+            return
+        self.last_reading = now
+        self.bar.update(self.state.step * self.batch_size - self.bar.n)
+        if not self.bar.disable:
+            loss, top1 = meter.read()
+            self.bar.set_postfix_str(f"loss {loss:.3f}, top-1 {top1:.1%}, {self.end_times()}")
+        elif now - self.last_line >= SECONDS_BETWEEN_LINES:
+            loss, top1 = meter.read()
+            self.print(f"{self.description()}  loss {loss:.3f}  top-1 {top1:.1%}  {self.end_times()}")
+
+    def end_times(self):
+        """'fold ends 14:32, run 18:05', from the speed of this fold so far, evaluation included."""
+        speed = (self.state.step - self.first_step) * self.batch_size / (time.monotonic() - self.start)
+        fold_ends = time.time() + (self.faces_per_fold - self.state.step * self.batch_size) / max(speed, 1e-9)
+        run_ends = fold_ends + self.later_faces / max(speed, 1e-9)
+        return f"fold ends {clock(fold_ends)}" + (f", run {clock(run_ends)}" if self.later_faces else "")
+
+    def epoch_done(self, row):
+        """Print an epoch's row of the log."""
+        self.bar.update(self.state.step * self.batch_size - self.bar.n)
+        self.bar.set_description(self.description(), refresh=False)
+        parts = [f"fold {self.fold}  epoch {row['epoch'] + 1:3d}/{self.epochs}  lr {row['lr']:.2g}"]
+        parts.append(f"train loss {row['train_loss']:.3f} top-1 {row['train_top1']:6.2%}")
+        for split in ("test", "val"):
+            if f"{split}_top1" in row:
+                values = (f"{metric.title} {metric.show(row[f'{split}_{name}'])}" for name, metric in METRICS.items())
+                parts.append(f"{split} {' '.join(values)}")
+        parts.append(f"{row['images_per_second']:,.0f} img/s")
+        self.print("  ".join(parts))
+
+    def print(self, line):
+        if self.shown:
+            self.last_line = time.monotonic()
+            tqdm.write(line)
+            sys.stdout.flush()
+
+
+def clock(seconds):
+    """Local time of a moment, with the weekday where it is not today."""
+    moment, today = time.localtime(seconds), time.localtime()
+    return time.strftime("%H:%M" if moment[:3] == today[:3] else "%a %H:%M", moment)
+
+
+def describe(config, compute, class_names, commit):
+    """Print what is about to be trained, and where."""
+    with torch.device("meta"):  # no memory: only the shapes count
+        model = build_model(config, class_names)
+    print(f"model: {config.model}, {parameter_count(model):,} parameters, {size_mib(model):.2f} MiB")
+    print(f"device: {compute}; code: {commit or 'not under git'}")
+    print(f"run: {config.run_dir}, {config.epochs} epochs, folds {' '.join(map(str, config.folds))}")
+    late = [step for step in config.lr_steps if step >= config.epochs]
+    if late and config.schedule == "step":
+        print(f"note: --lr-steps {' '.join(map(str, late))}: the --epochs {config.epochs} end before")

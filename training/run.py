@@ -1,0 +1,339 @@
+"""The run directory: its configuration, log, model files, progress, predictions and results.
+
+The log and the results follow from the model files and the progress, so whatever a killed run left behind, the files
+agree with each other once it is resumed.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from augment import gridmask_probability
+from data.adience import FOLDS
+from evaluation.metrics import METRICS, confusion_matrix, mean_and_std, per_class
+from evaluation.predictions import read_predictions
+from models.checkpoint import load_model, load_plain, save_model, save_plain
+from training.config import differences, from_record
+from training.engine import EpochMeter
+from training.schedule import training_progress, training_size
+from utils.errors import UserError
+from utils.files import locked, write_csv, write_json
+from utils.options import as_tuples, to_record
+
+LOG_COLUMNS = [
+    *("fold", "epoch", "lr", "gridmask_prob", "image_size", "train_loss", "train_top1"),
+    *(f"test_{name}" for name in METRICS),
+    *("seconds", "images_per_second"),
+]
+VAL_COLUMNS = [f"val_{name}" for name in METRICS]  # behind them, where --val-fraction holds faces out for tuning
+PROGRESS_FORMAT = "age-training-progress"
+
+
+class Run:
+    """An open run directory; as a context manager it holds the directory's lock for the life of the run.
+
+    Of several processes that train together, the main process alone writes.
+
+    Args:
+        config: the settings; config.json records them.
+        resume: whether the directory may hold a run already.
+        compute: the Compute to train with.
+        data_fingerprint: of the faces and their pixels; models of other data are refused.
+
+    Attributes:
+        history: {fold: log rows of the epochs so far}, of the folds to train and of any that are there already.
+        records: {fold: record of its model file}, of the finished folds.
+    """
+
+    def __init__(self, config, resume, compute, data_fingerprint):
+        self.config, self.resume, self.compute = config, resume, compute
+        self.folder = Path(config.run_dir)
+        self.data_fingerprint = data_fingerprint
+        self.writes = compute.distributed.is_main_process
+        self.history, self.records = {}, {}
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self):
+        """Raises UserError where the directory is in use or its content does not fit."""
+        with contextlib.ExitStack() as stack:
+            if self.writes:
+                lock_folder(self.folder, stack)
+                check_folder(self.folder, self.resume)
+            self.read_history()
+            if self.writes:
+                write_json(self.folder / "config.json", {**to_record(self.config), "folds": list(self.history)})
+                for fold in self.finished_folds():
+                    self.progress_path(fold).unlink(missing_ok=True)  # left by a kill just after the fold was finished
+            self.compute.distributed.barrier()
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception):
+        self.stack.close()
+
+    def read_history(self):
+        for fold in FOLDS:
+            content = self.read_fold(fold)
+            rows = list(content["history"]) if content else []
+            if rows or fold in self.config.folds:
+                self.history[fold] = rows
+            if self.is_finished(fold):
+                self.records[fold] = content
+        if self.finished_folds() and not self.predictions_path.exists():
+            raise UserError(f"'{self.predictions_path}' is missing: the predictions of the finished folds were there")
+
+    def read_fold(self, fold):
+        """The record of a fold's model file or progress, checked against this run; None where there is neither."""
+        if self.model_path(fold).exists():
+            path, content = self.model_path(fold), load_model(self.model_path(fold)).record
+        elif self.progress_path(fold).exists():
+            path, content = self.progress_path(fold), load_progress(self.progress_path(fold))
+        else:
+            return None
+        if content["fold"] != fold:
+            raise UserError(f"'{path}' is of fold {content['fold']}, not of fold {fold}")
+        if differing := differences(from_record(content["config"]), as_tuples(to_record(self.config))):
+            raise UserError(f"'{path}' was trained with other settings: {differing}")
+        if content["data_fingerprint"] != self.data_fingerprint:
+            raise UserError(f"--resume: '{path}' was trained on other faces, labels or pixels than these")
+        return content
+
+    @property
+    def predictions_path(self):
+        return self.folder / "predictions.csv"
+
+    def model_path(self, fold):
+        return self.folder / f"fold_{fold}.pt"
+
+    def progress_path(self, fold):
+        return self.folder / f"fold_{fold}.progress.pt"
+
+    def is_finished(self, fold):
+        return self.model_path(fold).exists()
+
+    def finished_folds(self):
+        return [fold for fold in self.history if fold in self.records]
+
+    def unfinished_folds(self):
+        return [fold for fold in self.config.folds if not self.is_finished(fold)]
+
+    def epochs_done(self, fold):
+        """The epochs that are complete: trained, evaluated and logged."""
+        return len(self.history[fold])
+
+    def models(self):
+        """{fold: network} of the finished folds."""
+        return {fold: load_model(self.model_path(fold)) for fold in self.finished_folds()}
+
+    def restore(self, fold, state):
+        """Load a fold's progress into the TrainState, if there is any; returns the EpochMeter to continue with."""
+        meter, path = EpochMeter(self.compute), self.progress_path(fold)
+        if not path.exists():
+            return meter
+        content = load_progress(path)
+        if content["trained_on"] != str(self.compute):
+            print(
+                f"note: fold {fold} was begun on {content['trained_on']} and resumes on {self.compute};"
+                " the last bits may differ",
+                file=sys.stderr,
+            )
+        try:
+            state.load_state_dict(content["state"])
+            if content["meter"]:
+                meter.load_state_dict(content["meter"])
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"'{path}' is damaged: {' '.join(str(error).split())[:200]}") from None
+        return meter
+
+    def save_progress(self, fold, state, meter=None):
+        """Record everything that the fold resumes from; `meter` where the epoch is not complete."""
+        sums = meter.state_dict() if meter else {}  # every process contributes
+        if not self.writes:
+            return
+        content = {
+            "format": PROGRESS_FORMAT,
+            "fold": fold,
+            "config": to_record(self.config),
+            "data_fingerprint": self.data_fingerprint,
+            "trained_on": str(self.compute),
+            "history": self.history[fold],
+            "state": state.state_dict(),
+            "meter": sums,
+        }
+        save_plain(self.progress_path(fold), content)
+
+    def save_epoch(self, fold, epoch, state, meter, tested, validated):
+        """Record a complete epoch, the progress first, since the log follows from it; returns its row of the log."""
+        row = log_row(self.config, fold, epoch, state, meter, tested, validated)
+        self.history[fold].append(row)
+        self.save_progress(fold, state)
+        if self.writes:
+            self.write_log()
+        return row
+
+    def write_log(self):
+        rows = [row for fold_rows in self.history.values() for row in fold_rows]
+        columns = LOG_COLUMNS + (VAL_COLUMNS if self.config.val_fraction else [])
+        write_csv(self.folder / "log.csv", pd.DataFrame(rows, columns=columns))
+
+    def finish_fold(self, fold, state, train, val, tested):
+        """Record a trained fold: the predictions first, since the model file marks the fold as done."""
+        if not self.writes:
+            return
+        self.write_predictions(fold, tested)
+        record = {
+            "fold": fold,
+            "config": to_record(self.config),
+            "train_people": sorted(set(train.people)),
+            "train_faces": len(train),
+            "val_albums": sorted(set(val.table.album)),
+            "data_fingerprint": self.data_fingerprint,
+            "train_fingerprint": train.training_fingerprint(self.data_fingerprint),
+            "decoder": tested.decoder,
+            "metrics": tested.metrics(),
+            "history": self.history[fold],
+            **provenance(self.compute),
+        }
+        save_model(self.model_path(fold), state.evaluated_model, record)
+        self.records[fold] = record
+        self.progress_path(fold).unlink(missing_ok=True)
+
+    def write_predictions(self, fold, tested):
+        """Put a fold's faces into predictions.csv, in place of any that it already has."""
+        table = tested.table()
+        if self.predictions_path.exists():
+            others = self.predictions().table()
+            table = pd.concat([others[others.fold != fold], table])
+        write_csv(self.predictions_path, table.sort_values("fold", kind="stable"))
+
+    def predictions(self):
+        return read_predictions(self.predictions_path)
+
+    def finish(self):
+        """Write results.json, of every finished fold in the directory, and return its content."""
+        self.write_log()  # a kill may have come between the last epoch's progress and its log
+        predictions = self.predictions()
+        folds = [self.fold_result(fold, predictions) for fold in self.finished_folds()]
+        names = [name for name, value in folds[0].items() if isinstance(value, float)]
+        results = {
+            "commit": current_commit(),
+            "settings": {
+                name: value for name, value in to_record(self.config).items() if name not in ("run_dir", "cache_dir")
+            },
+            "class_names": list(predictions.faces.class_names),
+            "folds": folds,
+            **mean_and_std({name: [result[name] for result in folds] for name in names}),
+        }
+        write_json(self.folder / "results.json", results)
+        return results
+
+    def fold_result(self, fold, predictions):
+        """A fold's metrics of the last epoch, their averages over the epochs at the final size, and its counts."""
+        record, rows = self.records[fold], self.history[fold]
+        mine = (predictions.faces.table.fold == fold).to_numpy()
+        names, labels = predictions.faces.class_names, predictions.labels[mine]
+        confusion = confusion_matrix(labels, predictions.predicted[mine], len(names))
+        final = [row for row in rows if row["image_size"] == self.config.image_size]
+        return {
+            "fold": fold,
+            **{name: record["metrics"][name] for name in METRICS},
+            **{f"{name}_over_epochs": float(np.mean([row[f"test_{name}"] for row in final])) for name in METRICS},
+            **{name: rows[-1][name] for name in VAL_COLUMNS if name in rows[-1]},
+            "decoder": record["decoder"],
+            "train_faces": record["train_faces"],
+            "test_faces": len(labels),
+            "classes": class_results(names, confusion),
+            "confusion": confusion.tolist(),
+        }
+
+
+def class_results(class_names, confusion):
+    """One dict per class: its faces and accuracies, None for a class without a face."""
+    rows = zip(class_names, *per_class(confusion), strict=True)
+    return [
+        {"class": name, "faces": int(faces), "top1": float(exact) if faces else None,
+         "one_off": float(near) if faces else None}
+        for name, faces, exact, near in rows
+    ]  # fmt: skip
+
+
+def log_row(config, fold, epoch, state, meter, tested, validated):
+    """One row of log.csv: an epoch's training, and its Predictions for the held-out fold and the validation faces."""
+    train_loss, train_top1 = meter.read()
+    row = {
+        "fold": fold,
+        "epoch": epoch,
+        "lr": state.learning_rate((state.step - 1) / state.steps_per_epoch),  # of the last step
+        "gridmask_prob": gridmask_probability(config, training_progress(epoch, config.epochs)),
+        "image_size": training_size(epoch, config.epochs, config.image_size, config.first_size),
+        "train_loss": train_loss,
+        "train_top1": train_top1,
+    }
+    for split, predictions in (("test", tested), ("val", validated)):
+        if predictions is not None:
+            row |= {f"{split}_{name}": value for name, value in predictions.metrics().items()}
+    return row | {"seconds": meter.seconds, "images_per_second": meter.faces / meter.seconds}
+
+
+def check_folder(folder, resume):
+    """Whether a run may start in this directory or, with `resume`, continue. Raises UserError."""
+    folder = Path(folder)
+    if (folder / "config.json").exists():
+        if not resume:
+            finished = (folder / "results.json").exists()
+            advice = "choose another --run-dir" if finished else "add --resume, or choose another --run-dir"
+            raise UserError(f"'{folder}' already holds {'a finished' if finished else 'an unfinished'} run; {advice}")
+    elif models := sorted(path.name for path in folder.glob("fold_*.pt")):
+        raise UserError(f"'{folder}' holds {models[0]} but no config.json; choose another --run-dir")
+
+
+def lock_folder(folder, stack):
+    """Create the folder if needed and hold its lock in the ExitStack. Raises UserError when another process does."""
+
+    def refuse():
+        raise UserError(f"another process is training in '{folder}'; choose another --run-dir, or wait")
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(folder / ".lock", refuse))
+    except OSError as error:
+        raise UserError(f"cannot make the run directory '{folder}': {error.strerror}") from None
+
+
+def load_progress(path):
+    """The content of a progress file. Raises UserError."""
+    content = load_plain(path)
+    kinds = {"fold": int, "config": dict, "data_fingerprint": str, "trained_on": str, "history": list, "state": dict}
+    if content.get("format") != PROGRESS_FORMAT or not all(isinstance(content.get(n), k) for n, k in kinds.items()):
+        raise UserError(f"'{path}' is not the progress of a training run, or is damaged")
+    return content
+
+
+def provenance(compute):
+    """Where a model comes from: code, libraries and machine."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision")}
+    return {
+        "commit": current_commit(),
+        "versions": {"python": platform.python_version(), **versions},
+        "trained_on": str(compute),
+    }
+
+
+@functools.cache
+def current_commit():
+    """The commit of this code, with '-dirty' behind it where files differ; '' outside a git checkout.
+
+    Read once: the code that runs is the one that was there at the start.
+    """
+    try:
+        call = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

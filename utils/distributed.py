@@ -1,0 +1,78 @@
+"""The processes that train one model together: how many there are, which one this is, and what they exchange.
+
+`torchrun` starts them and tells each one its rank in the environment.
+"""
+
+import atexit
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """One process of `world_size`, number `rank`; a single process unless torchrun says otherwise."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def join(cls):
+        """Join the process group. Tensors on GPUs are exchanged by NCCL, those on CPUs by gloo."""
+        if "WORLD_SIZE" not in os.environ:
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            if torch.cuda.is_available():  # NCCL warns without it; gloo may abort with it while a network is in use
+                atexit.register(dist.destroy_process_group)
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def is_main_process(self):
+        """Whether this is the process that writes files and prints."""
+        return self.rank == 0
+
+    def sum(self, tensor):
+        """Sum a tensor over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def max(self, number):
+        """The largest of the processes' whole numbers; every process gets it."""
+        if self.world_size == 1:
+            return number
+        largest = torch.tensor(number)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return int(largest)
+
+    def barrier(self):
+        """Wait until every process has arrived here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def share_buffers(self, model):
+        """Give every process the main process's running statistics, which are the ones that are saved."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+    def wrap(self, model, device):
+        """The network to train with: gradients are averaged over the processes.
+
+        On GPUs batch statistics are those of the whole batch (torch's SyncBatchNorm, which replaces the model's
+        layers in place and keeps their names); on CPUs, where torch has no such layer, each process normalises by
+        its own part of the batch.
+        """
+        if self.world_size == 1:
+            return model
+        if device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            return nn.parallel.DistributedDataParallel(model, device_ids=[device.index])
+        return nn.parallel.DistributedDataParallel(model)
+
+
+SINGLE_PROCESS = Distributed()

@@ -1,0 +1,124 @@
+"""Settings declared once: a dataclass field with its default, help text and limits is also a command-line option.
+
+A field that is not given stays UNSET until `fill_defaults` gives it a value, so that named sets of defaults (recipes)
+know what was chosen explicitly.
+"""
+
+import argparse
+import dataclasses
+
+from utils.errors import UserError
+
+UNSET = None
+
+
+def option(default, text, **limits):
+    """A dataclass field that is also a command-line option.
+
+    Args:
+        default: the value where nothing else is chosen; a tuple for an option that takes several values.
+        text: its help text.
+        limits: choices (a collection of values), or low and high (both included); internal=True hides the option
+            from the command line.
+    """
+    return dataclasses.field(default=UNSET, metadata={"default": default, "help": text, **limits})
+
+
+def default_of(field):
+    return field.metadata["default"]
+
+
+def fill_defaults(config, defaults):
+    """Give every unset field of a (frozen) dataclass its value: from `defaults`, or else its own default."""
+    for field in dataclasses.fields(config):
+        if getattr(config, field.name) is UNSET:
+            object.__setattr__(config, field.name, defaults.get(field.name, default_of(field)))
+
+
+def check_values(config):
+    """Check types, choices and limits of every field. Raises UserError that names the option and its value."""
+    for field in dataclasses.fields(config):
+        value, several = getattr(config, field.name), isinstance(default_of(field), tuple)
+        if several != isinstance(value, tuple):
+            expected = "several values" if several else "one value"
+            raise UserError(f"{flag(field.name)} {value}: expected {expected}")
+        kind = type(default_of(field)[0]) if several else type(default_of(field))
+        for item in value if several else (value,):
+            check_type(flag(field.name), item, kind)
+            check_limits(flag(field.name), item, field.metadata)
+
+
+def check_type(name, value, kind):
+    """A record may come from a damaged file. A whole number serves as a float; a bool is not a number."""
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        expected = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]
+        raise UserError(f"{name} {value}: expected {expected}")
+
+
+def check_limits(name, value, limits):
+    choices, low, high = (limits.get(key) for key in ("choices", "low", "high"))
+    if choices and value not in choices:
+        raise UserError(f"{name} {value}: choose from {', '.join(map(str, choices))}")
+    # Written so that nan, which compares as false, is out of range.
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"from {low}" + (f" to {high}" if high is not None else "")
+        raise UserError(f"{name} {value}: expected a number {bounds}")
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviated options; its errors are one line on standard error, with exit status 2."""
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message):
+        raise UserError(f"{message} ({self.prog} --help lists the options)")
+
+
+def add_options(parser, fields, defaults=None, default_text=None):
+    """Add one option per field; an option that is not given sets nothing.
+
+    Args:
+        parser: an ArgumentParser or an argument group.
+        fields: dataclass fields made by `option`.
+        defaults: {name: value} to show instead of the fields' own defaults.
+        default_text: what to show for every field instead of a default value.
+    """
+    for field in fields:
+        if field.metadata.get("internal"):
+            continue
+        default = (defaults or {}).get(field.name, default_of(field))
+        shown = default_text or show_value(default)
+        text = field.metadata["help"] + (f" (default: {shown})" if shown else "")
+        settings = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        parser.add_argument(flag(field.name), **settings, **argument_type(field))
+
+
+def argument_type(field):
+    default = default_of(field)
+    if isinstance(default, bool):
+        return {"action": argparse.BooleanOptionalAction}
+    kind = type(default[0]) if isinstance(default, tuple) else type(default)
+    choices = field.metadata.get("choices")
+    metavar = "{" + ",".join(map(str, choices)) + "}" if choices else {int: "N", float: "X", str: "DIR"}[kind]
+    return {"type": kind, "metavar": metavar} | ({"nargs": "*"} if isinstance(default, tuple) else {})
+
+
+def show_value(value):
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def as_tuples(settings):
+    """JSON and argparse give lists where a field holds a tuple."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def to_record(config):
+    """The settings as plain types that JSON and a model file can hold."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(config).items()}

@@ -1,0 +1,51 @@
+"""Stopping gracefully: the first signal lets the step finish and the work be saved, a second one stops at once."""
+
+import signal
+import sys
+import time
+
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class Interruption:
+    """Within the context, SIGINT and SIGTERM only set `requested`, which the training loop reads after each step.
+
+    A second signal raises KeyboardInterrupt at once. A request to several processes may reach each of them twice
+    (from the terminal and from torchrun), so that signals within `grace` seconds count as one.
+    """
+
+    def __init__(self, distributed):
+        self.distributed = distributed
+        self.requested = 0
+        self.grace = 2.0 if distributed.world_size > 1 else 0.0
+        self.requested_at = 0.0
+
+    def __enter__(self):
+        self.earlier = {number: signal.signal(number, self.on_signal) for number in EXIT_STATUS}
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
+
+    def on_signal(self, number, frame):
+        if self.requested:
+            if time.monotonic() - self.requested_at < self.grace:
+                return
+            raise KeyboardInterrupt
+        self.requested, self.requested_at = number, time.monotonic()
+        print("\nstopping after this step; a second signal stops at once", file=sys.stderr)
+
+    def agreed(self):
+        """Whether any of the processes that train together was asked to stop; all get the same answer."""
+        agreed = self.distributed.max(self.requested)
+        # A signal that arrives during the exchange waits for the next step, so that all stop at the same one.
+        self.requested = agreed or self.requested
+        return agreed != 0
+
+    def leave(self, command):
+        """End this process with the signal's exit status; the main process prints the command that resumes."""
+        self.distributed.barrier()  # torchrun stops the others as soon as one has ended
+        if self.distributed.is_main_process:
+            print(f"\nstopped and saved; resume with\n\n    {command}\n", file=sys.stderr)
+        sys.exit(EXIT_STATUS[self.requested])
