@@ -15,15 +15,17 @@ from training.arguments import read_arguments
 from utils.cli import python_command, run_script
 
 LABEL_DIR = ""  # folder of fold_0_data.txt to fold_4_data.txt
-IMAGE_DIR = ""  # folder of the albums, Adience's "aligned"
+IMAGE_DIR = ""  # folder of the face images, Adience's "aligned" or "faces"
 
 
 def check_arguments():
+    """Parse the command line early; main() parses it again and uses the result."""
     read_arguments(LABEL_DIR, IMAGE_DIR)
 
 
 if __name__ == "__main__":
-    run_script(check_arguments)  # before torch is imported, which takes seconds: --help and typing errors do not wait
+    # Before the imports below, because torch takes seconds: --help and invalid options are answered at once.
+    run_script(check_arguments)
 
 from data import load_faces, make_demo_faces, open_cache, split_faces
 from report.figures import PREVIEW_DRAWS, draw_faces, draw_run
@@ -48,13 +50,13 @@ def main():
 def train(arguments):
     """Train the folds that are not finished yet and report on all of them."""
     config = arguments.config
-    config.network_options()
+    config.network_options()  # raises UserError for an option that the network does not have
     check_folder(config.run_dir, arguments.resume)
     keep_large_buffers()
     compute = Compute.choose(config.device, config.precision, config.threads, config.deterministic, config.compile)
     # "auto" is decided once: a resumed run keeps the precision that it began with.
     config = dataclasses.replace(config, precision=compute.precision)
-    if not compute.distributed.is_main_process:
+    if not compute.distributed.is_main_process:  # only the main process prints
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if arguments.demo:
         make_demo_faces(config.label_dir)
@@ -86,12 +88,15 @@ def train_fold(fold, faces, images, run, interruption):
     with FoldProgress(fold, run.unfinished_folds(), state, config, compute) as progress:
         for epoch in range(run.epochs_done(fold), config.epochs):
             batches, augment = epoch_pipeline(config, epoch, images, train, state, compute)
-            if not train_one_epoch(state, batches, augment, meter, compute, progress, interruption):
+            completed = train_one_epoch(state, batches, augment, meter, compute, progress, interruption)
+            if not completed:
                 run.save_progress(fold, state, meter)
-                interruption.leave(resume_command(run.folder))
-            tested, validated = (evaluate_split(config, epoch, images, part, state, compute) for part in (test, val))
+                interruption.leave(resume_command(run.folder))  # exits
+            tested = evaluate_split(config, epoch, images, test, state, compute)
+            validated = evaluate_split(config, epoch, images, val, state, compute)
             progress.epoch_done(run.save_epoch(fold, epoch, state, meter, tested, validated))
             meter.reset()
+    # Again, because a run that is resumed after its last epoch skips the loop.
     tested = final_predictions(config, images, test, val, state, compute)
     run.finish_fold(fold, state, train, val, tested)
 
@@ -115,7 +120,7 @@ def report(run):
 
 
 def resume_command(run_dir):
-    """The command line that resumes a run; its settings are in its config.json."""
+    """The command that resumes a run; its settings are read from config.json."""
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     launcher = f" -m torch.distributed.run --standalone --nproc-per-node {processes}" if processes else ""
     return f"{python_command()}{launcher} {shlex.quote(sys.argv[0])} --run-dir {shlex.quote(str(run_dir))} --resume"

@@ -51,7 +51,11 @@ class TrainAugment:
         """
         self.to_device(images.device)
         images = resize(images, [self.image_size, self.image_size])
-        images = self.in_parts(images, positions) if images.device.type == "cpu" else self.augment(images, positions)
+        parameters = [for_each_tensor(lambda tensor: tensor[positions], p) for p in self.parameters]
+        if images.device.type == "cpu":
+            images = self.in_parts(images, parameters)
+        else:
+            images = (compiled_transforms() if self.compiled else apply_transforms)(self.transforms, images, parameters)
         if not self.mix:
             return images, Targets(labels)
         return self.mix.apply(images, labels, self.mix_parameters[positions])
@@ -62,17 +66,16 @@ class TrainAugment:
             for_each_tensor(lambda tensor: tensor.to(device), p) for p in (*self.parameters, self.mix_parameters)
         )
 
-    def in_parts(self, images, positions):
-        """`augment` in parts that stay in the processor's cache."""
+    def in_parts(self, images, parameters):
+        """Apply the transforms to parts of the batch that stay in the processor's cache."""
+        transform = compiled_transforms() if self.compiled else apply_transforms
         result = torch.empty(images.shape)
         count = torch.get_num_threads() * max(1, PIXELS_PER_CORE // self.image_size**2)
-        for part, *batch in zip(*(tensor.split(count) for tensor in (result, images, positions)), strict=True):
-            part.copy_(self.augment(*batch))
+        for start in range(0, len(images), count):
+            part = slice(start, start + count)
+            own = [for_each_tensor(lambda tensor, part=part: tensor[part], p) for p in parameters]
+            result[part] = transform(self.transforms, images[part], own)
         return result
-
-    def augment(self, images, positions):
-        parameters = [for_each_tensor(lambda tensor: tensor[positions], p) for p in self.parameters]
-        return (compiled_transforms() if self.compiled else apply_transforms)(self.transforms, images, parameters)
 
 
 def apply_transforms(transforms, images, parameters):

@@ -1,8 +1,8 @@
 """Residual networks with leaky ReLUs (He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition",
-CVPR 2016, Table 1), at all five depths.
+CVPR 2016, Table 1), for all five depths.
 
 Two details follow the published size of the age system, 12,561,672 parameters for ResNet-18: every convolution has a
-bias, and the shortcuts that down-sample are 3x3 convolutions. `shortcut="1x1"` gives the textbook network: 1x1
+bias, and the downsampling shortcuts are 3x3 convolutions. `shortcut="1x1"` gives the textbook network: 1x1
 shortcuts, no biases. Parameters have torchvision's names, so that its weights load into the textbook network.
 """
 
@@ -20,7 +20,7 @@ class ResNet(Network):
     Args:
         depth: a key of LAYOUTS.
         make_head: a function from the number of features to the last layer.
-        negative_slope: of the leaky ReLUs; 0 makes them ReLUs.
+        negative_slope: negative slope of LeakyReLU; 0 gives ReLU.
         shortcut: "3x3" (the published network) or "1x1" (the textbook's).
         attention: a name in ATTENTION, at the end of each residual branch.
         zero_init: whether the blocks start as identities (Goyal et al., 2017, section 5.1).
@@ -74,7 +74,7 @@ class ResNet(Network):
         x = self.layer3(x)  # (B, 256 * expansion, S/16, S/16)
         x = self.layer4(x)  # (B, 512 * expansion, S/32, S/32)
 
-        return x.mean(dim=(2, 3))  # (B, 512 * expansion)
+        return x.mean(dim=(2, 3))  # global average pooling: (B, 512 * expansion)
 
 
 class BasicBlock(nn.Module):
@@ -82,16 +82,16 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs, width, stride, slope, shortcut, attention):
+    def __init__(self, in_channels, width, stride, slope, shortcut, attention):
         super().__init__()
         bias = shortcut == "3x3"
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride=stride, padding=1, bias=bias)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=bias)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
         self.bn2 = nn.BatchNorm2d(width)
         self.attn = ATTENTION[attention](width)
         self.act = nn.LeakyReLU(slope, inplace=True)
-        self.downsample = make_downsample(inputs, width, stride, shortcut)
+        self.downsample = make_downsample(in_channels, width, stride, shortcut)
 
     @property
     def last_norm(self):
@@ -115,18 +115,18 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs, width, stride, slope, shortcut, attention):
+    def __init__(self, in_channels, width, stride, slope, shortcut, attention):
         super().__init__()
-        bias, outputs = shortcut == "3x3", width * self.expansion
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=bias)
+        bias, out_channels = shortcut == "3x3", width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=bias)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=bias)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=bias)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self.attn = ATTENTION[attention](outputs)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=bias)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.attn = ATTENTION[attention](out_channels)
         self.act = nn.LeakyReLU(slope, inplace=True)
-        self.downsample = make_downsample(inputs, outputs, stride, shortcut)
+        self.downsample = make_downsample(in_channels, out_channels, stride, shortcut)
 
     @property
     def last_norm(self):
@@ -149,22 +149,25 @@ class Bottleneck(nn.Module):
         return self.act(out + identity)
 
 
-def make_layer(make_block, count, inputs, width, stride=1):
+def make_layer(make_block, count, in_channels, width, stride=1):
     """`count` blocks in sequence; the first one strides and changes the number of channels."""
-    first = make_block(inputs, width, stride)
+    first = make_block(in_channels, width, stride)
     return nn.Sequential(first, *(make_block(width * first.expansion, width, 1) for _ in range(count - 1)))
 
 
-def make_downsample(inputs, outputs, stride, shortcut):
+def make_downsample(in_channels, out_channels, stride, shortcut):
     """None where the shape stays; else a convolution and its BatchNorm, 3x3 only where it strides."""
-    if stride == 1 and inputs == outputs:
+    if stride == 1 and in_channels == out_channels:
         return None
     kernel = 3 if shortcut == "3x3" and stride > 1 else 1
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=shortcut == "3x3")
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+    convolution = nn.Conv2d(
+        in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=shortcut == "3x3"
+    )
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
 
 
 def he_init(model, negative_slope):
+    """Initialise convolutions as in He et al. (2015), by fan-out, and their biases with 0."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, a=negative_slope, mode="fan_out", nonlinearity="leaky_relu")

@@ -140,7 +140,7 @@ def test_options_show_the_recipes_defaults():
     for title in ("data:", "network:", "optimisation:", "augmentation:", "evaluation:", "machine:"):
         assert f"\n{title}\n" in text
     assert re.search(r"--momentum X\s+SGD momentum \(default: 0.9\)", text)
-    assert re.search(r"--warmup X\s+epochs of linear warm-up of the learning rate\s+\(default:\s+10.0\)", text)
+    assert re.search(r"--warmup X\s+epochs of linear learning rate warm-up\s+\(default:\s+10.0\)", text)
 
 
 def test_options_are_not_abbreviated():

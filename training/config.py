@@ -25,12 +25,16 @@ class DataConfig:
     image_dir: str = option("", "folder of the face images, Adience's 'aligned' or 'faces'")
     run_dir: str = option("runs/adience", "folder for everything the run writes")
     folds: tuple = option(FOLDS, "folds to hold out, one model each", choices=FOLDS)
-    seed: int = option(0, "seed of everything random", low=0, high=2**32 - 1)
-    label_policy: str = option("strict", "age texts that count as labels", choices=tuple(LABEL_POLICIES))
-    val_fraction: float = option(
-        0.0, "share of the training faces to hold out for tuning, as whole albums", low=0, high=0.9
+    seed: int = option(0, "random seed", low=0, high=2**32 - 1)
+    label_policy: str = option(
+        "strict",
+        "age labels to use: strict: the eight classes; fixed: odd intervals too; nearest: single ages too",
+        choices=tuple(LABEL_POLICIES),
     )
-    allow_missing: bool = option(False, "leave out listed images that are missing instead of stopping")
+    val_fraction: float = option(
+        0.0, "fraction of the training faces held out for validation, as whole albums", low=0, high=0.9
+    )
+    allow_missing: bool = option(False, "skip missing images instead of stopping")
     cache_dir: str = option("cache", "folder of the decoded images")
 
 
@@ -38,7 +42,7 @@ class DataConfig:
 class NetworkConfig:
     title: ClassVar[str] = "network"
     model: str = option("resnet18", "network architecture", choices=tuple(MODELS))
-    image_size: int = option(224, "side of the network's input in pixels", low=40, high=2048)
+    image_size: int = option(224, "side of the input images, in pixels", low=40, high=2048)
     negative_slope: float = option(0.2, "negative slope of LeakyReLU; 0 gives ReLU", low=0, high=1)
     shortcut: str = option(
         "3x3", "down-sampling shortcuts: 3x3 as published, 1x1 as in the textbook", choices=("3x3", "1x1")
@@ -53,15 +57,15 @@ class NetworkConfig:
 class OptimizationConfig:
     title: ClassVar[str] = "optimisation"
     recipe: str = option("original", "named set of defaults", choices=("original", "modern"))
-    epochs: int = option(100, "passes over the training faces", low=1, high=100_000)
-    batch_size: int = option(128, "faces per step", low=2, high=65_536)
+    epochs: int = option(100, "number of epochs", low=1, high=100_000)
+    batch_size: int = option(128, "batch size, over all processes", low=2, high=65_536)
     lr: float = option(0.1, "base learning rate", low=0, high=1e6)
     loss: str = option("cross_entropy", "training loss", choices=tuple(LOSSES))
-    schedule: str = option("step", "decay of the learning rate", choices=SCHEDULES)
+    schedule: str = option("step", "learning rate schedule", choices=SCHEDULES)
     lr_steps: tuple = option((20, 50, 75), "epochs at which the step schedule decays", low=0, high=100_000)
-    lr_gamma: float = option(0.1, "factor of each step's decay", low=0, high=1)
-    warmup: float = option(0.0, "epochs of linear warm-up of the learning rate", low=0, high=100_000)
-    # The report names neither, so PyTorch's defaults hold: with momentum 0.9 the effective rate is ten times the
+    lr_gamma: float = option(0.1, "factor of each learning rate decay", low=0, high=1)
+    warmup: float = option(0.0, "epochs of linear learning rate warm-up", low=0, high=100_000)
+    # The report names neither, so PyTorch's defaults are used: with momentum 0.9 the effective rate is ten times the
     # published one, and the network stalls.
     momentum: float = option(0.0, "SGD momentum", low=0, high=1)
     weight_decay: float = option(0.0, "SGD weight decay", low=0, high=1)
@@ -86,7 +90,7 @@ class EvaluationConfig:
         "argmax", "decoder from probabilities to a class; val chooses one on the validation faces",
         choices=(*DECODERS, "val"),
     )  # fmt: skip
-    plots: bool = option(True, "draw the plots at the end")
+    plots: bool = option(True, "save plots at the end")
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class MachineConfig:
     )  # fmt: skip
     threads: int = option(0, "CPU threads; 0 means one per core", low=0, high=1024)
     compile: str = option("auto", "torch.compile; auto: on GPUs", choices=("auto", "on", "off"))
-    deterministic: bool = option(False, "the same bits on every run on a GPU too; on a CPU they always are")
+    deterministic: bool = option(False, "use deterministic algorithms on GPUs; runs on CPUs are always deterministic")
 
 
 SECTIONS = (DataConfig, NetworkConfig, OptimizationConfig, AugmentConfig, EvaluationConfig, MachineConfig)
@@ -109,7 +113,7 @@ class Share(float):
     """A length as a share of the epochs."""
 
 
-# Named sets of defaults. What a recipe does not name keeps its default; an explicit value comes first.
+# Named sets of defaults. Other settings keep their own; explicit values override the recipe.
 RECIPES = {
     "original": {"lr_steps": (Share(0.20), Share(0.50), Share(0.75))},
     "modern": {

@@ -1,4 +1,4 @@
-"""The training loop: one epoch of steps, and the evaluation of a split after it."""
+"""Training for one epoch, and evaluating a split."""
 
 import dataclasses
 import functools
@@ -23,15 +23,17 @@ def train_one_epoch(state, batches, augment, meter, compute, progress, interrupt
     """Train on the batches of an epoch, or on the rest of them.
 
     Args:
-        state: the TrainState, updated in place.
+        state: the TrainState, updated in place. `state.network` is `state.model`, wrapped for several processes or
+            compiled where they are used.
         batches: Batches of uint8 images, labels and positions in the epoch's order.
         augment: (images uint8 (B, 3, S, S), labels (B,), positions (B,)) -> (images float (B, 3, S, S), Targets).
         meter: the EpochMeter to update.
+        compute: the Compute: device, precision and processes.
         progress: shows the meter after each step.
-        interruption: asked after each step whether to stop.
+        interruption: checked after each step.
 
     Returns:
-        Whether the epoch is complete; False after a request to stop.
+        Whether the epoch is complete; False if training was interrupted.
 
     Raises:
         UserError: the loss is not finite.
@@ -39,8 +41,9 @@ def train_one_epoch(state, batches, augment, meter, compute, progress, interrupt
     state.network.train()
     meter.begin()
     for batch in prefetch(batches, compute.device):
-        # The step's number decides its learning rate and its dropout, so that a resumed run repeats them.
-        state.set_learning_rate(state.learning_rate(state.step / state.steps_per_epoch))
+        # Learning rate and dropout follow from the step number, so that a resumed run repeats them.
+        epochs_done = state.step / state.steps_per_epoch  # with a fraction
+        state.set_learning_rate(state.learning_rate(epochs_done))
         torch.manual_seed(derive_seed(*state.seed, state.step, Stream.DROPOUT))
 
         images, targets = augment(batch.images, batch.labels, batch.positions)  # (B, 3, S, S)
@@ -54,7 +57,7 @@ def train_one_epoch(state, batches, augment, meter, compute, progress, interrupt
             state.average.update_parameters(state.model)
         state.step += 1
 
-        meter.update(loss.detach(), state.model.fc.probabilities(outputs.detach()), batch.labels)
+        meter.update(loss.detach(), state.model.head.probabilities(outputs.detach()), batch.labels)
         progress.update(meter)
         if interruption.agreed():
             return False
@@ -87,7 +90,7 @@ def make_augment(config, epoch, count, model, seed, compiled=False):
 
 
 def preview_augment(config, count):
-    """The last epoch's augmentation of `count` faces, to look at."""
+    """The last epoch's augmentation of `count` faces, for the preview plot."""
     return make_augment(config, config.epochs - 1, count, Network, (config.seed, config.folds[0]))
 
 
@@ -111,7 +114,7 @@ def final_predictions(config, images, test, val, state, compute):
 
 
 class EpochMeter:
-    """Sums over the faces of an epoch, kept on the device so that no step waits for them."""
+    """Sums over the faces of an epoch, kept on the device so that no step has to synchronize."""
 
     def __init__(self, compute):
         self.distributed, self.device = compute.distributed, compute.device
@@ -155,6 +158,6 @@ class EpochMeter:
         return {"sums": sums, "faces": self.faces, "seconds": self.seconds + time.perf_counter() - self.start}
 
     def load_state_dict(self, state):
-        # The sums of all processes go to the first one.
+        # Saved sums include all processes, so the main process alone restores them; `finish` adds them up again.
         self.sums += state["sums"].to(self.sums.device) * self.distributed.is_main_process
         self.faces, self.seconds = state["faces"], state["seconds"]
