@@ -26,8 +26,7 @@ class Distributed:
             return cls()
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-            if torch.cuda.is_available():  # NCCL warns without it; gloo may abort with it while a network is in use
-                atexit.register(dist.destroy_process_group)
+            atexit.register(dist.destroy_process_group)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
