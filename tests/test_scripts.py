@@ -631,20 +631,6 @@ def test_the_demo_learns(tmp_path, monkeypatch, capsys):
     assert results["folds"][0]["top1"] > 0.25
 
 
-def test_defaults_are_the_experiment():
-    """What `python main.py` does, from the table of the experiment."""
-    config = Config()
-    assert (config.model, config.negative_slope, config.shortcut, config.image_size) == ("resnet18", 0.2, "3x3", 224)
-    assert (config.epochs, config.batch_size, config.loss) == (100, 128, "cross_entropy")
-    assert (config.lr, config.lr_steps, config.lr_gamma) == (0.1, (20, 50, 75), 0.1)
-    assert (config.momentum, config.weight_decay, config.init) == (0.0, 0.0, "pytorch")
-    assert (config.flip, config.rotation, config.hue) == (0.5, 20, 0.02)
-    assert (config.brightness, config.contrast, config.saturation) == (0.1, 0.1, 0.1)
-    assert (config.gridmask_ratio, config.gridmask_start, config.gridmask_end) == (0.6, 0.6, 0.8)
-    assert config.gridmask_rotated
-    assert (config.folds, config.label_policy, config.seed) == ((0, 1, 2, 3, 4), "strict", 0)
-
-
 def test_images_of_the_other_download_work_end_to_end(tmp_path, monkeypatch):
     rows = small_rows(2)
     labels = write_labels(tmp_path / "labels", rows)
