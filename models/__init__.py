@@ -26,6 +26,7 @@ MODULES = {**MODELS, "comparison": "comparison"}
 # The keys of the tables of models/attention.py and models/heads.py.
 ATTENTION = ("none", "se", "cbam")
 HEADS = ("softmax", "binomial", "coral", "corn")
+LARGEST = 500_000_000  # numbers of a network, 2 GB; alexnet at 2048 px would have four billion
 
 
 def create_model(name, head, num_classes, **options):
@@ -41,7 +42,8 @@ def create_model(name, head, num_classes, **options):
         A Network; `create_model(**network.description)` creates another one like it.
 
     Raises:
-        UserError: an unknown network or head, an option that the network does not have, or one of the wrong type.
+        UserError: an unknown network or head, an option that the network does not have, or one of the wrong type, or
+            a network that is too large.
         ValueError: an option with an unknown value.
     """
     defaults = option_defaults(name)
@@ -54,9 +56,21 @@ def create_model(name, head, num_classes, **options):
             check_type(f"{option} of {name}", value, type(default))
     options = {**defaults, **options}  # all of them, so that a description outlives a change of the defaults
     make_head = functools.partial(importlib.import_module("models.heads").HEADS[head], num_classes=num_classes)
-    model = network_function(name)(make_head, **options)
+    make_network = functools.partial(network_function(name), make_head, **options)
+    check_size(name, make_network)
+    model = make_network()
     model.description = {"name": name, "head": head, "num_classes": num_classes, **options}
     return model
+
+
+def check_size(name, make_network):
+    """Refuse a network that is too large before it takes any memory. Raises UserError."""
+    import torch
+
+    with torch.device("meta"):  # shapes only
+        count = sum(tensor.numel() for tensor in make_network().state_dict().values())
+    if count > LARGEST:
+        raise UserError(f"{name} with these options has {count:,} numbers; at most {LARGEST:,} are allowed")
 
 
 def model_options(name):

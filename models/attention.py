@@ -32,11 +32,8 @@ class CBAM(nn.Module):
 
 def bottleneck_mlp(channels, reduction):
     """(B, C) -> (B, C) through a narrow hidden layer."""
-    return nn.Sequential(
-        nn.Linear(channels, channels // reduction),
-        nn.ReLU(inplace=True),
-        nn.Linear(channels // reduction, channels),
-    )
+    hidden = max(1, channels // reduction)
+    return nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels))
 
 
 # By name; models.ATTENTION lists the names.

@@ -1,21 +1,19 @@
 """The model file: a network with its weights, its classes, its input and where it comes from.
 
-It holds plain types and tensors only and is loaded with `weights_only=True`, so that opening one never runs code.
+It holds plain types and tensors only and is loaded with `weights_only=True`, so that opening one never runs code. A
+SHA-256 of everything in it is checked at every load: a single changed bit is noticed.
 """
 
 import math
-import pickle
-import warnings
-from collections import OrderedDict
-from pathlib import Path
 
 import torch
 
 from models import create_model
+from models.plain import first_line, load_plain, save_plain
 from utils.errors import UserError
-from utils.files import atomic_write
 
-FORMAT, FORMAT_VERSION = "age-model", 2
+FORMAT, FORMAT_VERSION = "age-model", 3
+LARGEST_IMAGE = 2048  # pixels of a side
 
 # What describes the network: {field: its type, or the type of a list and of its items}.
 NETWORK_FIELDS = {
@@ -30,6 +28,9 @@ NETWORK_FIELDS = {
 RECORD_FIELDS = {
     "fold": int,
     "train_people": (list, str),
+    "train_faces": int,
+    "train_pictures": torch.Tensor,  # uint8 (train_faces, 96), see data/duplicates.py
+    "twins": (list, str),  # held-out faces whose picture is among the training faces
     "val_albums": (list, str),
     "metrics": dict,
     "decoder": str,
@@ -87,6 +88,7 @@ def load_model(path):
         raise UserError(f"'{path}' is damaged: {problem}")
     try:
         model = create_model(**content["network"])
+        check_weights(model.state_dict(), content["state_dict"])
         model.load_state_dict(content["state_dict"])
     except UserError as error:
         raise UserError(f"'{path}': {error}") from None
@@ -126,12 +128,45 @@ def find_problem(content):
         return f"its 'class_names' are {names}; expected at least two different names"
     if content["network"].get("num_classes") != len(names):
         return f"its network has {content['network'].get('num_classes')} classes and its 'class_names' are {len(names)}"
-    if content["image_size"] < 1 or content["fold"] < 0:
+    if not 1 <= content["image_size"] <= LARGEST_IMAGE or content["fold"] < 0:
         return f"its 'image_size' is {content['image_size']} and its 'fold' {content['fold']}"
     mean, std = content["mean"], content["std"]
     if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         return f"its 'mean' and 'std' are {mean} and {std}; expected three numbers each"
+    return find_problem_of_training(content)
+
+
+def find_problem_of_training(content):
+    """What is wrong with the record of the training, as text, or None.
+
+    The people and pictures decide which faces the model may be evaluated on, so that none may be missing.
+    """
+    people, faces, pictures = (content[name] for name in ("train_people", "train_faces", "train_pictures"))
+    if not 1 <= len(people) <= faces or len(set(people)) < len(people):
+        return f"its 'train_people' are {len(people)} and its 'train_faces' {faces}"
+    if pictures.dtype != torch.uint8 or pictures.dim() != 2 or len(pictures) != faces:
+        return f"its 'train_pictures' are {tuple(pictures.shape)} of {pictures.dtype} for {faces} faces"
+    epochs, rows = content["config"].get("epochs"), content["history"]
+    if rows and len(rows) != epochs:
+        return f"its 'history' has {len(rows)} epochs instead of {epochs}"
+    for name, row in [("metrics", content["metrics"]), *(("history", row) for row in rows)]:
+        if not row or not all(isinstance(key, str) and is_number(value) for key, value in row.items()):
+            return f"its '{name}' holds something that is not a finite number"
     return None
+
+
+def is_number(value):
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def check_weights(expected, found):
+    """Whether the tensors of a state have the types of the network's and finite values. Raises UserError."""
+    for name in expected.keys() & found.keys():  # load_state_dict compares names and shapes
+        if not isinstance(found[name], torch.Tensor) or found[name].dtype != expected[name].dtype:
+            kind = getattr(found[name], "dtype", type(found[name]).__name__)
+            raise UserError(f"its '{name}' is {kind}, not {expected[name].dtype}")
+        if not found[name].isfinite().all():
+            raise UserError(f"its '{name}' holds something that is not a finite number")
 
 
 def is_a(value, kind):
@@ -139,66 +174,5 @@ def is_a(value, kind):
 
 
 def describe(kind):
-    return {dict: "a dict", list: "a list", str: "a text", int: "a whole number", float: "a number"}[kind]
-
-
-def save_plain(path, content):
-    """Write a dict of plain values and tensors, whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written; an older file is then still there.
-        ValueError: the content holds something that `load_plain` would not read.
-    """
-    values = list(leaves(content))
-    tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    # By exact type: a NumPy float is a float too, but its pickle is not plain.
-    types = {type(value) for value in values if not isinstance(value, torch.Tensor)}
-    if odd := types - {str, int, float, bool, type(None)}:
-        names = ", ".join(sorted(kind.__name__ for kind in odd))
-        raise ValueError(f"cannot save values of type {names} to '{path}': only tensors and plain values")
-    mebibytes = sum(tensor.nbytes for tensor in tensors) / 2**20
-    with atomic_write(path, mebibytes) as unfinished:
-        try:
-            torch.save(content, unfinished)
-        except RuntimeError as error:  # torch reports a failed write this way
-            raise OSError(first_line(error)) from None
-
-
-def leaves(value):
-    """All values within nested dicts (their keys too), lists and tuples."""
-    if type(value) in (dict, OrderedDict):
-        yield from value
-        value = list(value.values())
-    if type(value) in (list, tuple):
-        for item in value:
-            yield from leaves(item)
-    else:
-        yield value
-
-
-def load_plain(path):
-    """The content of a file of `save_plain`, with its tensors on the CPU.
-
-    Raises:
-        UserError: the file is missing or damaged, or holds more than plain values and tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no model file at '{path}'; main.py writes fold_0.pt to fold_4.pt into its run directory")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # torch's advice on odd pickles is of no use here
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"'{path}' is not a model file: it is damaged or holds more than tensors and plain values"
-        ) from None
-    except Exception as error:  # a damaged file can fail in any way, deep within zip, pickle or torch
-        raise UserError(f"'{path}' is truncated or not a model file: {first_line(error)}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"'{path}' is not a model file: it holds a {type(content).__name__}")
-    return content
-
-
-def first_line(error):
-    """An error as one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    names = {dict: "a dict", list: "a list", str: "a text", int: "a whole number", float: "a number"}
+    return names.get(kind, "a tensor")

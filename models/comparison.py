@@ -44,8 +44,10 @@ def comparison(make_head, backbone, references=16):
         references: the number of reference faces of each class.
 
     Raises:
-        UserError: the head is not a softmax head.
+        UserError: the head is not a softmax head, or the backbone compares, too.
     """
+    if backbone["name"] == "comparison":  # nested ones would take twice the time for every level
+        raise UserError("a comparison needs the features of a network that is no comparison itself")
     network = create_model(**backbone)
     features = network.head.in_features
     head = make_head(features)

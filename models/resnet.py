@@ -24,6 +24,8 @@ class ResNet(Network):
         shortcut: "3x3" (the published network) or "1x1" (the textbook's).
         attention: a name in ATTENTION, at the end of each residual branch.
         zero_init: whether the blocks start as identities (Goyal et al., 2017, section 5.1).
+        width: the number of channels, relative to the paper's 64 to 512; 0.25 makes a network of a sixteenth of the
+            size.
         init: "pytorch" leaves PyTorch's own initial weights; "he" draws those of the convolutions from a normal
             distribution scaled for the slope (He et al., "Delving Deep into Rectifiers", ICCV 2015, equation 15).
 
@@ -35,27 +37,32 @@ class ResNet(Network):
         self,
         depth,
         make_head,
+        *,
         negative_slope=0.2,
         shortcut="3x3",
         attention="none",
         zero_init=False,
         init="pytorch",
+        width=1.0,
     ):
         super().__init__()
         check_choice("shortcut", shortcut, ("3x3", "1x1"))
         check_choice("attention", attention, ATTENTION)
         check_choice("init", init, ("pytorch", "he"))
         block, counts = LAYOUTS[depth]
+        if not 1 / 16 <= width <= 4:
+            raise ValueError(f"width is {width}; it is from 0.0625 to 4")
+        channels = [round(width * paper) for paper in (64, 128, 256, 512)]
         make_block = partial(block, slope=negative_slope, shortcut=shortcut, attention=attention)
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=shortcut == "3x3")
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(3, channels[0], 7, stride=2, padding=3, bias=shortcut == "3x3")
+        self.bn1 = nn.BatchNorm2d(channels[0])
         self.act = nn.LeakyReLU(negative_slope, inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = make_layer(make_block, counts[0], 64, 64)
-        self.layer2 = make_layer(make_block, counts[1], 64 * block.expansion, 128, stride=2)
-        self.layer3 = make_layer(make_block, counts[2], 128 * block.expansion, 256, stride=2)
-        self.layer4 = make_layer(make_block, counts[3], 256 * block.expansion, 512, stride=2)
-        self.fc = make_head(512 * block.expansion)
+        self.layer1 = make_layer(make_block, counts[0], channels[0], channels[0])
+        self.layer2 = make_layer(make_block, counts[1], channels[0] * block.expansion, channels[1], stride=2)
+        self.layer3 = make_layer(make_block, counts[2], channels[1] * block.expansion, channels[2], stride=2)
+        self.layer4 = make_layer(make_block, counts[3], channels[2] * block.expansion, channels[3], stride=2)
+        self.fc = make_head(channels[3] * block.expansion)
         if init == "he":
             he_init(self, negative_slope)
         if zero_init:
@@ -66,7 +73,7 @@ class ResNet(Network):
     def features(self, images):
         x = self.conv1(images)
         x = self.bn1(x)
-        x = self.act(x)  # (B, 64, S/2, S/2)
+        x = self.act(x)  # (B, 64, S/2, S/2) at width 1, as below
         x = self.maxpool(x)
 
         x = self.layer1(x)  # (B, 64 * expansion, S/4, S/4)

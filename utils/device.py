@@ -102,7 +102,8 @@ class Compute:
             deterministic: use only algorithms that give the same bits on every run; on a CPU all of them do.
             compilation: 'auto' (on GPUs), 'on' or 'off'.
         """
-        torch.set_num_threads(threads or cpu_threads())
+        # More threads than cores wait for each other: with 200 on two cores, thirty times as long.
+        torch.set_num_threads(min(threads, os.cpu_count() or 1) or cpu_threads())
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
             torch.use_deterministic_algorithms(True)

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from utils.errors import UserError
+
 
 @dataclass(frozen=True)
 class Distributed:
@@ -21,9 +23,25 @@ class Distributed:
 
     @classmethod
     def join(cls):
-        """Join the process group. Tensors on GPUs are exchanged by NCCL, those on CPUs by gloo."""
+        """Join the process group. Tensors on GPUs are exchanged by NCCL, those on CPUs by gloo.
+
+        Raises:
+            UserError: the environment is not as torchrun makes it.
+        """
         if "WORLD_SIZE" not in os.environ:
             return cls()
+        if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+            size = os.environ["WORLD_SIZE"]
+            raise UserError(f"WORLD_SIZE is {size!r} but {missing[0]} is not set: start several processes by torchrun")
+        for name in ("WORLD_SIZE", "RANK", "MASTER_PORT"):
+            if not os.environ[name].isdecimal():
+                raise UserError(f"{name} is {os.environ[name]!r}; expected a whole number, as torchrun sets it")
+        if int(os.environ["MASTER_PORT"]) > 65535:
+            raise UserError(f"MASTER_PORT is {os.environ['MASTER_PORT']}; expected a number up to 65535")
+        if int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
+            raise UserError(
+                f"RANK is {os.environ['RANK']} and WORLD_SIZE {os.environ['WORLD_SIZE']}; ranks count from 0"
+            )
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             atexit.register(dist.destroy_process_group)

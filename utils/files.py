@@ -1,21 +1,27 @@
-"""Files that appear whole or not at all, and locks that end with their holder."""
+"""The one place that writes files, which appear whole or not at all, and that takes locks."""
 
 import contextlib
 import json
 import os
 import shutil
+import signal
+import stat
+import sys
+import tempfile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from utils.errors import UserError
+from utils.foreign import exists, reason
 
 
 @contextlib.contextmanager
 def atomic_write(path, mebibytes=None):
     """Yield a temporary path to write; it replaces `path` once the block ends without an error.
 
-    Whatever happens before that, a full disk or a killed process, `path` keeps its old content.
+    Whatever happens before that, a full disk or a killed process, `path` keeps its old content. A link stays a link:
+    the file that it names is replaced. What is no regular file, such as /dev/null or a named pipe, is written to.
 
     Args:
         path: the file to create or replace; missing folders are created.
@@ -24,26 +30,65 @@ def atomic_write(path, mebibytes=None):
     Raises:
         UserError: the file cannot be written.
     """
-    path = Path(path)
-    unfinished = path.parent / f".{path.stem}.unfinished{path.suffix}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        with contextlib.ExitStack() as stack:
+            if is_special(path):
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                unfinished = Path(folder) / Path(path).name
+                yield unfinished
+                write_through(unfinished, path)
+            else:
+                target = Path(os.path.realpath(path))
+                unfinished = target.parent / f".{target.stem}.unfinished{target.suffix}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                stack.callback(remove_quietly, unfinished)
+                unfinished.unlink(missing_ok=True)
+                yield unfinished
+                with open(unfinished, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(unfinished, target)
     except OSError as error:
         size = f" ({mebibytes:,.0f} MiB)" if mebibytes else ""
-        raise UserError(f"cannot write '{path}'{size}: {error.strerror or error}{free_space(path)}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+        raise UserError(f"cannot write '{path}'{size}: {reason(error)}{free_space(path)}") from None
+
+
+def is_special(path):
+    """Whether a path names no regular file. Those of /dev and /proc are open files of a process, whatever they are."""
+    if "\0" in os.fspath(path):
+        raise UserError(f"cannot write '{path}': no file name holds a null character")
+    try:
+        places = {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
+    except OSError as error:  # the current folder is gone
+        raise UserError(f"cannot write '{path}': {reason(error)}") from None
+    if any(place.is_relative_to(root) for place in places for root in ("/dev", "/proc")):
+        return not any(place.is_relative_to("/dev/shm") for place in places)
+    return exists(path) and not Path(path).is_file() and not Path(path).is_dir()
+
+
+def write_through(source, path):
+    """Copy a file into a device or a pipe. Raises OSError; a pipe that nobody reads is one."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a stream that has no descriptor
+            if os.path.samestat(os.stat(path), os.fstat(stream.fileno())):
+                stream.flush()  # and then to the same place of the same file
+                descriptor = os.dup(stream.fileno())
+                break
+    else:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # a pipe that nobody reads is an error
+        os.set_blocking(descriptor, True)
+    with open(source, "rb") as file, os.fdopen(descriptor, "wb") as output:
+        shutil.copyfileobj(file, output)
+
+
+def remove_quietly(path):
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def free_space(path):
     """'; N MiB are free there', or '' where that cannot be determined."""
     try:
-        return f"; {shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there"
+        return f"; {shutil.disk_usage(Path(path).parent).free / 2**20:,.0f} MiB are free there"
     except OSError:
         return ""
 
@@ -63,6 +108,72 @@ def write_csv(path, table):
         table.to_csv(unfinished, index=False)
 
 
+def check_output(path, is_ours, kind):
+    """Refuse to replace a file that is no earlier output of the same kind.
+
+    Args:
+        path: the file that is to be written.
+        is_ours: a function of the path; it tells, or raises UserError, whether that file is such an output.
+        kind: the output, in words.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if not os.fspath(path) or Path(path).is_dir():
+        raise UserError(f"'{path}' is no name of a file: {kind} cannot be written there")
+    if is_special(path) or not exists(path):
+        return
+    with contextlib.suppress(UserError):
+        if Path(path).is_file() and (os.path.getsize(path) == 0 or is_ours(path)):
+            return
+    raise UserError(f"'{path}' exists and is not {kind}; it is not replaced: choose another name")
+
+
+@contextlib.contextmanager
+def replaced_outputs(folder, manifest, is_output):
+    """Yield a folder to fill with files; afterwards they replace the earlier outputs in `folder`.
+
+    Until the block ends, `folder` keeps its content. The new files are then moved in, `manifest`, which lists them,
+    last, and earlier outputs that are not among them are removed: at every moment the files that the manifest lists
+    are there, whole. Whatever else the folder holds stays.
+
+    Args:
+        folder: it is created where it does not exist.
+        manifest: the name of the file that lists the others.
+        is_output: a function of a file name: whether earlier calls may have written it.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / ".outputs.unfinished"
+    with locked(folder / ".lock", lambda: None):
+        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+        staging.mkdir()
+        try:
+            yield staging
+            new = sorted((path.name for path in staging.iterdir()), key=lambda name: (name == manifest, name))
+            with held_signals():
+                for name in new:
+                    os.replace(staging / name, folder / name)
+                for path in folder.iterdir():
+                    if is_output(path.name) and path.name not in new and not path.is_dir():
+                        path.unlink()
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held_signals():
+    """Ctrl-C and SIGTERM wait until the block has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextlib.contextmanager
 def locked(path, when_busy):
     """Hold an exclusive lock within the block; the system releases it however the process ends.
@@ -73,7 +184,13 @@ def locked(path, when_busy):
 
     Raises:
         OSError: the lock file cannot be created.
+        UserError: something that is no lock file has its name.
     """
+    with contextlib.suppress(FileNotFoundError):
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size:  # opening it would empty it
+            raise UserError(f"'{path}' is no lock file, which is an empty regular one; move it away")
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))  # where that is impossible, FileLock would try for ever
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

@@ -4,6 +4,8 @@ import signal
 import sys
 import time
 
+from utils.cli import printable
+
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -47,5 +49,5 @@ class Interruption:
         """End this process with the signal's exit status; the main process prints the command that resumes."""
         self.distributed.barrier()  # torchrun stops the others as soon as one has ended
         if self.distributed.is_main_process:
-            print(f"\nstopped and saved; resume with\n\n    {command}\n", file=sys.stderr)
+            print(f"\nstopped and saved; resume with\n\n    {printable(command)}\n", file=sys.stderr)
         sys.exit(EXIT_STATUS[self.requested])
