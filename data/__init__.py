@@ -3,7 +3,8 @@
 from data.adience import load_faces
 from data.cache import open_cache
 from data.demo import make_demo_faces
+from data.duplicates import Pictures
 from data.faces import Faces
 from data.split import split_faces
 
-__all__ = ["Faces", "load_faces", "make_demo_faces", "open_cache", "split_faces"]
+__all__ = ["Faces", "Pictures", "load_faces", "make_demo_faces", "open_cache", "split_faces"]

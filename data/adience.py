@@ -17,6 +17,7 @@ import pandas as pd
 
 from data.faces import Faces
 from utils.errors import UserError
+from utils.foreign import exists, read_text
 
 AGE_GROUPS = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+")
 FOLDS = (0, 1, 2, 3, 4)
@@ -47,6 +48,7 @@ ODD_INTERVALS = {
 }
 NO_AGE = ("None", "")
 OLDEST_SINGLE_AGE = 120
+LABEL_FILE_LIMIT = 64  # MiB; Adience's have half a MiB each
 
 
 def nearest_class(age):
@@ -148,12 +150,9 @@ def require_folder(folder, what):
 
 def read_fold_file(label_dir, fold):
     path = label_dir / f"fold_{fold}_data.txt"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"'{path}' is missing; the label directory holds fold_0_data.txt to fold_4_data.txt") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' cannot be read as UTF-8 text: {error}") from None
+    if not exists(path):
+        raise UserError(f"'{path}' is missing; the label directory holds fold_0_data.txt to fold_4_data.txt")
+    text = read_text(path, LABEL_FILE_LIMIT)
     check_text(path, text)
     rows = pd.read_csv(
         io.StringIO(text), sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE, skip_blank_lines=True
@@ -167,7 +166,7 @@ def read_fold_file(label_dir, fold):
 
 def check_text(path, text):
     """Check the form of a fold file before pandas reads it: header, fields per row, no control characters."""
-    stray = re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
+    stray = re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]", text)
     if stray:
         line = text.count("\n", 0, stray.start()) + 1
         raise UserError(f"{path}, line {line}: control character {stray.group()!r}; the file is plain text")
@@ -243,12 +242,15 @@ def check_repeats(rows):
 
 
 def check_people(rows):
-    """No person may be in two folds: the model would be tested on people that it was trained on."""
-    folds = rows.groupby("face_id").fold
-    crossing = folds.transform("min") != folds.transform("max")
-    if crossing.any():
-        row = rows[crossing].iloc[-1]
-        raise UserError(f"{row.file}, line {row.line}: person {row.face_id} is in another fold too; folds share nobody")
+    """No person and no album may be in two folds: the model would be tested on people that it was trained on."""
+    for column, name in (("face_id", "person"), ("user_id", "album")):
+        folds = rows.groupby(column).fold
+        crossing = folds.transform("min") != folds.transform("max")
+        if crossing.any():
+            row = rows[crossing].iloc[-1]
+            raise UserError(
+                f"{row.file}, line {row.line}: {name} {row[column]} is in another fold too; folds share nobody"
+            )
 
 
 def reason_left_out(age):

@@ -1,7 +1,7 @@
 """Every face decoded and resized once, into one memory-mapped array.
 
-A cache is a folder with `images.npy`, a uint8 array (N, 3, S, S), and `index.json`, which tells whether that file is
-still what was written. The folder's name is a hash of the images' paths, lengths and times of change and of the size,
+A cache is a folder with `images.npy`, a uint8 array (N, 3, S, S), and `index.json`, which holds its SHA-256; it is
+compared at every opening. The folder's name is a hash of the images' paths, lengths, times and inodes and of the size,
 so a changed list, a replaced image or another size is another cache, built anew.
 """
 
@@ -9,23 +9,28 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.files import locked
+from utils.foreign import MIB, open_regular, read_json, reason
 
 # decode_face refuses such images itself, by name.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-FORMAT = 1
+FORMAT = 2
+CONTENT = {"images.npy", "index.json"}
 IMAGES_PER_TASK = 32
+# Others start foreign programs (EPS) or hold no photographs.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
+IMAGE_LIMIT = 64  # MiB of a file
 
 
 def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
@@ -59,54 +64,59 @@ def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
 
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        if not is_sound(folder, shape):
+        images = open_sound(folder, shape)
+        if images is None:
             with locked(cache_dir / ".lock", when_busy):
-                if not is_sound(folder, shape):  # another process may have built it meanwhile
+                images = open_sound(folder, shape)  # another process may have built it meanwhile
+                if images is None:
                     build(folder, [image_dir / path for path in paths], shape, workers, progress)
+                    images = np.load(folder / "images.npy", mmap_mode="r")
     except OSError as error:
-        size_mib = np.prod(shape, dtype=float) / 2**20
-        raise UserError(f"cannot write the cache '{folder}' ({size_mib:,.0f} MiB): {error.strerror or error}") from None
-    return np.load(folder / "images.npy", mmap_mode="r")
+        size = f"{np.prod(shape, dtype=float) / MIB:,.0f} MiB"
+        raise UserError(f"cannot write the cache '{folder}' ({size}): {reason(error)}") from None
+    return images
 
 
 def describe_source(path):
-    """What a cached image depends on: the file, its length in bytes and its time of change."""
+    """What a cached image depends on: the file, its length, its times and its place on the disk.
+
+    A copy may keep the length and the time of change of what it replaces (`cp -p`, `rsync -t`); the time of change of
+    its inode it cannot keep.
+    """
     try:
         status = os.stat(path)
     except OSError as error:
-        raise UserError(f"cannot read the image '{path}': {error.strerror}") from None
-    return [os.fspath(path), status.st_size, status.st_mtime_ns]
+        raise UserError(f"cannot read the image '{path}': {reason(error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"'{path}' is no image: it is not a regular file")
+    return [os.fspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def is_sound(folder, shape):
-    """Whether a finished cache exists and is, byte for byte, what was written."""
-    images = folder / "images.npy"
+def open_sound(folder, shape):
+    """The array of a finished cache that is, byte for byte, what was written; None where there is no such cache."""
+    path = folder / "images.npy"
     try:
-        index = json.loads((folder / "index.json").read_text())
-        status = images.stat()
-        array = np.load(images, mmap_mode="r")
-        same_size, same_time = status.st_size == index["bytes"], status.st_mtime_ns == index["mtime_ns"]
-        crc32 = index["crc32"]
+        expected = read_json(folder / "index.json")["sha256"]
+        with open_regular(path, limit_mib=2**40) as file:
+            images = np.load(path, mmap_mode="r")
+            if images.shape != shape or images.dtype != np.uint8 or checksum(file) != expected:
+                return None
     except Exception:  # any other content may fail in any way
-        return False
-    if array.shape != shape or array.dtype != np.uint8 or not same_size:
-        return False
-    # An unchanged file needs no second look; a copied or overwritten one is compared in full.
-    return same_time or checksum(images) == crc32
+        return None
+    return images
 
 
-def checksum(path):
-    crc = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 24):
-            crc = zlib.crc32(block, crc)
-    return crc
+def checksum(file):
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def build(folder, paths, shape, workers, progress):
     """Write the cache to a folder beside its place and move it there once it is complete."""
-    for stale in folder.parent.glob(".*.unfinished"):  # of a process that was killed; this one holds the lock
-        shutil.rmtree(stale, ignore_errors=True)
+    for stale in folder.parent.glob(".faces_*px_*.unfinished"):  # of a process that was killed; this one has the lock
+        remove_own(stale)
+    needed, free = np.prod(shape, dtype=float), shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise OSError(f"only {free / MIB:,.0f} MiB are free there")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     unfinished.mkdir()
     try:
@@ -116,13 +126,21 @@ def build(folder, paths, shape, workers, progress):
         decode_all(array, paths, workers, progress)
         array.flush()
         del array
-        status = images.stat()
-        index = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "crc32": checksum(images)}
-        (unfinished / "index.json").write_text(json.dumps(index))
-        shutil.rmtree(folder, ignore_errors=True)
+        with open(images, "rb") as file:
+            (unfinished / "index.json").write_text(json.dumps({"sha256": checksum(file)}))
+        remove_own(folder)  # a damaged one
         os.rename(unfinished, folder)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove_own(unfinished)
+
+
+def remove_own(folder):
+    """Remove a cache, but nothing that no cache holds. Raises OSError where there is something else."""
+    if not folder.is_dir():
+        return
+    if strangers := {path.name for path in folder.iterdir()} - CONTENT:
+        raise OSError(f"'{folder}' holds '{min(strangers)}', which is no part of a cache; move it away")
+    shutil.rmtree(folder)
 
 
 def allocate(path):
@@ -169,20 +187,29 @@ def decode_face(path, size):
         UserError: the file is not an image, is damaged, or has more pixels than a face image can have.
     """
     try:
-        with Image.open(path) as image:
+        with open_regular(path, IMAGE_LIMIT) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise UserError(f"'{path}' is {image.width}x{image.height}, more pixels than a face image can have")
             # A JPEG decodes straight to 1/2, 1/4 or 1/8 of its size, which skips most of the work.
             image.draft("RGB", (size, size))
-            square = centre_square(image.convert("RGB"), size)
+            square = centre_square(to_rgb(ImageOps.exif_transpose(image)), size)
             return np.asarray(square).transpose(2, 0, 1)
     except UnidentifiedImageError:
-        raise UserError(f"'{path}' is no image") from None
+        raise UserError(f"'{path}' is no image of the formats {', '.join(IMAGE_FORMATS)}") from None
     except (UserError, MemoryError):
         raise
     except Exception as error:  # a damaged file can fail in any way, deep within one of Pillow's decoders
         problem = "cannot be read" if getattr(error, "errno", None) else "is truncated or damaged"
         raise UserError(f"'{path}' {problem}: {error}") from None
+
+
+def to_rgb(image):
+    """A PIL image in RGB: 16-bit greys are scaled, where Pillow would cut them off at 255."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def centre_square(image, size):

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from data.adience import CANONICAL, FOLDS, HEADER
 from utils.errors import UserError
 from utils.files import locked
+from utils.foreign import read_json
 
 DEMO_DIR = "demo_faces"
 SIDE, FINE = 128, 2  # pixels of a saved face, and how many times larger it is drawn
@@ -42,20 +43,25 @@ def make_demo_faces(folder, people_per_class=6, images_per_person=2, seed=0):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with locked(folder.with_name(f".{folder.name}.lock"), lambda: None):
                 if not is_drawn(folder, recipe):  # another process may have drawn it meanwhile
-                    replace_folder(folder, recipe)
+                    draw_folder(folder, recipe)
     except OSError as error:
         raise UserError(f"cannot write the demo faces to '{folder}': {error.strerror or error}") from None
 
 
 def is_drawn(folder, recipe):
-    return (folder / "demo.json").is_file() and (folder / "demo.json").read_bytes() == json.dumps(recipe).encode()
+    """Whether the faces are there. Raises UserError where something else is: nothing is ever removed for them."""
+    if not folder.exists():
+        return False
+    if (folder / "demo.json").is_file() and read_json(folder / "demo.json") == recipe:
+        return True
+    raise UserError(f"'{folder}' exists and does not hold the demo faces of this version; move it away first")
 
 
-def replace_folder(folder, recipe):
+def draw_folder(folder, recipe):
+    """Draw into a folder beside its place and move it there once it is complete."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    for old in (folder, unfinished):
-        if old.exists() and not (old / "demo.json").is_file():
-            raise UserError(f"'{old}' exists and was not made by --demo; move it away first")
+    if unfinished.exists() and any(unfinished.iterdir()) and not (unfinished / "demo.json").is_file():
+        raise UserError(f"'{unfinished}' exists and was not made by --demo; move it away first")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     try:
         unfinished.mkdir()
@@ -63,7 +69,6 @@ def replace_folder(folder, recipe):
         rng = np.random.default_rng(recipe["seed"])
         for fold in FOLDS:
             draw_fold(unfinished, fold, recipe["people_per_class"], recipe["images_per_person"], rng)
-        shutil.rmtree(folder, ignore_errors=True)
         os.rename(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

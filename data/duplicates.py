@@ -1,53 +1,137 @@
-"""Find copies of one picture in a set of images, whatever their scale or compression."""
+"""Find copies of one picture in sets of images, whatever their scale or compression.
+
+A picture's signature is 96 bytes: a difference hash of 256 bits and the picture at 8 x 8 grey pixels. The hash finds
+candidates; aligned faces of different people can come near, too, so that the correlation of the small pictures decides.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from data.cache import decode_face
+from utils.errors import UserError
 
-SIDE = 32  # pixels of a thumbnail
-HASH_SIDE = 16  # a hash has HASH_SIDE**2 bits
-# The bits in which two copies of one picture may differ after scaling and recompression. Aligned faces of different
-# people can come near, too, so that the correlation of the thumbnails decides.
+SIDE = 32  # pixels of the picture that is hashed
+HASH_SIDE, SMALL_SIDE = 16, 8
+HASH_BYTES, SIGNATURE_BYTES = HASH_SIDE**2 // 8, HASH_SIDE**2 // 8 + SMALL_SIDE**2
+# The bits in which two copies of one picture may differ after scaling and recompression.
 MOST_DIFFERING_BITS = 30
-LEAST_CORRELATION = 0.97
+LEAST_CORRELATION = 0.99
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow
+BLOCK = 1024
+MOST_PAIRS = 2_000_000
 
 
-def read_thumbnail(path):
-    """An image file as a grey thumbnail, uint8 (32, 32). Raises UserError."""
-    face = decode_face(path, 2 * SIDE).transpose(1, 2, 0)
-    grey = Image.fromarray(np.ascontiguousarray(face)).convert("L")
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a whole data set.
+
+    Attributes:
+        signatures: uint8 (N, 96), in the order of the cache.
+        pairs: int64 (P, 2), the rows that hold the same picture.
+    """
+
+    signatures: np.ndarray
+    pairs: np.ndarray
+
+    @classmethod
+    def of(cls, images):
+        """Images uint8 (N, 3, S, S) -> Pictures."""
+        signatures = signatures_of(images)
+        return cls(signatures, same_pictures(signatures))
+
+    def twins(self, faces, others):
+        """Bool (M,): which of M Faces show a picture that some of the other Faces show, too."""
+        pairs = np.concatenate([self.pairs, self.pairs[:, ::-1]])
+        shown = pairs[np.isin(pairs[:, 1], others.table.index), 0]
+        return faces.table.index.isin(shown)
+
+    def across_folds(self, faces):
+        """The pairs whose pictures are in different folds, of all Faces, as rows (P, 2)."""
+        folds = faces.table.fold.to_numpy()[self.pairs]
+        return self.pairs[folds[:, 0] != folds[:, 1]]
 
 
-def same_pictures(thumbnails):
-    """Compare all pairs of thumbnails; the difference hash finds candidates, their correlation decides.
+def read_signature(path):
+    """The signature of an image file, uint8 (96,). Raises UserError."""
+    return signatures_of(decode_face(path, 2 * SIDE)[None])[0]
+
+
+def signatures_of(images):
+    """Images uint8 (N, 3, S, S) -> signatures uint8 (N, 96)."""
+    step = max(1, images.shape[-1] // (2 * SIDE))  # of a large image, some pixels tell enough
+    parts = [np.zeros((0, SIGNATURE_BYTES), np.uint8)]
+    for start in range(0, len(images), BLOCK):
+        block = images[start : start + BLOCK, :, ::step, ::step].astype(np.float32)
+        grey = np.tensordot(GREY, block, axes=(0, 1))  # (B, S / step, S / step)
+        shrink = area_means(grey.shape[-1], SIDE)
+        pictures = shrink @ grey @ shrink.T  # (B, 32, 32)
+        small = area_means(SIDE, SMALL_SIDE) @ pictures @ area_means(SIDE, SMALL_SIDE).T  # (B, 8, 8)
+        small = small.round().clip(0, 255).astype(np.uint8).reshape(len(grey), -1)
+        parts.append(np.hstack([np.packbits(difference_hashes(pictures), axis=1), small]))
+    return np.concatenate(parts)
+
+
+def area_means(size, smaller):
+    """The matrix (smaller, size) that averages the pixels that each of `smaller` equal parts covers."""
+    edges = np.linspace(0, size, smaller + 1)
+    pixels = np.arange(size)
+    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (covered.clip(0) * smaller / size).astype(np.float32)
+
+
+def difference_hashes(pictures):
+    """Whether the right neighbour of each pixel of a small version is brighter: bool (N, HASH_SIDE**2).
 
     Args:
-        thumbnails: uint8 (N, 32, 32).
+        pictures: (N, 32, 32).
+    """
+    columns = np.linspace(0, SIDE - 1, HASH_SIDE + 1).round().astype(int)
+    rows = pictures.reshape(len(pictures), HASH_SIDE, SIDE // HASH_SIDE, SIDE).mean(axis=2)  # (N, 16, 32)
+    smooth = rows[:, :, columns]  # (N, 16, 17)
+    return (smooth[:, :, 1:] > smooth[:, :, :-1]).reshape(len(pictures), -1)
+
+
+def same_pictures(signatures, others=None):
+    """Compare all pairs of pictures.
+
+    Args:
+        signatures: uint8 (N, 96).
+        others: uint8 (M, 96), to compare with; None compares the N with each other.
 
     Returns:
-        A list of (first, second, correlation) with the positions of each pair that is the same picture.
+        int64 array (P, 2): the positions of each pair that is the same picture, each pair once.
+
+    Raises:
+        UserError: so many pairs are the same that these cannot be photographs.
     """
-    hashes = difference_hashes(thumbnails)
-    bits = HASH_SIDE * HASH_SIDE
-    found = []
-    for start in range(0, len(hashes), 1024):
-        block = hashes[start : start + 1024]
+    second = signatures if others is None else others
+    hashes, second_hashes = as_signs(signatures), as_signs(second)
+    small, second_small = unit_pictures(signatures), unit_pictures(second)
+    found, count = [np.zeros((0, 2), np.int64)], 0
+    for start in range(0, len(signatures), BLOCK):
+        part = slice(start, start + BLOCK)
         # Signs multiply to +1 where bits agree, so a matrix product counts agreements minus differences.
-        differing = (bits - block @ hashes[start:].T) / 2
-        for pair in np.argwhere(np.triu(differing <= MOST_DIFFERING_BITS, k=1)):
-            first, second = (start + pair).tolist()
-            correlation = float(np.corrcoef(thumbnails[first].ravel(), thumbnails[second].ravel())[0, 1])
-            if correlation >= LEAST_CORRELATION:
-                found.append((first, second, correlation))
-    return found
+        differing = (HASH_SIDE**2 - hashes[part] @ second_hashes.T) / 2
+        same = (differing <= MOST_DIFFERING_BITS) & (small[part] @ second_small.T >= LEAST_CORRELATION)
+        pairs = np.argwhere(same if others is not None else np.triu(same, start + 1)) + np.array([start, 0])
+        found.append(pairs)
+        count += len(pairs)
+        if count > MOST_PAIRS:
+            raise UserError(
+                f"more than {MOST_PAIRS:,} pairs of images show the same picture; is this the right folder?"
+            )
+    return np.concatenate(found)
 
 
-def difference_hashes(thumbnails):
-    """Whether the right neighbour of each pixel of a small version is brighter: float32 (N, HASH_SIDE**2) of signs."""
-    columns = np.linspace(0, SIDE - 1, HASH_SIDE + 1).round().astype(int)
-    rows = thumbnails.reshape(len(thumbnails), HASH_SIDE, SIDE // HASH_SIDE, SIDE).mean(axis=2)  # (N, 16, 32)
-    smooth = rows[:, :, columns]  # (N, 16, 17)
-    signs = np.where(smooth[:, :, 1:] > smooth[:, :, :-1], 1, -1)
-    return signs.reshape(len(thumbnails), HASH_SIDE * HASH_SIDE).astype(np.float32)
+def as_signs(signatures):
+    bits = np.unpackbits(signatures[:, :HASH_BYTES], axis=1)
+    return np.where(bits, 1, -1).astype(np.float32)  # (N, 256)
+
+
+def unit_pictures(signatures):
+    """The small pictures, float32 (N, 64), scaled so that products are Pearson's correlations; 0 for a single grey."""
+    small = signatures[:, HASH_BYTES:].astype(np.float32)
+    small -= small.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(small, axis=1, keepdims=True)
+    return small / np.where(lengths, lengths, np.inf)
