@@ -11,8 +11,12 @@ import os
 import shlex
 import sys
 
-from training.arguments import read_arguments
-from utils.cli import python_command, run_script
+from utils.cli import printable, python_command, run_script, start_script
+
+if __name__ == "__main__":
+    start_script()  # before the imports below, which take a while
+
+from training.arguments import read_arguments, resume_command
 
 LABEL_DIR = ""  # folder of fold_0_data.txt to fold_4_data.txt
 IMAGE_DIR = ""  # folder of the face images, Adience's "aligned" or "faces"
@@ -27,13 +31,13 @@ if __name__ == "__main__":
     # Before the imports below, because torch takes seconds: --help and invalid options are answered at once.
     run_script(check_arguments)
 
-from data import load_faces, make_demo_faces, open_cache, split_faces
+from data import Pictures, load_faces, make_demo_faces, open_cache, split_faces
 from report.figures import PREVIEW_DRAWS, draw_faces, draw_run
 from report.tables import cross_validation_table
 from training.engine import epoch_pipeline, evaluate_split, final_predictions, preview_augment, train_one_epoch
 from training.merge import merge_runs
 from training.optim import TrainState, check_training_sets
-from training.progress import FoldProgress, describe
+from training.progress import FoldProgress, describe, print_twins
 from training.run import Run, check_folder, current_commit
 from utils.device import Compute, keep_large_buffers
 from utils.signals import Interruption
@@ -66,7 +70,9 @@ def train(arguments):
     check_training_sets(config, faces, compute.distributed.world_size)
     images = open_cache(config.image_dir, faces.table.path, config.image_size, config.cache_dir)
     describe(config, compute, faces.class_names, current_commit())
-    run = Run(config, arguments.resume, compute, faces.fingerprint(images))
+    pictures = Pictures.of(images)
+    print_twins(pictures.across_folds(faces), faces)
+    run = Run(config, arguments.resume, compute, faces.fingerprint(images), pictures)
     device_images = compute.to_device(images)
     with run, Interruption(compute.distributed) as interruption:
         for fold in config.folds:
@@ -91,7 +97,7 @@ def train_fold(fold, faces, images, run, interruption):
             completed = train_one_epoch(state, batches, augment, meter, compute, progress, interruption)
             if not completed:
                 run.save_progress(fold, state, meter)
-                interruption.leave(resume_command(run.folder))  # exits
+                interruption.leave(resume_command(config))  # exits
             tested = evaluate_split(config, epoch, images, test, state, compute)
             validated = evaluate_split(config, epoch, images, val, state, compute)
             progress.epoch_done(run.save_epoch(fold, epoch, state, meter, tested, validated))
@@ -114,16 +120,9 @@ def report(run):
     if run.config.plots:
         draw_run(run.folder, run.history, run.predictions(), run.models(), run.config.loss)
     plots = " and plots" if run.config.plots else ""
-    print(f"{run.folder}/ holds the models, log.csv, predictions.csv, results.json{plots}")
-    path = run.model_path(run.finished_folds()[0])
-    print(f"evaluate one model: {python_command()} test_code.py {shlex.quote(str(path))} --show-errors")
-
-
-def resume_command(run_dir):
-    """The command that resumes a run; its settings are read from config.json."""
-    processes = os.environ.get("LOCAL_WORLD_SIZE")
-    launcher = f" -m torch.distributed.run --standalone --nproc-per-node {processes}" if processes else ""
-    return f"{python_command()}{launcher} {shlex.quote(sys.argv[0])} --run-dir {shlex.quote(str(run_dir))} --resume"
+    print(f"{printable(run.folder)}/ holds the models, log.csv, predictions.csv, results.json{plots}")
+    path = printable(shlex.quote(str(run.model_path(run.finished_folds()[0]))))
+    print(f"evaluate one model: {python_command()} test_code.py {path} --show-errors")
 
 
 if __name__ == "__main__":

@@ -10,17 +10,24 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.cli import printable, run_script, start_script
+
+if __name__ == "__main__":
+    start_script()  # before the imports below, which take a while
+
 from data.adience import FOLDS
 from evaluation.decode import DECODERS
 from evaluation.metrics import METRICS
 from training.config import FIELDS
-from utils.cli import run_script
 from utils.errors import UserError
-from utils.options import Parser, add_options
+from utils.files import check_output
+from utils.foreign import read_json
+from utils.options import Parser, add_options, default_of
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic"}
-SETTINGS = "label_dir image_dir cache_dir allow_missing batch_size".split()
+SETTINGS = "label_dir image_dir allow_missing batch_size".split()
 MACHINE = "device precision threads".split()
+PIXELS_PER_BATCH = 512 * 224**2  # the most that a model file may ask for; --batch-size may ask for more
 
 
 def read_command_line():
@@ -40,13 +47,17 @@ def read_command_line():
     fusion.add_argument("--fuse", action="store_true", help="fail unless all models can be fused")
     data = parser.add_argument_group("data and machine")
     add_options(data, [FIELDS[name] for name in SETTINGS], default_text="from the model file")
-    add_options(data, [FIELDS[name] for name in MACHINE])
+    add_options(data, [FIELDS[name] for name in ("cache_dir", *MACHINE)])
+    parser.set_defaults(cache_dir=default_of(FIELDS["cache_dir"]))
     options = parser.parse_args()
-    if options.json is not None and (not options.json or Path(options.json).is_dir()):
-        raise UserError(f"--json '{options.json}': expected the name of a file")
-    if options.show_errors and Path(options.error_dir).is_file():
-        raise UserError(f"--error-dir '{options.error_dir}': expected a folder, this is a file")
+    if options.json is not None:
+        check_output(options.json, is_report, "a report of test_code.py --json")
     return options
+
+
+def is_report(path):
+    reports = read_json(path, kind=list)
+    return all(isinstance(report, dict) and report.keys() & {"model", "fusion"} for report in reports)
 
 
 def check_arguments():
@@ -64,14 +75,16 @@ from data import Faces, load_faces, open_cache
 from data.dataset import FaceDataset
 from evaluation.evaluate import evaluate, measure_latency
 from evaluation.fusion import fuse
+from evaluation.leaks import refuse_training_people, refuse_training_pictures
 from evaluation.predictions import Predictions
 from evaluation.views import VIEWS, enlarged_size, second_paths, ten_crop_probabilities
 from models.checkpoint import load_model
 from models.network import Network, parameter_count, size_mib
-from report.errors import find_errors, rank, write_errors
+from models.plain import digest
+from report.errors import check_error_folder, find_errors, rank, write_errors
 from report.tables import confusion_table, constant_line, models_table, per_class_table, warnings_of
-from training.config import Config, from_record
-from training.run import class_results
+from training.config import Config, recorded_config
+from training.results import class_results
 from utils.device import Compute, keep_large_buffers
 from utils.files import write_json
 
@@ -85,25 +98,29 @@ class Task:
     config: Config
     split: str  # in words
     faces: Faces
+    twins: np.ndarray  # (N,) which of the faces show a picture that the model was trained on
     all_paths: pd.Series  # of the whole data set, which the cache holds
+    images: np.ndarray  # the cache
     second_paths: pd.Series | None  # of the same faces in --second-image-dir
 
 
 @dataclass
 class EvaluatedModel:
-    """A model's Predictions, its report, the cached images, and the probabilities (N, K) of each view."""
+    """A model's report and Predictions, and the probabilities (N, K) of each view."""
 
     report: dict
     predictions: Predictions
-    images: np.ndarray
     views: dict
 
 
 def main():
     options = read_command_line()
+    if options.show_errors:
+        check_error_folder(options.error_dir)
     keep_large_buffers()
     # Every model file, folder and fold is checked before the first model is evaluated.
     tasks = [prepare(path, options) for path in options.models]
+    refuse_repeats(tasks)
     groups = fusion_groups(tasks, options.fuse)
     machine = {name: getattr(options, name) for name in MACHINE if name in options}
     compute = Compute.choose(**machine)
@@ -116,9 +133,11 @@ def main():
     for fusion in fusions:
         print_fusion(fusion)
     if options.show_errors:
-        errors = rank(pd.concat([find_errors(one.predictions, one.images) for one in evaluated]))
+        errors = rank(
+            pd.concat([find_errors(one.predictions, task.images) for one, task in zip(evaluated, tasks, strict=True)])
+        )
         write_errors(options.error_dir, errors, tasks[0].model.class_names)
-        print(f"\nwrote {len(errors):,} misclassified images and errors.csv to {options.error_dir}/")
+        print(f"\nwrote {len(errors):,} misclassified images and errors.csv to {printable(options.error_dir)}/")
     if options.json:
         write_json(options.json, reports + [{"fusion": fusion} for fusion in fusions])
 
@@ -130,19 +149,22 @@ def prepare(path, options):
     if str(path).endswith(".progress.pt"):
         raise UserError(f"'{path}' is the progress of an unfinished fold; main.py --resume finishes it")
     model = load_model(path)
+    # Where to write and how much memory to take is the command line's to say, not the file's.
     given = {name: getattr(options, name) for name in (*SETTINGS, *MACHINE) if name in options}
-    try:
-        config = dataclasses.replace(from_record(model.record["config"]), **given)
-    except UserError as error:
-        raise UserError(f"'{path}': {error}") from None
+    config = recorded_config(path, model.record, {"cache_dir": options.cache_dir, "threads": 0, **given})
+    if "batch_size" not in given:
+        fitting = max(2, PIXELS_PER_BATCH // model.image_size**2)
+        config = dataclasses.replace(config, batch_size=min(config.batch_size, fitting))
     faces, _ = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
     if faces.class_names != model.class_names:
         theirs, ours = ", ".join(model.class_names), ", ".join(faces.class_names)
         raise UserError(f"'{path}' knows the classes {theirs}; these labels have {ours}")
     chosen, split = choose_faces(path, model.record, faces, options)
     refuse_training_people(path, model.record, chosen, split)
+    images = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)
+    twins = refuse_training_pictures(path, model.record, chosen, split, images)
     second = options.second_image_dir and second_paths(options.second_image_dir, faces.table.path, config)
-    return Task(str(path), model, config, split, chosen, faces.table.path, second)
+    return Task(str(path), model, config, split, chosen, twins, faces.table.path, images, second)
 
 
 def choose_faces(path, record, faces, options):
@@ -161,20 +183,10 @@ def choose_faces(path, record, faces, options):
     return chosen, f"fold {fold}"
 
 
-def refuse_training_people(path, record, faces, split):
-    seen = faces.people.isin(set(record["train_people"]))
-    if seen.any():
-        raise UserError(
-            f"'{path}' was trained on people of these faces: {int(seen.sum()):,} of {len(seen):,} in {split},"
-            f" first {faces.table.path[seen].iloc[0]}; it held out fold {record['fold']}"
-        )
-
-
 def evaluate_model(task, options, compute):
     """Evaluate one model and print its report."""
     config, model = task.config, task.model.to(compute.device, memory_format=torch.channels_last)
-    images = open_cache(config.image_dir, task.all_paths, model.image_size, config.cache_dir)
-    dataset = FaceDataset(images, task.faces)
+    dataset = FaceDataset(task.images, task.faces)
     decoder = options.decode or model.record["decoder"]
     predictions = evaluate(model, dataset, config.batch_size, compute, decoder)
     report = make_report(task, predictions, measure_latency(model, dataset, config.batch_size, compute), compute)
@@ -191,7 +203,7 @@ def evaluate_model(task, options, compute):
         second = open_cache(options.second_image_dir, task.second_paths, model.image_size, config.cache_dir)
         dataset = FaceDataset(second, task.faces)
         views[options.second_image_dir] = evaluate(model, dataset, config.batch_size, compute).probabilities
-    return EvaluatedModel(report, predictions, images, views)
+    return EvaluatedModel(report, predictions, views)
 
 
 def make_report(task, predictions, latency, compute):
@@ -204,6 +216,8 @@ def make_report(task, predictions, latency, compute):
         "size_mib": size_mib(task.model),
         "faces": len(predictions.faces),
         **predictions.metrics(),
+        "twins": int(task.twins.sum()),
+        "without_twins": predictions.where(~task.twins).metrics() if not task.twins.all() else None,
         "decoder": predictions.decoder,
         "classes": class_results(task.model.class_names, predictions.confusion),
         "confusion": predictions.confusion.tolist(),
@@ -216,13 +230,16 @@ def make_report(task, predictions, latency, compute):
 def print_report(report, predictions):
     one, batch = report["latency"]["one"], report["latency"]["batch"]
     class_names = predictions.faces.class_names
-    print(f"\n{report['model']}: {report['faces']:,} faces, {report['evaluated']}, on {report['device']}")
+    print(f"\n{printable(report['model'])}: {report['faces']:,} faces, {report['evaluated']}, on {report['device']}")
     print(f"our model has size={report['size_mib']:.2f} MiB")
     milliseconds = 1000 * report["seconds"] / report["faces"]
     print(f"inference time: {report['seconds']:.2f} s ({milliseconds:.2f} ms per image)")
     print(f"eval accuracy: {report['top1']:.2%}")
     print(f"one-off accuracy: {report['one_off']:.2%}")
     print(f"mean absolute error: {report['mae']:.3f} classes")
+    if report["twins"] and report["without_twins"]:
+        values = (f"{METRICS[name].title} {METRICS[name].show(v)}" for name, v in report["without_twins"].items())
+        print(f"without the {report['twins']:,} faces whose picture is in a training fold: {', '.join(values)}")
     print(
         f"latency: {1000 * one['seconds']:.2f} ms for one image, {1000 * batch['seconds']:.2f} ms for a batch of"
         f" {batch['images']} ({batch['images'] / batch['seconds']:,.0f} images/s), medians"
@@ -239,12 +256,29 @@ def fusion_groups(tasks, required):
         UserError: all are `required` to fuse, but they cannot.
     """
     first = tasks[0]
-    if all(task.split == first.split and task.faces.table.path.equals(first.faces.table.path) for task in tasks):
+    if all(same_faces(task, first) for task in tasks):
         return [range(len(tasks))]
     if required:
         folds = ", ".join(sorted({task.split for task in tasks}))
         raise UserError(f"--fuse: these models are evaluated on {folds}; only models of the same faces fuse")
     return [[position] for position in range(len(tasks))]
+
+
+def same_faces(task, other):
+    """Whether two tasks evaluate the same faces, labels and image files."""
+    folders = {Path(each.config.image_dir).resolve() for each in (task, other)}
+    table, others = (each.faces.table[["path", "label"]] for each in (task, other))
+    return task.split == other.split and len(folders) == 1 and table.equals(others)
+
+
+def refuse_repeats(tasks):
+    """A model that counts twice would make means and fusions of one. Raises UserError."""
+    paths = {}
+    for task in tasks:
+        weights = digest(task.model.state_dict())
+        if weights in paths:
+            raise UserError(f"'{task.path}' holds the weights of '{paths[weights]}': name each model once")
+        paths[weights] = task.path
 
 
 def fuse_group(group):
@@ -264,8 +298,9 @@ def fuse_group(group):
 
 def print_fusion(fusion):
     paths = fusion["models"]
-    models = f"{len(paths)} models" if len(paths) > 1 else paths[0]
-    print(f"\nfusion of {models}, views: {', '.join(fusion['views'])}; gains over the single plain models (95 %):")
+    models = f"{len(paths)} models" if len(paths) > 1 else printable(paths[0])
+    views = printable(", ".join(fusion["views"]))
+    print(f"\nfusion of {models}, views: {views}; gains over the single plain models (95 %):")
     for name, metric in METRICS.items():
         gain, low, high = map(metric.show_difference, fusion["gains"][name])
         print(f"  {metric.title:8} {metric.show(fusion[name]):>8}  {gain} ({low} to {high})")

@@ -8,10 +8,13 @@ from PIL import Image
 
 from report.plots import plot_errors
 from utils.errors import UserError
-from utils.files import write_csv
+from utils.files import replaced_outputs, write_csv
+from utils.foreign import exists, open_regular, reason
 
-CONTACT_SHEET = "worst.png"
-WRITTEN_NAME = re.compile(r"\d{4,}_true_\S+_predicted_\S+\.png")
+CONTACT_SHEET, MANIFEST = "worst.png", "errors.csv"
+WRITTEN_NAME = re.compile(r"\d{4,}_true_[A-Za-z0-9.-]+_predicted_[A-Za-z0-9.-]+_\d+pct_[A-Za-z0-9._-]+\.png")
+MANIFEST_LIMIT = 1024  # MiB
+FIRST_COLUMNS = ["file", "true_class", "predicted_class", "confidence"]
 
 
 def find_errors(predictions, images, rows=None):
@@ -41,9 +44,9 @@ def rank(errors):
 
 
 def write_errors(folder, errors, class_names):
-    """Write each misclassified face in true colours, errors.csv and a contact sheet.
+    """Write each misclassified face in true colours, a contact sheet, and errors.csv, which lists them.
 
-    What an earlier call wrote into the folder is removed; nothing else is touched.
+    They replace what an earlier call wrote into the folder, once all of them are written; nothing else is touched.
 
     Args:
         errors: the table of `find_errors`.
@@ -51,29 +54,42 @@ def write_errors(folder, errors, class_names):
     Raises:
         UserError: the folder cannot be written.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_earlier(folder)
-        names = [error_name(number, error, class_names) for number, error in enumerate(errors.itertuples(), 1)]
-        for name, image in zip(names, errors.image, strict=True):
-            Image.fromarray(image.transpose(1, 2, 0)).save(folder / name)
-    except OSError as error:
-        raise UserError(f"cannot write the misclassified images to '{folder}': {error.strerror or error}") from None
+    names = [error_name(number, error, class_names) for number, error in enumerate(errors.itertuples(), 1)]
     classes = pd.Series(class_names)
     table = errors.drop(columns="image").assign(
         file=names, true_class=errors.label.map(classes), predicted_class=errors.prediction.map(classes)
     )
-    first = ["file", "true_class", "predicted_class", "confidence"]
-    write_csv(folder / "errors.csv", table[first + [name for name in table if name not in first]])
-    if names:
-        plot_errors(errors, class_names, folder / CONTACT_SHEET)
+    check_error_folder(folder)
+    try:
+        with replaced_outputs(folder, MANIFEST, is_output) as staging:
+            for name, image in zip(names, errors.image, strict=True):
+                Image.fromarray(image.transpose(1, 2, 0)).save(staging / name)
+            write_csv(staging / MANIFEST, table[FIRST_COLUMNS + [name for name in table if name not in FIRST_COLUMNS]])
+            if names:
+                plot_errors(errors, class_names, staging / CONTACT_SHEET)
+    except OSError as error:
+        raise UserError(f"cannot write the misclassified images to '{folder}': {reason(error)}") from None
 
 
-def remove_earlier(folder):
-    for path in folder.iterdir():
-        if WRITTEN_NAME.fullmatch(path.name) or path.name in (CONTACT_SHEET, "errors.csv"):
-            path.unlink()
+def is_output(name):
+    return WRITTEN_NAME.fullmatch(name) is not None or name in (CONTACT_SHEET, MANIFEST)
+
+
+def check_error_folder(folder):
+    """Refuse a folder whose errors.csv or contact sheet is somebody else's. Raises UserError."""
+    folder = Path(folder)
+    if exists(folder) and not folder.is_dir():
+        raise UserError(f"--error-dir '{folder}': expected a folder, this is a file")
+    if exists(folder / MANIFEST):
+        if not (folder / MANIFEST).is_file() or not is_manifest(folder / MANIFEST):
+            raise UserError(f"'{folder / MANIFEST}' exists and is not a list of errors of test_code.py: move it away")
+    elif exists(folder / CONTACT_SHEET):
+        raise UserError(f"'{folder / CONTACT_SHEET}' exists and is not ours: there is no {MANIFEST} beside it")
+
+
+def is_manifest(path):
+    with open_regular(path, MANIFEST_LIMIT) as file:
+        return file.readline(200).startswith(",".join(FIRST_COLUMNS).encode())
 
 
 def error_name(number, error, class_names):

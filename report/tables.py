@@ -1,6 +1,7 @@
 """The tables that the scripts print. Fractions inside, percent only here."""
 
 from evaluation.metrics import METRICS, largest_class, mean_and_std, per_class, single_answer
+from utils.cli import printable
 
 WIDTH = 10
 
@@ -26,7 +27,18 @@ def cross_validation_table(results, predictions):
     for name, row in rows:
         lines.append(f"{name:10}" + "".join(f"{show(column, row[column]):>{WIDTH}}" for column in columns))
     lines.append(constant_line(predictions.labels, predictions.faces.class_names))
-    return "\n".join(lines + warnings_of(predictions))
+    return "\n".join(lines + twins_line(results) + warnings_of(predictions))
+
+
+def twins_line(results):
+    """The means without the faces whose picture is among the training faces, as a list of lines."""
+    count = sum(len(fold["twins"]) for fold in results["folds"])
+    if not count or "top1_without_twins" not in results["mean"]:
+        return []
+    values = (
+        f"{metric.title} {metric.show(results['mean'][f'{name}_without_twins'])}" for name, metric in METRICS.items()
+    )
+    return [f"without the {count:,} faces whose picture is in a training fold: {', '.join(values)}"]
 
 
 def show(name, value):
@@ -56,7 +68,7 @@ def models_table(reports):
         reports: list of dicts with "model", "held_out_fold" and a value for each of METRICS.
     """
     summary = mean_and_std({name: [report[name] for report in reports] for name in METRICS})
-    rows = [(report["model"], report["held_out_fold"], report) for report in reports]
+    rows = [(printable(report["model"]), report["held_out_fold"], report) for report in reports]
     rows += [("mean", "", summary["mean"]), ("± std", "", summary["std"])]
     width = max(len(name) for name, _, _ in rows)
     lines = [f"{'model':{width}}  held out" + "".join(f"{metric.title:>{WIDTH}}" for metric in METRICS.values())]

@@ -16,6 +16,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from utils.cli import printable, run_script, start_script
+
+if __name__ == "__main__":
+    start_script()  # before the imports below, which take a while
+
 import numpy as np
 import pandas as pd
 
@@ -24,13 +29,12 @@ from data.demo import DEMO_DIR
 from evaluation.bootstrap import paired_difference
 from evaluation.decode import DECODERS
 from evaluation.metrics import METRICS
-from evaluation.predictions import read_predictions
 from training import LOSSES
-from training.arguments import read_config
-from training.config import DEMO_DEFAULTS, FIELDS, RECIPES, SECTIONS, Config, differences, in_epochs
-from utils.cli import run_script
+from training.config import DEMO_DEFAULTS, FIELDS, RECIPES, SECTIONS, Config, differences, in_epochs, read_config
+from training.results import read_results
 from utils.errors import UserError
-from utils.files import write_csv, write_text
+from utils.files import check_output, write_csv, write_text
+from utils.foreign import exists, open_regular, read_text
 from utils.options import Parser, add_options, as_tuples, default_of, flag
 
 MAIN = Path(__file__).parents[1] / "main.py"
@@ -68,12 +72,14 @@ VARIANTS = {
     **{f"loss {name}": {"loss": name} for name in LOSSES if name != RECIPES[RECIPE]["loss"]},
 }
 OWN_OPTIONS = ("run_dir", "seed", "plots")  # set by this script for every run
+LOG_LIMIT = 256  # MiB
 running = set()  # processes of main.py
 
 
 def main():
     options, shared = read_command_line()
     root = Path(options.run_dir)
+    check_folder(root)
     if options.demo:
         make_demo_faces(DEMO_DIR)  # once, before several runs need them
     jobs = [(variant, seed) for seed in options.seeds for variant in options.only]
@@ -93,25 +99,42 @@ def main():
     from report.plots import plot_ablation  # brings torch
 
     plot_ablation(table, root / "ablation.png")
-    print(f"\n{markdown(table)}\n{root}/ holds ablation.csv, ablation.md and ablation.png")
+    print(f"\n{markdown(table)}\n{printable(root)}/ holds ablation.csv, ablation.md and ablation.png")
+
+
+def check_folder(root):
+    """Refuse a folder whose tables are somebody else's. Raises UserError."""
+    if exists(root) and not root.is_dir():
+        raise UserError(f"--run-dir '{root}': expected a folder, this is a file")
+    check_output(root / "ablation.csv", is_ablation, "the table of an ablation")
+    for name in ("ablation.md", "ablation.png"):
+        if exists(root / name) and not exists(root / "ablation.csv"):
+            raise UserError(f"'{root / name}' exists and is not ours: there is no ablation.csv beside it")
+
+
+def is_ablation(path):
+    with open_regular(path, LOG_LIMIT) as file:
+        return file.readline(200).startswith(b"variant,runs,images,seconds,")
 
 
 def train(root, variant, seed, options, shared):
     """Run main.py for one variant and seed, unless it has finished before. Raises UserError when it fails."""
     run_dir = run_folder(root, variant, seed)
     config = variant_config(variant, seed, shared, options.demo)
-    if (run_dir / "config.json").exists():
+    if exists(run_dir / "config.json"):
         recorded = read_config(run_dir)
         if differing := differences(recorded, vars(config)):
             raise UserError(f"'{run_dir}' was trained with other settings: {differing}")
-        if (run_dir / "results.json").exists() and set(recorded.folds) == set(config.folds):
+        if exists(run_dir / "results.json") and set(recorded.folds) == set(config.folds):
             return
     settings = {name: value for name, value in vars(config).items() if name not in ("run_dir", "plots")}
     threads = config.threads or max(1, os.cpu_count() // options.jobs)
     command = [sys.executable, str(MAIN), *as_flags({**settings, "threads": threads}), "--no-plots"]
-    command += ["--run-dir", str(run_dir), *(["--resume"] if (run_dir / "config.json").exists() else [])]
+    command += ["--run-dir", str(run_dir), *(["--resume"] if exists(run_dir / "config.json") else [])]
     root.mkdir(parents=True, exist_ok=True)
     log_path = root / f"{run_dir.name}.log"
+    if log_path.is_symlink() or (exists(log_path) and not log_path.is_file()):
+        raise UserError(f"'{log_path}' is not a regular file; move it away")
     with open(log_path, "a") as log:
         # In a session of its own: Ctrl-C reaches it once, as the signal that main() sends.
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -119,8 +142,9 @@ def train(root, variant, seed, options, shared):
         status = process.wait()
         running.discard(process)
     if status:
-        reason = log_path.read_text().strip().splitlines()[-1:] or ["it printed nothing"]
-        raise UserError(f"'{variant}' with seed {seed} ended with status {status}: {reason[0]} ({log_path})")
+        lines = read_text(log_path, LOG_LIMIT).strip().splitlines() or ["it printed nothing"]
+        reason = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
+        raise UserError(f"'{variant}' with seed {seed} ended with status {status}: {reason[-1]} ({log_path})")
 
 
 def run_folder(root, variant, seed):
@@ -158,8 +182,10 @@ def compare(root, options):
         faces[f"decode {name}"] = mean_over_seeds(root, BASELINE, options.seeds, name)
     base, rows = faces[BASELINE], []
     for variant, own in faces.items():
-        if not own.path.equals(base.path):
-            raise UserError(f"'{variant}' held out other faces than the baseline: choose another --run-dir")
+        if own.attrs["data"] != base.attrs["data"] or not own.path.equals(base.path):
+            raise UserError(
+                f"'{variant}' saw other faces, labels or pixels than the baseline: choose another --run-dir"
+            )
         cost = training_cost(root, BASELINE if variant.startswith("decode ") else variant, options.seeds)
         row = {"variant": variant, "runs": len(options.seeds), **cost}
         for name in METRICS:
@@ -172,28 +198,44 @@ def compare(root, options):
 
 def mean_over_seeds(root, variant, seeds, decoder=None):
     """One row per held-out face: person and metrics, averaged over seeds; attrs: each metric's spread over them."""
-    tables = []
+    tables, data, folds = [], [], []
     for seed in seeds:
-        predictions = read_predictions(run_folder(root, variant, seed) / "predictions.csv")
+        results, predictions = read_results(run_folder(root, variant, seed))
+        data.append(results["data_fingerprint"])
+        folds += [fold["predictions_sha256"] for fold in results["folds"]]
         if decoder:
             predictions = dataclasses.replace(predictions, stored=DECODERS[decoder](predictions.probabilities))
         metrics = {name: predictions.per_face(name) for name in METRICS}
         faces = predictions.faces
         tables.append(pd.DataFrame({"path": faces.table.path, "person": faces.people, **metrics}))
     names = list(METRICS)
-    if any(not table.path.equals(tables[0].path) for table in tables):
-        raise UserError(f"the runs of '{variant}' held out different faces: choose another --run-dir")
+    if len(set(data)) > 1 or any(not table.path.equals(tables[0].path) for table in tables):
+        raise UserError(f"the runs of '{variant}' saw different faces, labels or pixels: choose another --run-dir")
+    if len(set(folds)) < len(folds):
+        raise UserError(f"two runs of '{variant}' have the same predictions: one run was copied and would count twice")
     mean = tables[0].assign(**{name: np.mean([table[name] for table in tables], axis=0) for name in names})
     spread = np.std([[table[name].mean() for name in names] for table in tables], axis=0, ddof=min(1, len(tables) - 1))
-    mean.attrs = dict(zip(names, spread, strict=True))
+    mean.attrs = {**dict(zip(names, spread, strict=True)), "data": data[0]}
     return mean
 
 
 def training_cost(root, variant, seeds):
     """Images seen in training and the seconds that took, per run."""
-    logs = [pd.read_csv(run_folder(root, variant, seed) / "log.csv") for seed in seeds]
+    logs = [read_log(run_folder(root, variant, seed) / "log.csv") for seed in seeds]
     images = np.mean([(log.seconds * log.images_per_second).sum() for log in logs])
     return {"images": round(images), "seconds": float(np.mean([log.seconds.sum() for log in logs]))}
+
+
+def read_log(path):
+    """The times and speeds in a log.csv, as floats. Raises UserError."""
+    with open_regular(path, LOG_LIMIT) as file:
+        try:
+            log = pd.read_csv(file)[["seconds", "images_per_second"]].astype(float)
+            if not np.isfinite(log).all(axis=None):
+                raise ValueError("a time is not a finite number")
+        except (KeyError, ValueError, OverflowError) as error:
+            raise UserError(f"'{path}' is damaged: {error}") from None
+    return log
 
 
 def markdown(table):

@@ -10,6 +10,11 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from utils.cli import printable, run_script, start_script
+
+if __name__ == "__main__":
+    start_script()  # before the imports below, which take a while
+
 import numpy as np
 from tqdm import tqdm
 
@@ -25,10 +30,10 @@ from data.adience import (
     require_folder,
     select_faces,
 )
-from data.duplicates import read_thumbnail, same_pictures
-from utils.cli import run_script
+from data.duplicates import SIGNATURE_BYTES, read_signature, same_pictures
 from utils.errors import UserError
-from utils.files import write_json
+from utils.files import check_output, write_json
+from utils.foreign import read_json
 from utils.options import Parser
 
 SHOWN = 5  # lines printed of each finding
@@ -55,7 +60,12 @@ def read_command_line():
     images.add_argument("--image-dir", metavar="DIR", help="folder of the albums, Adience's 'aligned' or 'faces'")
     images.add_argument("--labels-only", action="store_true", help="check the label files alone")
     parser.add_argument("--json", metavar="FILE", help="file to write the whole report to")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.json is not None:
+        check_output(
+            options.json, lambda path: read_json(path).keys() >= {"labels", "findings"}, "a report of this tool"
+        )
+    return options
 
 
 def check(label_dir, image_dir=None):
@@ -128,11 +138,12 @@ def check_images(rows, image_dir):
     table = table.assign(path=face_paths(table, find_prefix(rows, image_dir)))
     present = find_present(table, image_dir)
     missing, table = table.path[~present].tolist(), table[present]
-    thumbnails, damaged = read_thumbnails([image_dir / path for path in table.path])
-    table = table[[thumbnail is not None for thumbnail in thumbnails]]
-    pairs = same_pictures(np.array([t for t in thumbnails if t is not None], np.uint8).reshape(-1, 32, 32))
+    signatures, damaged = read_signatures([image_dir / path for path in table.path])
+    table = table[[signature is not None for signature in signatures]]
+    readable = [signature for signature in signatures if signature is not None]
+    pairs = same_pictures(np.array(readable, np.uint8).reshape(-1, SIGNATURE_BYTES))
     across_folds, across_ages = compare_labels(table, pairs)
-    counts = {"listed": len(thumbnails) + len(missing), "readable": len(table), "same picture": len(pairs)}
+    counts = {"listed": len(signatures) + len(missing), "readable": len(table), "same picture": len(pairs)}
     return counts, {
         "missing images": missing,
         "unreadable or truncated images": damaged,
@@ -141,24 +152,24 @@ def check_images(rows, image_dir):
     }
 
 
-def read_thumbnails(paths):
-    """A list of thumbnails, None for each image that cannot be decoded, and the list of their errors."""
+def read_signatures(paths):
+    """A list of signatures, None for each image that cannot be decoded, and the list of their errors."""
 
     def read(path):
         try:
-            return read_thumbnail(path), None
+            return read_signature(path), None
         except UserError as error:
             return None, str(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(tqdm(pool.map(read, paths), total=len(paths), desc="reading images", disable=None))
-    return [thumbnail for thumbnail, _ in results], [error for _, error in results if error]
+    return [signature for signature, _ in results], [error for _, error in results if error]
 
 
 def compare_labels(table, pairs):
     """The pairs of the same picture in different folds, and those under different ages, as lines of text."""
     across_folds, across_ages = [], []
-    for first, second, _ in pairs:
+    for first, second in pairs:
         a, b = table.iloc[first], table.iloc[second]
         line = f"{a.path} (fold {a.fold}, {a.age}) and {b.path} (fold {b.fold}, {b.age})"
         if a.fold != b.fold:
@@ -187,7 +198,7 @@ def print_findings(findings):
     for name, lines in findings.items():
         print(f"{len(lines):,} {name}")
         for line in lines[:SHOWN]:
-            print(f"    {line}")
+            print(f"    {printable(line)}")
         if len(lines) > SHOWN:
             print(f"    and {len(lines) - SHOWN:,} more")
     if not findings:

@@ -7,15 +7,19 @@ every class, from the training folds too, then give the posterior over classes (
 is the frequency of the classes there. `python test_code.py runs/NAME_compared/fold_0.pt` evaluates the result.
 """
 
-import dataclasses
 from pathlib import Path
 
-from training.config import FIELDS
-from utils.cli import run_script
-from utils.errors import UserError
-from utils.options import Parser, add_options
+from utils.cli import printable, run_script, start_script
 
-SETTINGS = "label_dir image_dir cache_dir batch_size".split()
+if __name__ == "__main__":
+    start_script()  # before the imports below, which take a while
+
+from training.config import FIELDS
+from utils.errors import UserError
+from utils.foreign import exists
+from utils.options import Parser, add_options, default_of
+
+SETTINGS = "label_dir image_dir batch_size".split()
 MACHINE = "device precision threads".split()
 
 
@@ -26,11 +30,14 @@ def read_command_line():
     parser.add_argument("--references", type=int, default=16, metavar="N", help="faces of each class (default: 16)")
     parser.add_argument("--steps", type=int, default=3000, metavar="N", help="training steps (default: 3000)")
     add_options(parser, [FIELDS[name] for name in SETTINGS], default_text="from the model file")
-    add_options(parser, [FIELDS[name] for name in MACHINE])
+    add_options(parser, [FIELDS[name] for name in ("cache_dir", *MACHINE)])
+    parser.set_defaults(cache_dir=default_of(FIELDS["cache_dir"]))
     options = parser.parse_args()
-    for name in ("references", "steps"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} {getattr(options, name)}: expected a number from 1")
+    for name, most in (("references", 1000), ("steps", 10_000_000)):
+        if not 1 <= getattr(options, name) <= most:
+            raise UserError(f"--{name} {getattr(options, name)}: expected a number from 1 to {most:,}")
+    if len(set(options.models)) < len(options.models):
+        raise UserError("a model is named twice; name each one once")
     return options
 
 
@@ -52,7 +59,7 @@ from evaluation.metrics import METRICS
 from models import create_model
 from models.checkpoint import load_model, save_model
 from models.comparison import OLDER, SAME, YOUNGER, without_head
-from training.config import from_record
+from training.config import recorded_config
 from training.run import provenance
 from utils.device import Compute, keep_large_buffers
 from utils.seeds import Stream, derive_seed, make_generator
@@ -74,15 +81,17 @@ def compare(path, options, compute):
     if trained.description["name"] == "comparison":
         raise UserError(f"'{path}' estimates age by comparison already")
     target = Path(options.run_dir) / f"fold_{record['fold']}.pt"
-    if target.exists():
+    if exists(target):
         raise UserError(f"'{target}' exists; choose another --run-dir")
     given = {name: getattr(options, name) for name in (*SETTINGS, *MACHINE) if name in options}
-    config = dataclasses.replace(from_record(record["config"]), **given)
+    config = recorded_config(path, record, {"cache_dir": options.cache_dir, **given})
     faces, _ = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
     images = open_cache(config.image_dir, faces.table.path, trained.image_size, config.cache_dir)
     if faces.fingerprint(images) != record["data_fingerprint"]:
         raise UserError(f"'{path}' was trained on other faces, labels or pixels than these")
     train, _, test = split_faces(faces, record["fold"], config.val_fraction, config.seed)
+    if not len(test):
+        raise UserError(f"'{path}' held out fold {record['fold']}, of which there is no face here")
 
     key = (config.seed, record["fold"], 0, Stream.COMPARATOR)
     torch.manual_seed(derive_seed(*key))
@@ -98,7 +107,7 @@ def compare(path, options, compute):
     for name, values in (("by comparison", metrics), ("the model itself", record["metrics"])):
         shown = ", ".join(f"{metric.title} {metric.show(values[key])}" for key, metric in METRICS.items())
         print(f"fold {record['fold']} {name}: {shown}")
-    print(f"wrote {target}")
+    print(f"wrote {printable(target)}")
 
 
 def make_comparison(trained, references):

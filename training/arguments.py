@@ -1,13 +1,17 @@
 """The command line of main.py."""
 
 import dataclasses
-import json
+import os
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.demo import DEMO_DIR
-from training.config import DEMO_DEFAULTS, FIELDS, FREE_TO_CHANGE, SECTIONS, Config, differences, from_record
+from training.config import DEMO_DEFAULTS, FIELDS, FREE_TO_CHANGE, SECTIONS, Config, differences, read_config
+from utils.cli import python_command
 from utils.errors import UserError
+from utils.foreign import exists
 from utils.options import Parser, add_options, as_tuples, default_of
 
 
@@ -32,7 +36,10 @@ def read_arguments(label_dir="", image_dir=""):
         raise UserError("--demo draws its own faces; omit --label-dir and --image-dir")
     if resume:
         run_dir = DEMO_DEFAULTS["run_dir"] if demo else default_of(FIELDS["run_dir"])
-        return Arguments(resumed_config({"run_dir": run_dir, **given}), resume=True, demo=demo)
+        config = resumed_config({"run_dir": run_dir, **given})
+        if demo and config.label_dir != DEMO_DIR:
+            raise UserError(f"--demo: '{config.run_dir}' holds a run on other faces, in '{config.label_dir}'")
+        return Arguments(config, resume=True, demo=demo)
     if demo:
         given = {"label_dir": DEMO_DIR, "image_dir": f"{DEMO_DIR}/aligned", **DEMO_DEFAULTS, **given}
     config = Config(**{"label_dir": label_dir, "image_dir": image_dir, **given})
@@ -46,30 +53,25 @@ def read_arguments(label_dir="", image_dir=""):
 def resumed_config(given):
     """The recorded Config of --run-dir; of the given settings only those may differ that do not change the result."""
     folder = given["run_dir"]
-    if not (Path(folder) / "config.json").exists():
+    if not exists(Path(folder) / "config.json"):
         raise UserError(f"--resume: '{folder}' holds no run to resume")
     recorded = read_config(folder)
     if differing := differences(recorded, given):
         raise UserError(f"'{folder}' was trained with other settings: {differing}")
     free = {name: value for name, value in given.items() if name in FREE_TO_CHANGE}
+    # A record may say where to read, but not where to write.
+    free.setdefault("cache_dir", default_of(FIELDS["cache_dir"]))
     return dataclasses.replace(recorded, **free)
 
 
-def read_config(folder):
-    """The Config in a run directory's config.json. Raises UserError."""
-    path = Path(folder) / "config.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"'{folder}' is not a run directory: it has no config.json") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"'{path}' is damaged: {error}") from None
-    if not isinstance(record, dict):
-        raise UserError(f"'{path}' is damaged: it holds no settings")
-    try:
-        return from_record(record)
-    except UserError as error:
-        raise UserError(f"'{path}': {error}") from None
+def resume_command(config):
+    """The command that resumes a run; its settings are read from config.json, but for where to write."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes else []
+    options = ["--run-dir", config.run_dir, "--resume"]
+    if config.cache_dir != default_of(FIELDS["cache_dir"]):
+        options += ["--cache-dir", config.cache_dir]
+    return f"{python_command()} {shlex.join([*launcher, sys.argv[0], *options])}"
 
 
 def shown_defaults():
@@ -87,7 +89,11 @@ def make_parser(defaults, **settings):
     description = "Train one age-group model per fold of Adience."
     parser = Parser(prog="main.py", usage=usage, description=description, **settings)
     parser.add_argument("--demo", action="store_true", help="use small drawn faces and settings that take two minutes")
-    parser.add_argument("--resume", action="store_true", help="resume the run in --run-dir with its recorded settings")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="resume the run in --run-dir with its settings; of these, --cache-dir is given again",
+    )
     parser.add_argument("--merge", nargs="+", metavar="RUN", help="merge the folds of finished runs into --run-dir")
     for section in SECTIONS:
         group = parser.add_argument_group(section.title)

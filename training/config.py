@@ -6,15 +6,18 @@ record every field, so that a number can be traced to the settings that made it.
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from augment import AugmentConfig
 from data.adience import FOLDS, LABEL_POLICIES
 from evaluation.decode import DECODERS
+from evaluation.metrics import METRICS
 from models import ATTENTION, MODELS, model_options
 from training import LOSSES
 from training.schedule import SCHEDULES
 from utils.errors import UserError
+from utils.foreign import exists, read_json
 from utils.options import as_tuples, check_values, default_of, fill_defaults, flag, option
 
 
@@ -51,6 +54,7 @@ class NetworkConfig:
     # The report names no initial weights, so PyTorch's own are the default.
     init: str = option("pytorch", "initial weights of the convolutions", choices=("pytorch", "he"))
     zero_init: bool = option(False, "initialise each ResNet block as the identity")
+    width: float = option(1.0, "number of channels of a ResNet, relative to the published one", low=0.0625, high=4)
 
 
 @dataclass(frozen=True)
@@ -203,12 +207,40 @@ def in_epochs(value, epochs):
     return value
 
 
-def from_record(record):
-    """The Config that config.json or a model file recorded. Raises UserError."""
-    unknown = sorted(record.keys() - FIELDS.keys())
+def from_record(path, record):
+    """The Config that a file, config.json or a model file, recorded. Raises UserError that names the file."""
+    unknown = sorted(map(str, record.keys() - FIELDS.keys()))
     if unknown:
-        raise UserError(f"the recorded configuration has unknown settings: {', '.join(unknown)}")
-    return Config(**as_tuples(record))
+        raise UserError(f"'{path}': the recorded configuration has unknown settings: {', '.join(unknown)}")
+    try:
+        return Config(**as_tuples(record))
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from None
+
+
+def recorded_config(path, record, given):
+    """The Config that a model was trained with, for evaluating it again.
+
+    Args:
+        path: the model file, for the messages.
+        record: what it holds beside the network.
+        given: {name: value} that take the place of the recorded settings.
+
+    Raises:
+        UserError: the record is not one of this version.
+    """
+    if record["decoder"] not in DECODERS or record["metrics"].keys() != METRICS.keys():
+        metrics = ", ".join(record["metrics"])
+        raise UserError(f"'{path}' is damaged: its decoder is '{record['decoder']}' and its metrics are {metrics}")
+    return from_record(path, {**record["config"], **given})
+
+
+def read_config(folder):
+    """The Config in a run directory's config.json. Raises UserError."""
+    path = Path(folder) / "config.json"
+    if not exists(path):
+        raise UserError(f"'{folder}' is not a run directory: it has no config.json")
+    return from_record(path, read_json(path))
 
 
 def differences(recorded, given):

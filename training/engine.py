@@ -158,6 +158,12 @@ class EpochMeter:
         return {"sums": sums, "faces": self.faces, "seconds": self.seconds + time.perf_counter() - self.start}
 
     def load_state_dict(self, state):
+        """Raises KeyError, TypeError or ValueError where the state is not one of `state_dict`."""
+        sums, faces, seconds = state["sums"], state["faces"], state["seconds"]
+        if (sums.shape, sums.dtype) != (self.sums.shape, self.sums.dtype) or not sums.isfinite().all():
+            raise ValueError(f"its sums are {sums}")
+        if type(faces) is not int or type(seconds) is not float or not faces >= 0 or not 0 <= seconds < math.inf:
+            raise ValueError(f"it counts {faces} faces in {seconds} seconds")
         # Saved sums include all processes, so the main process alone restores them; `finish` adds them up again.
         self.sums += state["sums"].to(self.sums.device) * self.distributed.is_main_process
         self.faces, self.seconds = state["faces"], state["seconds"]

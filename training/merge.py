@@ -8,12 +8,12 @@ import pandas as pd
 from data.adience import FOLDS
 from evaluation.predictions import read_predictions
 from models.checkpoint import load_model
-from training.arguments import read_config
-from training.config import FREE_TO_CHANGE, show
+from training.config import FREE_TO_CHANGE, differences, from_record, read_config, show
 from training.run import Run
 from utils.errors import UserError
 from utils.files import atomic_write, write_csv, write_json
-from utils.options import to_record
+from utils.foreign import exists
+from utils.options import as_tuples, to_record
 
 
 def merge_runs(sources, target, compute):
@@ -37,15 +37,22 @@ def merge_runs(sources, target, compute):
     configs = {source: read_config(source) for source in sources}
     check_same_settings(configs)
     models = finished_models(sources)
-    fingerprints = {path: load_model(path).record["data_fingerprint"] for path in models.values()}
-    if len(set(fingerprints.values())) > 1:
+    records = {fold: load_model(path).record for fold, path in models.items()}
+    expected = to_record(next(iter(configs.values())))
+    for fold, record in records.items():
+        if differing := differences(from_record(models[fold], record["config"]), as_tuples(expected)):
+            raise UserError(f"--merge: '{models[fold]}' was trained with other settings: {differing}")
+        if record["fold"] != fold:
+            raise UserError(f"--merge: '{models[fold]}' is of fold {record['fold']}, not of fold {fold}")
+    fingerprints = {record["data_fingerprint"] for record in records.values()}
+    if len(fingerprints) > 1:
         raise UserError("--merge: these runs were trained on different faces, labels or pixels")
     tables = []
     for source in configs:
         own = [fold for fold, path in models.items() if path.parent == source]
         if own:
-            table = read_predictions(source / "predictions.csv").table()
-            tables.append(table[table.fold.isin(own)])
+            digests = {fold: records[fold].get("predictions_sha256") for fold in own}
+            tables.append(read_predictions(source / "predictions.csv", digests).table())
     for path in models.values():
         with atomic_write(target / path.name) as unfinished:
             shutil.copyfile(path, unfinished)
@@ -54,7 +61,7 @@ def merge_runs(sources, target, compute):
     write_json(target / "config.json", record)
     if missing := [str(fold) for fold in FOLDS if fold not in models]:
         print(f"note: no run holds fold {', '.join(missing)}; the table has the other {len(models)}")
-    return Run(read_config(target), True, compute, next(iter(fingerprints.values())))
+    return Run(read_config(target), True, compute, fingerprints.pop())
 
 
 def check_same_settings(configs):
@@ -75,7 +82,7 @@ def finished_models(sources):
     for source in sources:
         for fold in FOLDS:
             path = source / f"fold_{fold}.pt"
-            if path.exists():
+            if exists(path):
                 if fold in models:
                     raise UserError(f"--merge: fold {fold} is in '{models[fold].parent}' and in '{source}'")
                 models[fold] = path

@@ -73,9 +73,32 @@ class TrainState:
 
     def load_state_dict(self, state):
         """Raises KeyError, RuntimeError, TypeError or ValueError where the state does not fit."""
+        if type(state["step"]) is not int or state["step"] < 0:
+            raise ValueError(f"its step is {state['step']}")
+        check_optimizer_state(self.optimizer, state["optimizer"])
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
         self.step = state["step"]
+
+
+def check_optimizer_state(optimizer, state):
+    """Compare a recorded state with the optimizer's own: torch checks neither shapes nor settings.
+
+    Raises:
+        KeyError, TypeError, ValueError: it does not fit.
+    """
+    own = optimizer.state_dict()
+    for group, recorded in zip(own["param_groups"], state["param_groups"], strict=True):
+        if any(recorded[name] != value for name, value in group.items() if name != "lr"):
+            raise ValueError("its optimizer has other settings")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for position, values in state["state"].items():
+        momentum, parameter = values["momentum_buffer"], parameters[position]
+        # Without momentum, SGD records None.
+        if momentum is not None and (momentum.shape, momentum.dtype) != (parameter.shape, parameter.dtype):
+            raise ValueError(f"its momentum is {momentum.dtype} {tuple(momentum.shape)}")
+    if any(group["momentum"] for group in own["param_groups"]) and 0 < len(state["state"]) < len(parameters):
+        raise ValueError("its momentum is not complete")
 
 
 def check_training_sets(config, faces, world_size):

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from evaluation.metrics import METRICS
 from models.network import parameter_count, size_mib
 from training.optim import build_model
+from utils.cli import printable
 
 SECONDS_BETWEEN_READINGS = 1.0
 SECONDS_BETWEEN_LINES = 180.0
@@ -104,7 +105,20 @@ def describe(config, compute, class_names, commit):
         model = build_model(config, class_names)
     print(f"model: {config.model}, {parameter_count(model):,} parameters, {size_mib(model):.2f} MiB")
     print(f"device: {compute}; code: {commit or 'not under git'}")
-    print(f"run: {config.run_dir}, {config.epochs} epochs, folds {' '.join(map(str, config.folds))}")
+    print(f"run: {printable(config.run_dir)}, {config.epochs} epochs, folds {' '.join(map(str, config.folds))}")
     late = [step for step in config.lr_steps if step >= config.epochs]
     if late and config.schedule == "step":
         print(f"note: --lr-steps {' '.join(map(str, late))}: the --epochs {config.epochs} end before")
+
+
+def print_twins(pairs, faces):
+    """Say how many faces show a picture that is in another fold too.
+
+    Args:
+        pairs: the rows (P, 2) of such pictures.
+        faces: all Faces.
+    """
+    if len(pairs):
+        first, second = (printable(faces.table.path[row]) for row in pairs[0])
+        print(f"twins: {len(set(pairs.ravel())):,} faces show a picture that is in another fold too, such as {first}")
+        print(f"  and {second}; results.json names them and has every metric without them")

@@ -9,22 +9,25 @@ import functools
 import importlib.metadata
 import platform
 import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
+import torch
 
 from augment import gridmask_probability
 from data.adience import FOLDS
-from evaluation.metrics import METRICS, confusion_matrix, mean_and_std, per_class
-from evaluation.predictions import read_predictions
-from models.checkpoint import load_model, load_plain, save_model, save_plain
-from training.config import differences, from_record
+from evaluation.metrics import METRICS
+from evaluation.predictions import predictions_digest, read_predictions
+from models.checkpoint import is_number, load_model, save_model
+from models.plain import first_line, load_plain, save_plain
+from training.config import differences, from_record, read_config
 from training.engine import EpochMeter
+from training.results import fold_result, summary
 from training.schedule import training_progress, training_size
+from utils.cli import printable
 from utils.errors import UserError
 from utils.files import locked, write_csv, write_json
+from utils.foreign import exists, reason
 from utils.options import as_tuples, to_record
 
 LOG_COLUMNS = [
@@ -34,6 +37,8 @@ LOG_COLUMNS = [
 ]
 VAL_COLUMNS = [f"val_{name}" for name in METRICS]  # behind them, where --val-fraction holds faces out for tuning
 PROGRESS_FORMAT = "age-training-progress"
+# What a run writes; where such a file lies without a config.json, it is of something else.
+OUTPUTS = ("fold_*.pt", "log.csv", "predictions.csv", "results.json", "*curves.png", "confusion.png", "*errors.png")
 
 
 class Run:
@@ -46,16 +51,17 @@ class Run:
         resume: whether the directory may hold a run already.
         compute: the Compute to train with.
         data_fingerprint: of the faces and their pixels; models of other data are refused.
+        pictures: the Pictures of the faces; None where nothing will be trained.
 
     Attributes:
         history: {fold: log rows of the epochs so far}, of the folds to train and of any that are there already.
         records: {fold: record of its model file}, of the finished folds.
     """
 
-    def __init__(self, config, resume, compute, data_fingerprint):
+    def __init__(self, config, resume, compute, data_fingerprint, pictures=None):
         self.config, self.resume, self.compute = config, resume, compute
         self.folder = Path(config.run_dir)
-        self.data_fingerprint = data_fingerprint
+        self.data_fingerprint, self.pictures = data_fingerprint, pictures
         self.writes = compute.distributed.is_main_process
         self.history, self.records = {}, {}
         self.stack = contextlib.ExitStack()
@@ -66,6 +72,9 @@ class Run:
             if self.writes:
                 lock_folder(self.folder, stack)
                 check_folder(self.folder, self.resume)
+            # Only now, under the lock, is the directory's content certain to be this run's.
+            if self.resume and (differing := differences(read_config(self.folder), vars(self.config))):
+                raise UserError(f"'{self.folder}' was trained with other settings: {differing}")
             self.read_history()
             if self.writes:
                 write_json(self.folder / "config.json", {**to_record(self.config), "folds": list(self.history)})
@@ -86,23 +95,25 @@ class Run:
                 self.history[fold] = rows
             if self.is_finished(fold):
                 self.records[fold] = content
-        if self.finished_folds() and not self.predictions_path.exists():
-            raise UserError(f"'{self.predictions_path}' is missing: the predictions of the finished folds were there")
+        if self.records:
+            self.predictions()  # raises UserError where they are missing or damaged
 
     def read_fold(self, fold):
         """The record of a fold's model file or progress, checked against this run; None where there is neither."""
-        if self.model_path(fold).exists():
+        if exists(self.model_path(fold)):
             path, content = self.model_path(fold), load_model(self.model_path(fold)).record
-        elif self.progress_path(fold).exists():
+        elif exists(self.progress_path(fold)):
             path, content = self.progress_path(fold), load_progress(self.progress_path(fold))
         else:
             return None
         if content["fold"] != fold:
             raise UserError(f"'{path}' is of fold {content['fold']}, not of fold {fold}")
-        if differing := differences(from_record(content["config"]), as_tuples(to_record(self.config))):
+        if differing := differences(from_record(path, content["config"]), as_tuples(to_record(self.config))):
             raise UserError(f"'{path}' was trained with other settings: {differing}")
         if content["data_fingerprint"] != self.data_fingerprint:
             raise UserError(f"--resume: '{path}' was trained on other faces, labels or pixels than these")
+        if problem := find_history_problem(content, self.config, whole=path == self.model_path(fold)):
+            raise UserError(f"'{path}' is damaged: {problem}")
         return content
 
     @property
@@ -140,16 +151,20 @@ class Run:
         content = load_progress(path)
         if content["trained_on"] != str(self.compute):
             print(
-                f"note: fold {fold} was begun on {content['trained_on']} and resumes on {self.compute};"
-                " the last bits may differ",
-                file=sys.stderr,
+                f"note: fold {fold} was begun on {printable(content['trained_on'])} and resumes on {self.compute};"
+                " the last bits may differ"
             )
         try:
             state.load_state_dict(content["state"])
             if content["meter"]:
                 meter.load_state_dict(content["meter"])
-        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"'{path}' is damaged: {' '.join(str(error).split())[:200]}") from None
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"'{path}' is damaged: {first_line(error)}") from None
+        # Within an epoch there is a meter; at its end there is none.
+        first = len(content["history"]) * state.steps_per_epoch
+        last = first + (state.steps_per_epoch if content["meter"] else 0)
+        if not first <= state.step <= last:
+            raise UserError(f"'{path}' is damaged: its step is {state.step}, not from {first} to {last}")
         return meter
 
     def save_progress(self, fold, state, meter=None):
@@ -188,15 +203,19 @@ class Run:
         if not self.writes:
             return
         self.write_predictions(fold, tested)
+        test = tested.faces
         record = {
             "fold": fold,
             "config": to_record(self.config),
             "train_people": sorted(set(train.people)),
             "train_faces": len(train),
+            "train_pictures": torch.from_numpy(self.pictures.signatures[train.table.index]),
+            "twins": sorted(path for part in (val, test) for path in part.table.path[self.pictures.twins(part, train)]),
             "val_albums": sorted(set(val.table.album)),
             "data_fingerprint": self.data_fingerprint,
             "train_fingerprint": train.training_fingerprint(self.data_fingerprint),
             "decoder": tested.decoder,
+            "predictions_sha256": predictions_digest(tested.table()),
             "metrics": tested.metrics(),
             "history": self.history[fold],
             **provenance(self.compute),
@@ -208,60 +227,57 @@ class Run:
     def write_predictions(self, fold, tested):
         """Put a fold's faces into predictions.csv, in place of any that it already has."""
         table = tested.table()
-        if self.predictions_path.exists():
-            others = self.predictions().table()
-            table = pd.concat([others[others.fold != fold], table])
+        if self.records:
+            table = pd.concat([self.predictions().table(), table])
         write_csv(self.predictions_path, table.sort_values("fold", kind="stable"))
 
     def predictions(self):
-        return read_predictions(self.predictions_path)
+        """The Predictions of the finished folds. Raises UserError."""
+        digests = {fold: record.get("predictions_sha256") for fold, record in self.records.items()}
+        return read_predictions(self.predictions_path, digests)
 
     def finish(self):
         """Write results.json, of every finished fold in the directory, and return its content."""
         self.write_log()  # a kill may have come between the last epoch's progress and its log
         predictions = self.predictions()
-        folds = [self.fold_result(fold, predictions) for fold in self.finished_folds()]
-        names = [name for name, value in folds[0].items() if isinstance(value, float)]
+        folds = [
+            fold_result(self.records[fold], self.history[fold], predictions, self.config.image_size)
+            for fold in self.finished_folds()
+        ]
         results = {
             "commit": current_commit(),
+            "data_fingerprint": self.data_fingerprint,
             "settings": {
                 name: value for name, value in to_record(self.config).items() if name not in ("run_dir", "cache_dir")
             },
             "class_names": list(predictions.faces.class_names),
             "folds": folds,
-            **mean_and_std({name: [result[name] for result in folds] for name in names}),
+            **summary(folds),
         }
         write_json(self.folder / "results.json", results)
         return results
 
-    def fold_result(self, fold, predictions):
-        """A fold's metrics of the last epoch, their averages over the epochs at the final size, and its counts."""
-        record, rows = self.records[fold], self.history[fold]
-        mine = (predictions.faces.table.fold == fold).to_numpy()
-        names, labels = predictions.faces.class_names, predictions.labels[mine]
-        confusion = confusion_matrix(labels, predictions.predicted[mine], len(names))
-        final = [row for row in rows if row["image_size"] == self.config.image_size]
-        return {
-            "fold": fold,
-            **{name: record["metrics"][name] for name in METRICS},
-            **{f"{name}_over_epochs": float(np.mean([row[f"test_{name}"] for row in final])) for name in METRICS},
-            **{name: rows[-1][name] for name in VAL_COLUMNS if name in rows[-1]},
-            "decoder": record["decoder"],
-            "train_faces": record["train_faces"],
-            "test_faces": len(labels),
-            "classes": class_results(names, confusion),
-            "confusion": confusion.tolist(),
-        }
 
+def find_history_problem(content, config, whole):
+    """What is wrong with the epochs of a fold's record, as text, or None.
 
-def class_results(class_names, confusion):
-    """One dict per class: its faces and accuracies, None for a class without a face."""
-    rows = zip(class_names, *per_class(confusion), strict=True)
-    return [
-        {"class": name, "faces": int(faces), "top1": float(exact) if faces else None,
-         "one_off": float(near) if faces else None}
-        for name, faces, exact, near in rows
-    ]  # fmt: skip
+    Args:
+        content: of the model file or of the progress.
+        config: the settings of the run.
+        whole: whether the fold must be finished.
+    """
+    rows, columns = content["history"], set(LOG_COLUMNS + (VAL_COLUMNS if config.val_fraction else []))
+    if len(rows) > config.epochs or (whole and len(rows) < config.epochs):
+        return f"it records {len(rows)} epochs of {config.epochs}"
+    for epoch, row in enumerate(rows):
+        if not isinstance(row, dict) or row.keys() != columns or not all(map(is_number, row.values())):
+            return f"its record of epoch {epoch + 1} is not complete"
+        size = training_size(epoch, config.epochs, config.image_size, config.first_size)
+        if (row["fold"], row["epoch"], row["image_size"]) != (content["fold"], epoch, size):
+            return f"its record of epoch {epoch + 1} is of fold {row['fold']}, epoch {row['epoch'] + 1}"
+    if whole and content["metrics"].keys() != METRICS.keys():
+        return f"its metrics are {', '.join(content['metrics'])}"
+    return None
 
 
 def log_row(config, fold, epoch, state, meter, tested, validated):
@@ -285,13 +301,20 @@ def log_row(config, fold, epoch, state, meter, tested, validated):
 def check_folder(folder, resume):
     """Whether a run may start in this directory or, with `resume`, continue. Raises UserError."""
     folder = Path(folder)
-    if (folder / "config.json").exists():
+    if links := [path for path in folder.glob("*") if path.is_symlink()]:
+        raise UserError(f"'{links[0]}' is a link; a run writes into its own folder only: put a copy there")
+    for name in ("config.json", "log.csv", "predictions.csv", "results.json"):
+        if exists(folder / name) and not (folder / name).is_file():
+            raise UserError(f"'{folder / name}' is no regular file; a run writes a file of this name: move it away")
+    if exists(folder / "config.json"):
         if not resume:
-            finished = (folder / "results.json").exists()
+            finished = exists(folder / "results.json")
             advice = "choose another --run-dir" if finished else "add --resume, or choose another --run-dir"
             raise UserError(f"'{folder}' already holds {'a finished' if finished else 'an unfinished'} run; {advice}")
-    elif models := sorted(path.name for path in folder.glob("fold_*.pt")):
-        raise UserError(f"'{folder}' holds {models[0]} but no config.json; choose another --run-dir")
+    elif exists(folder) and not folder.is_dir():
+        raise UserError(f"--run-dir '{folder}': expected a folder, this is a file")
+    elif found := sorted(path.name for pattern in OUTPUTS for path in folder.glob(pattern)):
+        raise UserError(f"'{folder}' holds {found[0]} but no config.json; choose another --run-dir")
 
 
 def lock_folder(folder, stack):
@@ -304,7 +327,7 @@ def lock_folder(folder, stack):
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(folder / ".lock", refuse))
     except OSError as error:
-        raise UserError(f"cannot make the run directory '{folder}': {error.strerror}") from None
+        raise UserError(f"cannot make the run directory '{folder}': {reason(error)}") from None
 
 
 def load_progress(path):
