@@ -1,6 +1,11 @@
 """Small face folders in Adience's layout, made for each test."""
 
+import os
 from pathlib import Path
+
+# One thread for each test and the scripts that it starts: small networks wait more than they gain with several, and
+# very long where something else runs. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

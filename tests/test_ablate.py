@@ -1,7 +1,9 @@
 """Ablation: the runs of each variant, the table that joins them, and resuming after a stop."""
 
 import itertools
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,24 +18,63 @@ from tools import ablate
 from tools.ablate import VARIANTS, as_flags, variant_config
 from training.arguments import read_arguments
 from training.config import Config
+from utils.cli import run_script
 from utils.errors import UserError
+from utils.files import write_json
 
-TINY = "--image-size 40 --epochs 2 --batch-size 16 --lr 0.01 --precision fp32 --folds 0 3".split()
+TINY = (
+    "--image-size 40 --width 0.125 --epochs 2 --batch-size 16 --lr 0.01 --precision fp32 --threads 1 --folds 0 3"
+).split()
 
 
-def run_ablate(faces, folder, *more):
+def arguments_of(faces, folder, *more):
     labels, images = faces
-    command = [sys.executable, "-m", "tools.ablate", "--label-dir", labels, "--image-dir", images, *TINY, *more]
-    command += ["--cache-dir", folder / "cache", "--run-dir", folder / "ablation"]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
+    places = ["--label-dir", labels, "--image-dir", images, "--cache-dir", folder / "cache"]
+    return [str(part) for part in [*places, "--run-dir", folder / "ablation", *TINY, *more]]
 
 
 @pytest.fixture(scope="module")
 def ablation(small_faces_once, tmp_path_factory):
+    """Two variants with two seeds, by the real command."""
     folder = tmp_path_factory.mktemp("ablate")
-    done = run_ablate(small_faces_once, folder, "--only", "relu", "--seeds", "0", "1", "--jobs", "2")
-    assert done.returncode == 0, done.stderr
+    arguments = arguments_of(small_faces_once, folder, "--only", "relu", "--seeds", "0", "1", "--jobs", "2")
+    command = [sys.executable, "-m", "tools.ablate", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
     return folder
+
+
+@pytest.fixture
+def call(small_faces_once, monkeypatch, capfd):
+    """Run the script in this process; returns its exit status and what it wrote to standard error."""
+
+    def run(folder, *more):
+        monkeypatch.setattr(sys, "argv", ["ablate", *arguments_of(small_faces_once, folder, *more)])
+        capfd.readouterr()
+        try:
+            run_script(ablate.main)
+        except SystemExit as ending:
+            return ending.code, capfd.readouterr().err
+        return 0, capfd.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def copied(ablation, tmp_path):
+    """A copy of the ablation, to be changed."""
+    shutil.copytree(ablation / "ablation", tmp_path / "ablation")
+    return tmp_path
+
+
+def change_json(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    write_json(path, content)
+
+
+def tables(folder):
+    return {path.name: path.read_bytes() for path in (folder / "ablation").glob("ablation.*")}
 
 
 def test_the_table(ablation):
@@ -56,21 +97,72 @@ def test_the_table(ablation):
         assert min(image.size) > 100
 
 
-def test_what_is_done_is_not_done_again(ablation, small_faces_once):
+def test_what_is_done_is_not_done_again(ablation, call):
     log = ablation / "ablation" / "relu_seed0" / "log.csv"
-    before = log.stat().st_mtime_ns
-    assert run_ablate(small_faces_once, ablation, "--only", "relu", "--seeds", "0", "1").returncode == 0
-    assert log.stat().st_mtime_ns == before
+    before = log.stat().st_mtime_ns, tables(ablation)
+    assert call(ablation, "--only", "relu", "--seeds", "0", "1") == (0, "")
+    assert (log.stat().st_mtime_ns, tables(ablation)) == before
 
 
-def test_a_failed_run_is_said_with_its_reason_and_its_log(ablation, small_faces_once):
+def test_a_failed_run_is_said_with_its_reason_and_its_log(ablation, call):
     blocked = ablation / "ablation" / "mixup_seed0"
     blocked.write_text("in the way")
-    done = run_ablate(small_faces_once, ablation, "--only", "mixup", "--seeds", "0")
-    assert done.returncode == 2
-    reason = f"error: cannot make the run directory '{blocked}': File exists"
-    assert done.stderr == f"error: 'mixup' with seed 0 ended with status 2: {reason} ({blocked}.log)\n"
-    assert reason in Path(f"{blocked}.log").read_text()
+    reason = f"--run-dir '{blocked}': expected a folder, this is a file"
+    line = f"error: 'mixup' with seed 0 ended with status 2: {reason} ({blocked}.log)\n"
+    assert call(ablation, "--only", "mixup", "--seeds", "0") == (2, line)
+    assert f"error: {reason}\n" in Path(f"{blocked}.log").read_text()
+
+
+def test_a_copied_run_does_not_count_twice(copied, call):
+    runs = copied / "ablation"
+    shutil.rmtree(runs / "relu_seed1")
+    shutil.copytree(runs / "relu_seed0", runs / "relu_seed1")
+    change_json(runs / "relu_seed1" / "config.json", lambda config: config.update(seed=1))
+    before = tables(copied)
+    line = "error: two runs of 'relu' have the same predictions: one run was copied and would count twice\n"
+    assert call(copied, "--only", "relu", "--seeds", "0", "1") == (2, line)
+    assert tables(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (["relu_seed1"], "the runs of 'relu' saw different faces, labels or pixels"),
+        (["relu_seed0", "relu_seed1"], "'relu' saw other faces, labels or pixels than the baseline"),
+    ],
+)
+def test_runs_on_other_data_are_not_compared(copied, call, runs, message):
+    """The faces have the same names; their pixels differ."""
+    for run in runs:
+        change_json(copied / "ablation" / run / "results.json", lambda results: results.update(data_fingerprint="0"))
+    before = tables(copied)
+    line = f"error: {message}: choose another --run-dir\n"
+    assert call(copied, "--only", "relu", "--seeds", "0", "1") == (2, line)
+    assert tables(copied) == before
+
+
+def test_predictions_of_another_run_are_refused(copied, call):
+    ours, theirs = (copied / "ablation" / run / "predictions.csv" for run in ("relu_seed0", "baseline_seed0"))
+    shutil.copy(theirs, ours)
+    status, errors = call(copied, "--only", "relu", "--seeds", "0")
+    assert status == 2
+    assert errors == f"error: '{ours}' is damaged: the 8 rows of fold 0 are not those of its model\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ablation.csv", "exists and is not the table of an ablation; it is not replaced: choose another name"),
+        ("ablation.md", "exists and is not ours: there is no ablation.csv beside it"),
+        ("ablation.png", "exists and is not ours: there is no ablation.csv beside it"),
+    ],
+)
+def test_files_of_somebody_else_stay(tmp_path, call, name, message):
+    (tmp_path / "ablation").mkdir()
+    path = tmp_path / "ablation" / name
+    path.write_text("mine")
+    assert call(tmp_path, "--only", "relu") == (2, f"error: '{path}' {message}\n")
+    assert [(found.name, found.read_text()) for found in path.parent.iterdir()] == [(name, "mine")]
 
 
 @pytest.mark.parametrize(

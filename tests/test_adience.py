@@ -1,5 +1,7 @@
 """Labels: the counts of the real files, the three policies, and every kind of broken file."""
 
+import os
+
 import pytest
 from conftest import REAL_LABELS, needs_real_labels, row, write_images, write_labels
 from hypothesis import HealthCheck, given, settings
@@ -168,9 +170,20 @@ def broken(fields):
         (broken(row("/etc", "a.jpg", 1)), "user_id '/etc' is not a plain file name"),
         (broken(row("a", "a.jpg", "")), "face_id '' is not a plain file name"),
         (broken(row("a", "a\x1b.jpg", 1)), r"line 2: control character '\\x1b'"),
+        (broken(row("a", "a\x9b.jpg", 1)), r"line 2: control character '\\x9b'"),
+        (broken(row("a", "a\x85.jpg", 1)), r"line 2: control character '\\x85'"),
+        (broken(row("a", "a\u2028.jpg", 1)), r"line 2: control character '\\u2028'"),
+        (broken(row("a", "a\u2029.jpg", 1)), r"line 2: control character '\\u2029'"),
+        (broken(row("a", "a\x7f.jpg", 1)), r"line 2: control character '\\x7f'"),
+        (broken(row("a", "a.jpg\0", 1)), r"line 2: control character '\\x00'"),
         ({2: [row("a", "a.jpg", 1), row("a", "a.jpg", 1, "(0, 2)")]}, "line 3: face 1 of a/a.jpg is listed with"),
         ({2: [row("a", "a.jpg", 1)], 3: [row("a", "a.jpg", 1)]}, "or in another fold too"),
         ({2: [row("a", "a.jpg", 1)], 3: [row("b", "b.jpg", 1)]}, "fold_3_data.txt, line 2: person 1 is in another"),
+        ({2: [row("a", "a.jpg", 1)], 3: [row("a", "b.jpg", 2)]}, "fold_3_data.txt, line 2: album a is in another fold"),
+        (
+            {2: [row("a", "a.jpg", 1)], 3: [row("a", "b.jpg", 2, "None")]},
+            "fold_3_data.txt, line 2: album a is in anoth",
+        ),
         ({2: [row("a", "a.jpg", 1, "None")]}, "fold 2 has no face with a label under the policy strict"),
         ({2: []}, "fold 2 has no face"),
     ],
@@ -230,6 +243,52 @@ def test_broken_files(tmp_path):
     (labels / "fold_3_data.txt").unlink()
     with pytest.raises(UserError, match=r"fold_3_data.txt' is missing"):
         read_rows(labels)
+
+
+def test_label_files_that_are_no_regular_files_are_refused_at_once(tmp_path):
+    labels = write_labels(tmp_path, {})
+    path = labels / "fold_3_data.txt"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"^'.*fold_3_data\.txt' is a named pipe; expected a regular file$"):
+        read_rows(labels)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"^'.*fold_3_data\.txt' is a device; expected a regular file$"):
+        read_rows(labels)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"^'.*fold_3_data\.txt' is a folder; expected a regular file$"):
+        read_rows(labels)
+
+
+def test_a_label_file_of_65_mebibytes_is_refused(tmp_path):
+    labels = write_labels(tmp_path, {})
+    os.truncate(labels / "fold_3_data.txt", 65 * 2**20)  # it takes no space on the disk
+    with pytest.raises(UserError, match=r"^'.*fold_3_data\.txt' has 65 MiB; at most 64 are read$"):
+        read_rows(labels)
+
+
+def test_a_link_to_a_label_file_is_followed(tmp_path):
+    labels = write_labels(tmp_path / "labels", {})
+    (labels / "fold_3_data.txt").rename(tmp_path / "elsewhere.txt")
+    (labels / "fold_3_data.txt").symlink_to(tmp_path / "elsewhere.txt")
+    assert len(read_rows(labels)) == 5
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_any_bytes_in_a_label_file_are_read_or_refused(tmp_path, noise, position):
+    """The only exception is a UserError of one line that names the file."""
+    labels = write_labels(tmp_path, {})
+    path = labels / "fold_3_data.txt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:position] + noise + whole[position:])
+    try:
+        select_faces(read_rows(labels), "nearest")
+    except UserError as error:
+        assert "fold" in str(error)
+        assert "\n" not in str(error)
 
 
 def test_wrong_image_folder(small_faces, tmp_path):

@@ -1,15 +1,14 @@
 """The check of a download: counts of the real files, and every kind of finding."""
 
 import json
+import os
 import shutil
+import stat
 import sys
 
-import numpy as np
 import pytest
 from conftest import AGES, REAL_LABELS, needs_real_labels, row, write_images, write_labels
-from PIL import Image
 
-from data.duplicates import same_pictures
 from tools import check_data
 from utils.cli import run_script
 
@@ -93,21 +92,69 @@ def test_could_not_look(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err.startswith("error: one of the arguments --image-dir --labels-only is required")
 
 
-def smooth_picture(rng):
-    """A random picture with structure at the scale of a face's features."""
-    coarse = Image.fromarray(rng.integers(0, 256, (6, 6), dtype=np.uint8))
-    return coarse.resize((32, 32), Image.Resampling.BICUBIC)
+def test_what_is_no_image_file_is_a_finding_and_nothing_waits_for_it(small_faces, monkeypatch, capsys):
+    labels, images = small_faces
+    path = images / "album3" / "landmark_aligned_face.304.4.jpg"
+    path.unlink()
+    os.mkfifo(path)
+    assert run(monkeypatch, "--label-dir", labels, "--image-dir", images) == 1
+    printed = capsys.readouterr().out
+    assert "images: 40 listed, 39 readable" in printed
+    assert "1 unreadable or truncated images" in printed
+    assert "landmark_aligned_face.304.4.jpg' is a named pipe; expected a regular file" in printed
 
 
-def test_copies_are_found_and_strangers_are_not():
-    rng = np.random.default_rng(0)
-    pictures = [smooth_picture(rng) for _ in range(300)]
-    changed = pictures[7].resize((20, 20)).resize((32, 32))  # scaled down and up again
-    brighter = pictures[9].point(lambda value: min(255, value * 1.1 + 5))
-    thumbnails = np.stack([np.asarray(picture) for picture in [*pictures, changed, brighter]])
-    assert [(first, second) for first, second, _ in same_pictures(thumbnails)] == [(7, 300), (9, 301)]
+def test_findings_are_printed_as_plain_text(monkeypatch, capsys, tmp_path):
+    """A name may hold invisible characters that turn the text around; a terminal sees only their codes."""
+    face = row("album", "a.jpg", "1\u202e")
+    labels = write_labels(tmp_path, {2: [face], 3: [face]})
+    assert run(monkeypatch, "--label-dir", labels, "--labels-only") == 1
+    printed = capsys.readouterr().out
+    assert "1\\u202e: folds 2, 3" in printed
+    assert all(character.isprintable() for line in printed.splitlines() for character in line)
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_too_few_pictures_to_compare(count):
-    assert same_pictures(np.zeros((count, 32, 32), dtype=np.uint8)) == []
+class TestJson:
+    """--json writes to what is free or was written by this tool, and to nothing else."""
+
+    def check(self, monkeypatch, tmp_path, file):
+        labels = write_labels(tmp_path / "labels", {})
+        return run(monkeypatch, "--label-dir", labels, "--labels-only", "--json", file)
+
+    def test_an_earlier_report_is_replaced(self, monkeypatch, tmp_path):
+        file = tmp_path / "report.json"
+        assert self.check(monkeypatch, tmp_path, file) == 0
+        first = file.read_bytes()
+        file.write_text(json.dumps({"labels": {}, "findings": {}}))
+        assert self.check(monkeypatch, tmp_path, file) == 0
+        assert file.read_bytes() == first
+
+    @pytest.mark.parametrize("content", ["precious", '{"labels": {}}', '["labels", "findings"]', "[" * 200_000, "\0"])
+    def test_other_files_are_kept(self, monkeypatch, capsys, tmp_path, content):
+        file = tmp_path / "mine.json"
+        file.write_text(content)
+        assert self.check(monkeypatch, tmp_path, file) == 2
+        assert file.read_text() == content
+        error = f"error: '{file}' exists and is not a report of this tool; it is not replaced: choose another name\n"
+        assert capsys.readouterr().err == error
+
+    def test_a_folder_and_a_link_to_another_file_are_kept(self, monkeypatch, capsys, tmp_path):
+        (tmp_path / "mine.txt").write_text("precious")
+        (tmp_path / "link.json").symlink_to(tmp_path / "mine.txt")
+        for file, message in (
+            (tmp_path / "link.json", "exists and is not a report"),
+            (tmp_path, "is no name of a file"),
+        ):
+            assert self.check(monkeypatch, tmp_path, file) == 2
+            assert f"'{file}' {message}" in capsys.readouterr().err
+        assert (tmp_path / "mine.txt").read_text() == "precious"
+
+    def test_a_device_is_written_to(self, monkeypatch, tmp_path):
+        before = os.stat(os.devnull)
+        assert self.check(monkeypatch, tmp_path, os.devnull) == 0
+        assert os.stat(os.devnull).st_ino == before.st_ino
+        assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+    def test_a_full_device_is_an_error(self, monkeypatch, capsys, tmp_path):
+        assert self.check(monkeypatch, tmp_path, "/dev/full") == 2
+        assert capsys.readouterr().err.startswith("error: cannot write '/dev/full': No space left on device")

@@ -7,6 +7,9 @@ import pytest
 import torch
 from conftest import ROOT
 
+import main
+import test_code
+from tools import comparator
 from tools.comparator import ClassSampler
 from utils.errors import UserError
 
@@ -23,23 +26,29 @@ def test_drawn_faces_have_the_classes_asked_for():
         ClassSampler(labels[labels < 7], NAMES)
 
 
-def run(*arguments):
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def call(script, arguments, monkeypatch):
+    """Run a script's main in this process."""
+    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+    script.main()
 
 
-def test_the_script_makes_model_files_like_any_other(small_faces_once, tmp_path):
+def test_the_script_makes_model_files_like_any_other(small_faces_once, tmp_path, monkeypatch, capsys):
     labels, images = small_faces_once
-    where = ["--label-dir", labels, "--image-dir", images, "--cache-dir", tmp_path / "cache"]
-    tiny = "--image-size 40 --epochs 1 --batch-size 16 --lr 0.01 --folds 3 --loss coral --no-plots".split()
-    trained = run("main.py", *where, *tiny, "--run-dir", tmp_path / "run")
-    assert trained.returncode == 0, trained.stderr
-    script = ["-m", "tools.comparator", tmp_path / "run" / "fold_3.pt", "--run-dir", tmp_path / "compared"]
-    compared = run(*script, "--steps", 20)
-    assert compared.returncode == 0, compared.stderr
+    where = ["--label-dir", labels, "--image-dir", images]
+    here = ["--cache-dir", tmp_path / "cache", "--threads", 1]
+    tiny = "--image-size 40 --width 0.125 --epochs 1 --batch-size 16 --lr 0.01 --folds 3 --loss coral --no-plots"
+    call(main, [*where, *here, *tiny.split(), "--run-dir", tmp_path / "run"], monkeypatch)
+    model, target = (tmp_path / folder / "fold_3.pt" for folder in ("run", "compared"))
+    script = [model, "--run-dir", tmp_path / "compared", "--steps", 20, *here]
+    command = [sys.executable, "-m", "tools.comparator", *map(str, script)]
+    compared = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (compared.returncode, compared.stderr) == (0, "")
     shown = compared.stdout.split("fold 3 by comparison: top-1 ")[1].split(",")[0]
-    tested = run("test_code.py", tmp_path / "compared" / "fold_3.pt")
-    assert f"eval accuracy: {shown}" in tested.stdout
-    again = run(*script, "--steps", 20)
-    assert again.returncode == 2
-    assert again.stderr == f"error: '{tmp_path / 'compared' / 'fold_3.pt'}' exists; choose another --run-dir\n"
+    capsys.readouterr()
+    call(test_code, [target, *here], monkeypatch)
+    assert f"eval accuracy: {shown}" in capsys.readouterr().out.splitlines()
+    before = target.read_bytes()
+    with pytest.raises(UserError) as error:
+        call(comparator, script, monkeypatch)
+    assert str(error.value) == f"'{target}' exists; choose another --run-dir"
+    assert target.read_bytes() == before

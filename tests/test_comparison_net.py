@@ -52,11 +52,11 @@ def test_every_class_is_found(head):
 
 
 def test_a_comparison_takes_a_trained_backbone():
-    trained = create_model("resnet18", "coral", 5, shortcut="1x1").eval()
+    trained = create_model("resnet18", "coral", 5, shortcut="1x1", width=0.125).eval()
     model = create_model("comparison", "softmax", 5, backbone=trained.description, references=3).eval()
     model.backbone.load_state_dict(without_head(trained.state_dict()))  # strictly
     assert not any(name.startswith("backbone.fc") for name in model.state_dict())
-    assert model.head.references.shape == (5, 3, 512)
+    assert model.head.references.shape == (5, 3, 64)
     images = torch.randn(2, 3, 40, 40)
     with torch.no_grad():
         assert torch.equal(model.features(images), trained.features(images))
@@ -73,6 +73,15 @@ def test_it_has_the_input_of_its_backbone():
 
 def test_it_is_no_choice_of_the_command_line_and_needs_a_softmax_head():
     assert "comparison" not in MODELS
-    backbone = create_model("resnet18", "softmax", 5).description
+    backbone = create_model("resnet18", "softmax", 5, width=0.125).description
     with pytest.raises(UserError, match="need the head 'softmax'"):
         create_model("comparison", "corn", 5, backbone=backbone)
+
+
+def test_a_comparison_of_a_comparison_is_refused_at_once():
+    """A damaged model file may describe hundreds of them, one within the other."""
+    description = create_model("resnet18", "softmax", 5, width=0.125).description
+    for _ in range(200):
+        description = {"name": "comparison", "head": "softmax", "num_classes": 5, "backbone": description}
+    with pytest.raises(UserError, match=r"^a comparison needs the features of a network that is no comparison itself$"):
+        create_model(**description)

@@ -1,13 +1,15 @@
 """Settings: recipes, shares of the epochs, records, and values that contradict each other."""
 
 import dataclasses
+import json
+import os
 import re
 
 import pytest
 
 from models import MODELS
 from training.arguments import make_parser
-from training.config import DEMO_DEFAULTS, FIELDS, RECIPES, SECTIONS, Config, differences, from_record
+from training.config import DEMO_DEFAULTS, FIELDS, RECIPES, SECTIONS, Config, differences, from_record, read_config
 from utils.errors import UserError
 from utils.options import as_tuples, default_of, to_record
 
@@ -58,9 +60,45 @@ def test_the_recipe_in_python_means_what_it_means_on_the_command_line():
 
 def test_a_record_comes_back():
     config = Config(recipe="modern", folds=(0, 3), epochs=7)
-    assert from_record(to_record(config)) == config
+    assert from_record("config.json", to_record(config)) == config
     with pytest.raises(UserError, match="unknown settings: colour"):
-        from_record({"colour": "red"})
+        from_record("config.json", {"colour": "red"})
+
+
+def test_the_config_of_a_run_directory_comes_back(tmp_path):
+    config = Config(recipe="modern", folds=(0, 3), epochs=7, width=0.5)
+    (tmp_path / "config.json").write_text(json.dumps(to_record(config)))
+    assert read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "' is damaged: Expecting value"),
+        ("[1, 2]", "' is damaged: it holds a list, not a dict$"),
+        ("[" * 200_000, "' is damaged: "),
+        ('{"a": ' * 200_000, "' is damaged: "),
+        ('{"epochs": ' + "9" * 5000 + "}", "' is damaged: "),
+        ('{"colour": "red"}', "': the recorded configuration has unknown settings: colour$"),
+        ('{"epochs": 0}', "': --epochs 0: expected a number from 1 to 100000$"),
+        ('{"epochs": "7"}', "': --epochs 7: expected a whole number$"),
+        ('{"lr": NaN}', "': --lr nan: expected a number from 0 to 1000000.0$"),
+        ('{"folds": [[0]]}', r"': --folds \[0\]: expected a whole number$"),
+        ('{"recipe": {}}', "': --recipe {}: "),
+        ('{"recipe": ["original"]}', "': --recipe "),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_damaged_config_is_named(tmp_path, text, message):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=f"^'{re.escape(str(tmp_path))}/config.json{message}"):
+        read_config(tmp_path)
+
+
+def test_a_config_that_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UserError, match=r"config\.json' is a named pipe; expected a regular file$"):
+        read_config(tmp_path)
 
 
 def test_replacing_a_setting_keeps_the_others():
@@ -93,6 +131,9 @@ def test_differences_are_named_and_what_is_free_to_change_is_not():
         ({"folds": 3}, "--folds 3: expected several values"),
         ({"lr": (0.1,)}, "expected one value"),
         ({"model": 3}, "--model 3: expected a text"),
+        ({"width": 0.06}, "--width 0.06: expected a number from 0.0625 to 4"),
+        ({"width": 4.5}, "--width 4.5: expected a number from 0.0625 to 4"),
+        ({"width": "wide"}, "--width wide: expected a number"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):
@@ -108,6 +149,7 @@ class TestNetworkOptions:
             "attention": "none",
             "init": "pytorch",
             "zero_init": False,
+            "width": 1.0,
         }
         assert Config(model="alexnet", image_size=64).network_options() == {"image_size": 64}
 

@@ -1,7 +1,9 @@
 """Demo faces: Adience's layout with its oddities, the same for the same seed."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -42,9 +44,34 @@ def test_made_once_and_nothing_else_is_overwritten(tmp_path):
     assert folder.stat().st_mtime_ns == stamp
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("keep")
-    with pytest.raises(UserError, match="was not made by --demo"):
+    with pytest.raises(UserError, match=r"mine' exists and does not hold the demo faces of this version; move it away"):
         make_demo_faces(tmp_path / "mine", 1, 1)
-    assert (tmp_path / "mine" / "precious.txt").read_text() == "keep"
+    assert content(tmp_path / "mine") == {Path("precious.txt"): b"keep"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', "[" * 200_000], ids=lambda text: text[:15])
+def test_a_folder_with_another_recipe_is_kept(tmp_path, text):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "demo.json").write_text(text)
+    (tmp_path / "demo" / "precious.txt").write_text("keep")
+    with pytest.raises(UserError, match=r"/demo(/demo\.json)?' (exists and does not hold the demo faces|is damaged: )"):
+        make_demo_faces(tmp_path / "demo", 1, 1)
+    assert content(tmp_path / "demo") == {Path("demo.json"): text.encode(), Path("precious.txt"): b"keep"}
+
+
+def test_a_file_or_a_pipe_in_the_place_of_the_folder_is_kept(tmp_path):
+    (tmp_path / "demo").write_text("keep")
+    with pytest.raises(UserError, match="/demo' exists and does not hold the demo faces"):
+        make_demo_faces(tmp_path / "demo", 1, 1)
+    assert (tmp_path / "demo").read_text() == "keep"
+    (tmp_path / "other").mkdir()
+    os.mkfifo(tmp_path / "other" / "demo.json")
+    with pytest.raises(UserError, match="/other' exists and does not hold the demo faces"):
+        make_demo_faces(tmp_path / "other", 1, 1)
+    (tmp_path / ".third.lock").symlink_to(tmp_path / "demo")
+    with pytest.raises(UserError, match=r"\.third\.lock' is no lock file"):
+        make_demo_faces(tmp_path / "third", 1, 1)
+    assert (tmp_path / "demo").read_text() == "keep"
 
 
 def test_an_unfinished_folder_of_someone_else_is_kept(tmp_path):
@@ -55,11 +82,13 @@ def test_an_unfinished_folder_of_someone_else_is_kept(tmp_path):
     assert (tmp_path / ".demo.unfinished" / "precious.txt").read_text() == "keep"
 
 
-def test_another_recipe_replaces_the_folder(tmp_path):
+def test_another_recipe_is_refused_and_changes_nothing(tmp_path):
     make_demo_faces(tmp_path / "demo", 1, 1)
-    make_demo_faces(tmp_path / "demo", 1, 1, seed=1)
-    make_demo_faces(tmp_path / "fresh", 1, 1, seed=1)
-    assert content(tmp_path / "demo") == content(tmp_path / "fresh")
+    before = content(tmp_path / "demo")
+    for recipe in ((1, 1, 1), (1, 2, 0), (2, 1, 0)):
+        with pytest.raises(UserError, match="/demo' exists and does not hold the demo faces of this version; move it"):
+            make_demo_faces(tmp_path / "demo", *recipe)
+    assert content(tmp_path / "demo") == before
 
 
 DRAW = """

@@ -10,31 +10,43 @@ import pytest
 import torch
 from conftest import ROOT
 
+import main
+import test_code
 from models.checkpoint import load_model
-from utils.distributed import SINGLE_PROCESS
+from utils.distributed import SINGLE_PROCESS, Distributed
+from utils.errors import UserError
 
-SETTINGS = "--image-size 40 --epochs 2 --batch-size 8 --lr 0.01 --lr-steps 1 --precision fp32 --folds 3 --no-plots"
+SETTINGS = (
+    "--image-size 40 --width 0.125 --epochs 2 --batch-size 8 --lr 0.01 --lr-steps 1 --precision fp32 --threads 1"
+    " --folds 3 --no-plots"
+)
 
 
-def launch(processes, script, *arguments):
-    """Run a script in several processes of one thread each."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes > 1 else []
+def launch(script, *arguments):
+    """Run a script in two processes of one thread each."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *launcher, script, *arguments]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=240)
 
 
-def train(faces, folder, processes, *more):
+def settings(faces, folder):
     labels, images = faces
     paths = ["--label-dir", labels, "--image-dir", images, "--cache-dir", folder / "cache", "--run-dir", folder / "run"]
-    return launch(processes, ROOT / "main.py", *paths, *SETTINGS.split(), *more)
+    return [*paths, *SETTINGS.split()]
+
+
+def call(script, arguments, monkeypatch):
+    """Run a script in this process, which is a single one."""
+    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+    script.main()
 
 
 @pytest.fixture(scope="module")
 def trained(small_faces_once, tmp_path_factory):
     """(folder, standard output) of a run by two processes."""
     folder = tmp_path_factory.mktemp("distributed")
-    done = train(small_faces_once, folder, 2)
+    done = launch(ROOT / "main.py", *settings(small_faces_once, folder))
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -58,12 +70,11 @@ def test_the_log_counts_the_faces_of_all_processes(trained):
     assert predictions.path.tolist() == [f"album3/landmark_aligned_face.{300 + k}.{k}.jpg" for k in range(8)]
 
 
-def test_the_reported_numbers_are_those_of_the_saved_model(trained, tmp_path):
+def test_the_reported_numbers_are_those_of_the_saved_model(trained, tmp_path, monkeypatch):
     """One process evaluates what two have trained and evaluated."""
     run = trained[0] / "run"
-    arguments = [run / "fold_3.pt", "--precision", "fp32", "--json", tmp_path / "report.json"]
-    done = launch(1, ROOT / "test_code.py", *arguments)
-    assert done.returncode == 0, done.stderr
+    where = ["--cache-dir", trained[0] / "cache", "--json", tmp_path / "report.json"]
+    call(test_code, [run / "fold_3.pt", "--precision", "fp32", "--threads", 1, *where], monkeypatch)
     (report,) = json.loads((tmp_path / "report.json").read_text())
     (recorded,) = json.loads((run / "results.json").read_text())["folds"]
     for name in ("top1", "one_off", "mae", "loss"):
@@ -71,15 +82,14 @@ def test_the_reported_numbers_are_those_of_the_saved_model(trained, tmp_path):
     assert report["confusion"] == recorded["confusion"]
 
 
-def test_a_run_of_two_processes_is_finished_for_one(small_faces_once, trained):
+def test_a_run_of_two_processes_is_finished_for_one(small_faces_once, trained, monkeypatch):
     before = (trained[0] / "run" / "fold_3.pt").stat().st_mtime_ns
-    done = train(small_faces_once, trained[0], 1, "--resume")
-    assert done.returncode == 0, done.stderr
+    call(main, [*settings(small_faces_once, trained[0]), "--resume"], monkeypatch)
     assert (trained[0] / "run" / "fold_3.pt").stat().st_mtime_ns == before
 
 
 def test_processes_divide_a_batch_evenly(small_faces_once, tmp_path):
-    done = train(small_faces_once, tmp_path, 2, "--batch-size", 9)
+    done = launch(ROOT / "main.py", *settings(small_faces_once, tmp_path), "--batch-size", 9)
     assert done.returncode != 0
     assert "error: --batch-size 9: 2 processes cannot divide it evenly\n" in done.stderr
     assert not (tmp_path / "run").exists()
@@ -89,6 +99,34 @@ def test_a_single_process_has_nothing_to_agree_on():
     assert SINGLE_PROCESS.is_main_process
     assert SINGLE_PROCESS.sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
     assert SINGLE_PROCESS.max(3) == 3
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is '2' but RANK is not set: start several processes by torchrun"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"},
+            "WORLD_SIZE is '2' but MASTER_PORT is not set: start several processes by torchrun",
+        ),
+        (
+            {"WORLD_SIZE": "two", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"},
+            "WORLD_SIZE is 'two'; expected a whole number, as torchrun sets it",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"},
+            "RANK is 2 and WORLD_SIZE 2; ranks count from 0",
+        ),
+    ],
+)
+def test_an_environment_that_torchrun_did_not_make_is_refused(environment, message, monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as error:
+        Distributed.join()
+    assert str(error.value) == message
 
 
 HALVES = """
@@ -160,5 +198,5 @@ assert interruption.agreed() and interruption.requested == signal.SIGTERM
 
 def test_processes_average_gradients_and_agree(tmp_path):
     (tmp_path / "halves.py").write_text(HALVES)
-    done = launch(2, tmp_path / "halves.py")
+    done = launch(tmp_path / "halves.py")
     assert done.returncode == 0, done.stderr

@@ -1,49 +1,45 @@
 """A disk that is really full: the file-size limit of a process makes its writes fail part of the way."""
 
-import subprocess
-import sys
+import contextlib
+import resource
 
 import numpy as np
+import pandas as pd
 import pytest
-from conftest import ROOT
+import torch
 from PIL import Image
 
-LIMITED = """
-import resource, sys
-import numpy as np, pandas as pd, torch
 from data.cache import open_cache
-from models.checkpoint import save_plain
+from models.plain import save_plain
 from utils.errors import UserError
-from utils.files import write_csv, write_json
-folder = sys.argv[1]
-resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-try:
-    {statement}
-except UserError as error:
-    print(error)
-    sys.exit(2)
-"""
+from utils.files import replaced_outputs, write_csv, write_json, write_text
 
 
-def run_limited(statement, folder):
-    program = LIMITED.format(statement=statement)
-    return subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, text=True)
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """The system refuses to make files larger than `size` bytes within the block; Python ignores its signal."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(
-    ("name", "statement", "message"),
+    ("name", "write", "size"),
     [
-        ("fold_0.pt", 'save_plain(folder + "/fold_0.pt", {"state_dict": {"w": torch.zeros(1 << 20)}})', "(4 MiB)"),
-        ("log.csv", 'write_csv(folder + "/log.csv", pd.DataFrame(np.zeros((1 << 18, 4))))', ""),
-        ("results.json", 'write_json(folder + "/results.json", ["x" * (1 << 21)])', ""),
+        ("fold_0.pt", lambda path: save_plain(path, {"state_dict": {"w": torch.zeros(1 << 20)}}), r" \(4 MiB\)"),
+        ("log.csv", lambda path: write_csv(path, pd.DataFrame(np.zeros((1 << 18, 4)))), ""),
+        ("results.json", lambda path: write_json(path, ["x" * (1 << 21)]), ""),
     ],
 )
-def test_the_old_file_stays_and_the_message_names_it(tmp_path, name, statement, message):
+def test_the_old_file_stays_and_the_message_names_it(tmp_path, name, write, size):
     (tmp_path / name).write_bytes(b"the last good one")
-    done = run_limited(statement, tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert f"cannot write '{tmp_path / name}' {message}".strip() in done.stdout
-    assert "MiB are free there" in done.stdout
+    message = rf"^cannot write '{tmp_path / name}'{size}: .+; [\d,]+ MiB are free there$"
+    with files_of_at_most(1 << 20), pytest.raises(UserError, match=message) as caught:
+        write(tmp_path / name)
+    assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == b"the last good one"
 
@@ -52,8 +48,24 @@ def test_a_cache_that_does_not_fit_leaves_nothing(tmp_path):
     for k in range(40):
         Image.fromarray(np.zeros((100, 100, 3), np.uint8)).save(tmp_path / f"{k}.png")
     paths = [f"{k}.png" for k in range(40)]
-    done = run_limited(f'open_cache(folder, {paths}, 100, folder + "/cache", progress=False)', tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert "cannot write the cache" in done.stdout
-    assert "(1 MiB)" in done.stdout
+    message = r"^cannot write the cache '.*' \(1 MiB\): File too large$"  # 1,200,000 bytes
+    with files_of_at_most(1 << 20), pytest.raises(UserError, match=message):
+        open_cache(tmp_path, paths, 100, tmp_path / "cache", progress=False)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert open_cache(tmp_path, paths, 100, tmp_path / "cache", progress=False).shape == (40, 3, 100, 100)
+
+
+def test_a_folder_of_outputs_keeps_all_of_the_earlier_ones(tmp_path):
+    """The second of three files does not fit: neither it nor the first one replaces anything."""
+    before = {"a.png": "old a", "b.png": "old b", "index.csv": "a.png b.png", "notes.txt": "somebody's"}
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    with (
+        files_of_at_most(1 << 20),
+        pytest.raises(UserError, match=r"^cannot write '.*big\.png': "),
+        replaced_outputs(tmp_path, "index.csv", lambda name: name.endswith((".png", ".csv"))) as folder,
+    ):
+        write_text(folder / "a.png", "new a")
+        write_text(folder / "big.png", "x" * (2 << 20))
+        write_text(folder / "index.csv", "a.png big.png")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {**before, ".lock": ""}

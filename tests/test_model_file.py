@@ -1,22 +1,33 @@
 """Model files: plain, self-describing, never run as code, and clear about what is wrong with them."""
 
+import collections
+import copy
 import os
 import pickle
+import resource
+import time
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from models import create_model
-from models.checkpoint import load_model, load_plain, save_model, save_plain
+from models import create_model, plain
+from models.checkpoint import load_model, save_model
+from models.plain import load_plain, save_plain
 from utils.errors import UserError
 
 NAMES = ("young", "middle", "old")  # other classes than Adience's
 RECORD = {
     "fold": 2,
     "train_people": ["album0/0", "album1/7"],
+    "train_faces": 3,
+    "train_pictures": torch.arange(3 * 96, dtype=torch.uint8).view(3, 96),
+    "twins": ["album2/landmark_aligned_face.1.a.jpg"],
     "val_albums": [],
-    "metrics": {"top1": 0.5, "confusion": [[1, 0], [1, 0]]},
+    "metrics": {"top1": 0.5, "mae": 1},
     "decoder": "argmax",
     "history": [{"epoch": 1, "loss": 2.0}],
     "data_fingerprint": "abc",
@@ -29,7 +40,7 @@ RECORD = {
 
 
 def make_model(**options):
-    model = create_model("resnet18", "softmax", 3, **options)
+    model = create_model("resnet18", "softmax", 3, width=0.125, **options)
     model.class_names, model.image_size = NAMES, 48
     return model
 
@@ -53,7 +64,9 @@ def test_round_trip_rebuilds_the_network(model, tmp_path):
     assert (loaded.description["shortcut"], loaded.description["negative_slope"]) == ("1x1", 0.1)
     assert (loaded.class_names, loaded.image_size) == (NAMES, 48)
     assert (loaded.mean, loaded.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert loaded.record == RECORD
+    assert loaded.record.keys() == RECORD.keys()
+    assert torch.equal(loaded.record.pop("train_pictures"), RECORD["train_pictures"])
+    assert loaded.record == {name: value for name, value in RECORD.items() if name != "train_pictures"}
     assert not loaded.training
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
@@ -67,7 +80,7 @@ def test_a_loaded_model_saves_as_the_same_file(model, content, tmp_path):
 
 
 def test_normalisation_travels_with_the_model(content, tmp_path):
-    torch.save({**content, "mean": [0.5, 0.5, 0.5], "std": [1.0, 0.5, 0.25]}, tmp_path / "x.pt")
+    save_plain(tmp_path / "x.pt", {**content, "mean": [0.5, 0.5, 0.5], "std": [1.0, 0.5, 0.25]})
     loaded = load_model(tmp_path / "x.pt")
     assert (loaded.mean, loaded.std) == ((0.5, 0.5, 0.5), (1.0, 0.5, 0.25))
     assert type(loaded).mean == (0.485, 0.456, 0.406)
@@ -76,7 +89,7 @@ def test_normalisation_travels_with_the_model(content, tmp_path):
 def test_a_comparison_is_a_model_file_too(model, tmp_path):
     net = create_model("comparison", "softmax", 3, backbone=model.description, references=2)
     net.class_names, net.image_size = NAMES, 48
-    net.head.set_references(torch.randn(3, 2, 512), torch.tensor([0.5, 0.3, 0.2]))
+    net.head.set_references(torch.randn(3, 2, 64), torch.tensor([0.5, 0.3, 0.2]))
     save_model(tmp_path / "x.pt", net, RECORD)
     images = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
@@ -87,28 +100,13 @@ def test_an_incomplete_record_is_not_saved(model, tmp_path):
     for wrong, message in (
         ({name: value for name, value in RECORD.items() if name != "commit"}, "its 'commit' is not a text"),
         ({**RECORD, "fold": None}, "its 'fold' is not a whole number"),
-        ({**RECORD, "metrics": {"top1": np.float64(0.5)}}, "cannot save values of type float64"),
+        ({**RECORD, "metrics": {"top1": np.float64(0.5)}}, "its 'metrics' holds something that is not a finite number"),
+        ({**RECORD, "config": {"epochs": 1, "lr": np.float64(0.5)}}, "cannot save values of type float64"),
+        ({**RECORD, "train_people": []}, "its 'train_people' are 0 and its 'train_faces' 3"),
     ):
         with pytest.raises(ValueError, match=message):
             save_model(tmp_path / "x.pt", model, wrong)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_write_keeps_the_old_file(content, tmp_path, monkeypatch):
-    path = tmp_path / "fold_0.pt"
-    save_plain(path, content)
-    before = path.read_bytes()
-
-    def fill_the_disk(content, file):
-        file.write_bytes(b"half of it")
-        raise RuntimeError("unexpected pos 64 vs 0\nand a trace")  # torch's report of a full disk
-
-    monkeypatch.setattr(torch, "save", fill_the_disk)
-    # 11,178,051 parameters and 9,600 running statistics in fp32, 20 counters.
-    with pytest.raises(UserError, match=r"cannot write '.*fold_0\.pt' \(43 MiB\): unexpected pos 64 vs 0"):
-        save_plain(path, content)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["fold_0.pt"]
 
 
 def test_only_plain_values_are_saved(tmp_path):
@@ -144,6 +142,10 @@ def write_plain_pickle(path, content):
     path.write_bytes(pickle.dumps(Trap(path.with_name("sprung"))))
 
 
+def write_in_the_format_before_zip(path, content):
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
 def write_truncated(path, content):
     save_plain(path, content)
     whole = path.read_bytes()
@@ -151,11 +153,12 @@ def write_truncated(path, content):
 
 
 def write_without_history(path, content):
-    torch.save({name: value for name, value in content.items() if name != "history"}, path)
+    save_plain(path, {name: value for name, value in content.items() if name != "history"})
 
 
 def changed(**fields):
-    return lambda path, content: torch.save({**content, **fields}, path)
+    """Writes the changed content with its right SHA-256, as this program would."""
+    return lambda path, content: save_plain(path, {**content, **fields})
 
 
 @pytest.mark.parametrize(
@@ -163,15 +166,21 @@ def changed(**fields):
     [
         (write_trap, "is not a model file: it is damaged or holds more than tensors"),
         (write_hidden_trap, "is not a model file: it is damaged or holds more than tensors"),
-        (write_plain_pickle, "is not a model file: it is damaged or holds more than tensors"),
+        (write_plain_pickle, "is truncated or not a model file: File is not a zip file"),
+        (write_in_the_format_before_zip, "is truncated or not a model file: File is not a zip file"),
         (write_truncated, "is truncated or not a model file"),
         (lambda path, _: path.write_bytes(b""), "is truncated or not a model file"),
-        (lambda path, _: path.write_text("hello there"), "is truncated or not a model file|is not a model file"),
-        (lambda path, _: torch.save({"state_dict": {}}, path), "is not a model file: its format is not 'age-model'"),
-        (lambda path, _: torch.save([1, 2], path), "is not a model file: it holds a list"),
+        (lambda path, _: path.write_text("hello there"), "is truncated or not a model file"),
+        (lambda path, _: save_plain(path, {"state_dict": {}}), "is not a model file: its format is not 'age-model'"),
+        (
+            lambda path, _: torch.save({"state_dict": {}}, path),
+            "is not a model file of this version: it has no SHA-256",
+        ),
+        (lambda path, _: torch.save([1, 2], path), "is truncated or not a model file: it holds a list"),
         (lambda path, _: None, "no model file at '.*bad.pt'; main.py writes fold_0.pt to fold_4.pt into its run"),
-        (changed(format_version=99), "has format number 99; this version reads 2; a newer version of this code wrote"),
-        (changed(format_version=1), "has format number 1; this version reads 2$"),
+        (changed(format_version=99), "has format number 99; this version reads 3; a newer version of this code wrote"),
+        (changed(format_version=2), "has format number 2; this version reads 3$"),
+        (changed(format_version="3"), "has format number 3; this version reads 3$"),
     ],
 )
 def test_other_files_are_named_and_nothing_runs(content, tmp_path, write, message):
@@ -207,6 +216,26 @@ def test_other_files_are_named_and_nothing_runs(content, tmp_path, write, messag
         (changed(network={}), "its network has None classes"),
         (changed(network={"num_classes": 3}), "does not fit its own description"),
         (changed(state_dict={"fc.weight": torch.zeros(1)}), "does not fit its own description: Error.* in loading"),
+        (changed(train_people=[]), "is damaged: its 'train_people' are 0 and its 'train_faces' 3$"),
+        (changed(train_people=["a/1", "a/1"]), "is damaged: its 'train_people' are 2 and its 'train_faces' 3$"),
+        (changed(train_people=["a/1", "a/2", "a/3", "a/4"]), "its 'train_people' are 4 and its 'train_faces' 3$"),
+        (changed(train_faces=4), r"its 'train_pictures' are \(3, 96\) of torch.uint8 for 4 faces$"),
+        (changed(train_faces=2.0), "is damaged: its 'train_faces' is not a whole number"),
+        (
+            changed(train_pictures=torch.zeros(3, 96)),
+            r"its 'train_pictures' are \(3, 96\) of torch.float32 for 3",
+        ),
+        (changed(train_pictures=torch.zeros(3, dtype=torch.uint8)), r"its 'train_pictures' are \(3,\) of torch.uint8"),
+        (changed(train_pictures=[[0] * 96] * 3), "is damaged: its 'train_pictures' is not a tensor"),
+        (changed(twins="album2/a.jpg"), "is damaged: its 'twins' is not a list"),
+        (changed(twins=[None]), "is damaged: its 'twins' holds something that is not a text"),
+        (changed(metrics={}), "is damaged: its 'metrics' holds something that is not a finite number"),
+        (changed(metrics={"top1": float("inf")}), "its 'metrics' holds something that is not a finite number"),
+        (changed(metrics={"top1": True}), "its 'metrics' holds something that is not a finite number"),
+        (changed(history=[{"epoch": 0, "loss": float("nan")}]), "its 'history' holds something that is not a finite"),
+        (changed(history=[{}]), "its 'history' holds something that is not a finite number"),
+        (changed(history=[{"loss": 1.0}] * 2), "is damaged: its 'history' has 2 epochs instead of 1$"),
+        (changed(config={}), "is damaged: its 'history' has 1 epochs instead of None$"),
     ],
 )
 def test_damaged_fields_are_named(content, tmp_path, write, message):
@@ -229,7 +258,7 @@ def test_descriptions_that_do_not_fit(content, tmp_path):
         ({"colour": "red"}, r"x\.pt': resnet18 has no option 'colour'; its options are negative_slope"),
         ({"negative_slope": "steep"}, r"x\.pt': negative_slope of resnet18 steep: expected a number"),
     ):
-        torch.save({**content, "network": {**content["network"], **change}}, path)
+        save_plain(path, {**content, "network": {**content["network"], **change}})
         with pytest.raises(UserError, match=message):
             load_model(path)
 
@@ -239,6 +268,247 @@ def test_a_network_of_fixed_size_has_the_size_of_its_file(tmp_path):
     model.class_names = NAMES
     save_model(tmp_path / "x.pt", model, RECORD)
     assert load_model(tmp_path / "x.pt").image_size == 64
-    torch.save({**load_plain(tmp_path / "x.pt"), "image_size": 48}, tmp_path / "x.pt")
+    save_plain(tmp_path / "x.pt", {**load_plain(tmp_path / "x.pt"), "image_size": 48})
     with pytest.raises(UserError, match="is damaged: its network is for 64 pixels"):
         load_model(tmp_path / "x.pt")
+
+
+def test_a_record_may_have_no_history(content, tmp_path):
+    """That of a comparison, which was not trained in epochs."""
+    save_plain(tmp_path / "x.pt", {**content, "history": []})
+    assert load_model(tmp_path / "x.pt").record["history"] == []
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "zeros.pt").symlink_to("/dev/zero")
+    for name, kind in (("pipe.pt", "a named pipe"), ("zeros.pt", "a device"), ("", "a folder")):
+        with pytest.raises(UserError, match=f"' is {kind}; expected a regular file$"):
+            load_model(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def sound(content, tmp_path_factory):
+    """The bytes of a model file, where its parts are, and a path to write damaged ones to."""
+    folder = tmp_path_factory.mktemp("sound")
+    save_plain(folder / "sound.pt", content)
+    return (folder / "sound.pt").read_bytes(), parts_of(folder / "sound.pt"), folder / "damaged.pt"
+
+
+def parts_of(file):
+    """{name: (first byte, size)} of the parts of a zip archive, where they lie in the file."""
+    found = {}
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            archive.fp.seek(entry.header_offset + 26)  # the lengths of the name and of the extra field
+            name, extra = (int.from_bytes(archive.fp.read(2), "little") for _ in range(2))
+            found[entry.filename.split("/", 1)[1]] = (entry.header_offset + 30 + name + extra, entry.file_size)
+    return found
+
+
+def flip(whole, position, bit):
+    return whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :]
+
+
+def test_a_flipped_bit_in_any_tensor_is_noticed(sound, content):
+    whole, parts, path = sound
+    tensors = {name: place for name, place in parts.items() if name.startswith("data/")}
+    assert len(tensors) == len(content["state_dict"]) + 1  # and the pictures
+    rng = np.random.default_rng(0)
+    for start, size in tensors.values():
+        path.write_bytes(flip(whole, start + int(rng.integers(size)), int(rng.integers(8))))
+        with pytest.raises(UserError, match=r"is damaged: its content is not what its SHA-256 says$"):
+            load_plain(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_flipped_bit_anywhere_changes_nothing_or_is_noticed(sound, content, data):
+    """Some bytes of the archive, such as its padding, mean nothing; what is loaded is always what was saved."""
+    whole, _, path = sound
+    path.write_bytes(flip(whole, data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))))
+    assert_same_or_refused(path, content)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_flipped_bit_in_the_description_is_noticed(sound, content, data):
+    whole, parts, path = sound
+    start, size = parts["data.pkl"]
+    path.write_bytes(flip(whole, data.draw(st.integers(start, start + size - 1)), data.draw(st.integers(0, 7))))
+    assert_same_or_refused(path, content)
+
+
+def assert_same_or_refused(path, content):
+    try:
+        loaded = load_plain(path)
+    except UserError as error:
+        assert "damaged.pt'" in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert plain.digest(loaded) == plain.digest(content)
+
+
+def test_noise_in_place_of_the_weights_is_noticed(sound):
+    whole, parts, path = sound
+    start, size = parts["data/0"]
+    path.write_bytes(whole[:start] + np.random.default_rng(0).bytes(size) + whole[start + size :])
+    with pytest.raises(UserError, match=r"is damaged: its content is not what its SHA-256 says$"):
+        load_model(path)
+
+
+def with_weights(content, change):
+    """The content with a changed first convolution, (8, 3, 7, 7)."""
+    weights = content["state_dict"]["conv1.weight"]
+    assert weights.shape == (8, 3, 7, 7)
+    return {**content, "state_dict": {**content["state_dict"], "conv1.weight": change(weights)}}
+
+
+def noise(weights):
+    """Random bits: one in 256 of such numbers is infinite or none at all."""
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 2**32, weights.shape, np.uint32).view(np.float32))
+
+
+def one_nan(weights):
+    weights = weights.clone()
+    weights[7, 2, 6, 6] = float("nan")
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (noise, "its 'conv1.weight' holds something that is not a finite number$"),
+        (one_nan, "its 'conv1.weight' holds something that is not a finite number$"),
+        (lambda weights: weights / 0, "its 'conv1.weight' holds something that is not a finite number$"),
+        (lambda weights: weights.double(), "its 'conv1.weight' is torch.float64, not torch.float32$"),
+        (lambda weights: weights.to(torch.int64), "its 'conv1.weight' is torch.int64, not torch.float32$"),
+        (lambda weights: weights.tolist(), "its 'conv1.weight' is list, not torch.float32$"),
+        (lambda weights: weights[:4], "does not fit its own description: Error"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(content, tmp_path, change, message):
+    save_plain(tmp_path / "x.pt", with_weights(content, change))  # with a right SHA-256
+    with pytest.raises(UserError, match=message):
+        load_model(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.complex64])
+def test_tensors_of_odd_kinds_are_neither_saved_nor_loaded(content, tmp_path, kind):
+    odd = with_weights(content, lambda weights: weights.to(kind))
+    with pytest.raises(ValueError, match=f"cannot save values of type {kind}"):
+        save_plain(tmp_path / "x.pt", odd)
+    torch.save({**odd, "sha256": plain.digest(odd)}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="is not a model file: it is damaged or holds more than tensors"):
+        load_model(tmp_path / "x.pt")
+
+
+def test_a_stretched_or_sparse_tensor_is_refused(content, tmp_path):
+    """A tensor of one number that takes 4 TB in use."""
+    stretched, sparse = torch.zeros(1).expand(10**12), torch.eye(3).to_sparse()
+    stretched_line = r"is truncated or not a model file: it holds an odd tensor, torch.float32 \(1000000000000,\)$"
+    for tensor, message in ((stretched, stretched_line), (sparse, "it is damaged or holds more than tensors")):
+        torch.save({**content, "more": tensor}, tmp_path / "x.pt")
+        assert (tmp_path / "x.pt").stat().st_size < 2**20
+        with pytest.raises(UserError, match=message):
+            load_model(tmp_path / "x.pt")
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    """64 MiB of zeros in a file of less than 1 MiB; it could as well be terabytes."""
+    save_plain(tmp_path / "whole.pt", {"weights": torch.zeros(16 << 20)})
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "bomb.pt", "w") as bomb:
+        for entry in whole.infolist():
+            bomb.writestr(entry.filename, whole.read(entry), zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "bomb.pt").stat().st_size < 2**20
+    with pytest.raises(UserError, match="is truncated or not a model file: it is compressed"):
+        load_model(tmp_path / "bomb.pt")
+
+
+def test_an_archive_that_lists_the_same_bytes_twice_is_refused(sound):
+    whole, _, path = sound
+    path.write_bytes(whole)
+    with zipfile.ZipFile(path, "a") as archive:
+        again = copy.copy(max(archive.infolist(), key=lambda entry: entry.file_size))
+        again.filename = again.orig_filename = "archive/data/9999"
+        archive.filelist += [again] * 10  # all at the same place in the file
+        archive._didModify = True
+    with pytest.raises(UserError, match=r"is truncated or not a model file: its parts are larger than the file$"):
+        load_model(path)
+
+
+def test_a_list_that_multiplies_itself_is_refused(tmp_path, monkeypatch):
+    """Ten levels of ten references each are 10^10 values, in a file of 2 kB."""
+    monkeypatch.setattr(plain, "VALUES_LIMIT", 100_000)
+    laughs = "ha"
+    for _ in range(10):
+        laughs = [laughs] * 10
+    torch.save({"commit": laughs}, tmp_path / "x.pt")
+    assert (tmp_path / "x.pt").stat().st_size < 2000
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=r"is truncated or not a model file: it holds more than 100,000 values$"):
+        load_model(tmp_path / "x.pt")
+    assert time.monotonic() - begun < 10
+
+
+def test_a_list_that_holds_itself_is_refused(tmp_path):
+    endless = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match="its values are nested more than 20 deep"):
+        save_plain(tmp_path / "x.pt", {"commit": endless})
+    torch.save({"commit": endless}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=r"is truncated or not a model file: its values are nested more than 20 deep$"):
+        load_model(tmp_path / "x.pt")
+
+
+def test_values_of_other_types_are_refused(content, tmp_path):
+    """They are harmless and torch loads them, but no model file has them."""
+    for value in ({1, 2}, collections.Counter("aab"), 1j, b"x"):
+        torch.save({**content, "more": value}, tmp_path / "x.pt")
+        with pytest.raises(UserError, match="is not a model file: it is damaged or holds more than tensors"):
+            load_model(tmp_path / "x.pt")
+
+
+class Reserve:
+    """Pickles as a call that reserves two gigabytes: torch would make it, weights_only or not."""
+
+    def __reduce__(self):
+        return bytearray, (2 << 30,)
+
+
+def test_nothing_is_called_that_takes_memory(content, tmp_path):
+    torch.save({**content, "more": Reserve()}, tmp_path / "x.pt")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="is not a model file: it is damaged or holds more than tensors"):
+        load_model(tmp_path / "x.pt")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_a_tensor_that_is_named_many_times_is_not_read_many_times(content, tmp_path):
+    torch.save({**content, "more": [torch.zeros(1 << 20)] * 2000}, tmp_path / "x.pt")  # 4 MiB that say 8 GiB
+    with pytest.raises(UserError, match=r"its values are larger than the file$"):
+        load_model(tmp_path / "x.pt")
+
+
+def test_a_network_that_is_too_large_takes_no_memory(content, tmp_path):
+    """Four billion numbers: tests/test_networks.py counts them."""
+    description = {"name": "alexnet", "head": "softmax", "num_classes": 3, "image_size": 2048}
+    save_plain(tmp_path / "x.pt", {**content, "network": description, "image_size": 2048})
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=r"x\.pt': alexnet with these options has 4,182,343,043 numbers; at most 500,"):
+        load_model(tmp_path / "x.pt")
+    assert time.monotonic() - begun < 10
+
+
+def test_the_sha256_covers_order_types_and_shapes():
+    """What differs in any way has another one: 1 and True and 1.0 and "1", a list and its items, two shapes."""
+    contents = [
+        {"a": 1}, {"a": True}, {"a": 1.0}, {"a": "1"}, {"a": None}, {"a": [1]}, {"a": [[1]]}, {"a": []}, {"a": {}},
+        {"b": 1}, {"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": "1\nint 1"}, {"a": 0.0}, {"a": -0.0},
+        {"a": torch.zeros(6)}, {"a": torch.zeros(2, 3)}, {"a": torch.zeros(3, 2)}, {"a": torch.zeros(3).double()},
+        {"a": torch.zeros(6, dtype=torch.int32)}, {"a": -torch.zeros(6)}, {"a": torch.zeros(0)},
+    ]  # fmt: skip
+    digests = [plain.digest(content) for content in contents]
+    assert len(set(digests)) == len(contents)
+    # By hand, with hashlib: a mark for the dict, then its key and its value.
+    assert digests[0] == "caae9e135e72c9076de29a804cdacfb4ce53c4f0f55bae5045c4541ce03da5f5"

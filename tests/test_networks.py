@@ -1,5 +1,6 @@
 """Networks by name: their options and descriptions, earlier networks and attention, sizes worked out by hand."""
 
+import resource
 import subprocess
 import sys
 
@@ -29,7 +30,7 @@ def test_the_names_are_those_of_the_tables():
 
 
 def test_options_of_a_network():
-    assert model_options("resnet18") == {"negative_slope", "shortcut", "attention", "zero_init", "init"}
+    assert model_options("resnet18") == {"negative_slope", "shortcut", "attention", "zero_init", "init", "width"}
     assert model_options("alexnet") == {"image_size"}
 
 
@@ -41,7 +42,8 @@ def test_options_of_a_network():
         (
             ("resnet18", "softmax", 8),
             {"image_size": 224},
-            "resnet18 has no option 'image_size'; its options are negative_slope, shortcut, attention, zero_init, init",
+            "resnet18 has no option 'image_size'; its options are negative_slope, shortcut, attention, zero_init, init,"
+            " width$",
         ),
         (
             ("alexnet", "softmax", 8),
@@ -57,7 +59,7 @@ def test_wrong_names_and_options(arguments, options, message):
 
 
 def test_a_description_rebuilds_the_network():
-    model = create_model("resnet18", "coral", 5, shortcut="1x1", attention="se", negative_slope=0.1)
+    model = create_model("resnet18", "coral", 5, shortcut="1x1", attention="se", negative_slope=0.1, width=0.125)
     assert model.description == {
         "name": "resnet18",
         "head": "coral",
@@ -67,6 +69,7 @@ def test_a_description_rebuilds_the_network():
         "attention": "se",
         "zero_init": False,
         "init": "pytorch",
+        "width": 0.125,
     }
     again = create_model(**model.description)
     again.load_state_dict(model.state_dict())
@@ -90,11 +93,45 @@ def test_sizes_at_227_pixels(name, parameters):
     assert parameter_count(create_model("levi_hassner", "softmax", 8, image_size=227)) == 11_415_048
 
 
+def test_a_narrow_network():
+    """8, 16, 32 and 64 channels instead of 64 to 512; weights and biases of convolutions and normalisations by hand."""
+    first = (8 * 147 + 8) + 2 * 8
+    layer1 = 4 * (8 * 72 + 8 + 2 * 8)
+    layer2 = (16 * 72 + 16) + 3 * (16 * 144 + 16) + (16 * 72 + 16) + 5 * 2 * 16
+    layer3 = (32 * 144 + 32) + 3 * (32 * 288 + 32) + (32 * 144 + 32) + 5 * 2 * 32
+    layer4 = (64 * 288 + 64) + 3 * (64 * 576 + 64) + (64 * 288 + 64) + 5 * 2 * 64
+    total = first + layer1 + layer2 + layer3 + layer4 + 64 * 8 + 8
+    assert total == 199_336
+    assert parameter_count(create_model("resnet18", "softmax", 8, width=0.125)) == total
+    assert parameter_count(create_model("resnet18", "softmax", 8, width=1.0)) == 12_561_672
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, 0.06, 4.1, float("nan"), float("inf"), 1e30])
+def test_widths_out_of_range(width):
+    with pytest.raises(ValueError, match=r"^width is .*; it is from 0\.0625 to 4$"):
+        create_model("resnet18", "softmax", 8, width=width)
+
+
+def test_a_network_that_is_too_large_is_refused_before_it_takes_memory():
+    """AlexNet at 2048 px: 510, 255, 127 and 63 pixels after the first convolution and the three poolings."""
+    convolutions = 34_944 + 614_656 + 885_120 + 1_327_488 + 884_992
+    total = convolutions + (256 * 63 * 63 * 4096 + 4096) + 16_781_312 + 32_776
+    assert total == 4_182_363_528
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB
+    with pytest.raises(UserError, match=rf"^alexnet with these options has {total:,} numbers; at most 500,000,000 are"):
+        create_model("alexnet", "softmax", 8, image_size=2048)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+    with pytest.raises(UserError, match=r"^levi_hassner with these options has [0-9,]+ numbers; at most 500,000,000"):
+        create_model("levi_hassner", "softmax", 8, image_size=2048)
+    with pytest.raises(UserError, match=r"^resnet152 with these options has [0-9,]+ numbers; at most 500,000,000"):
+        create_model("resnet152", "softmax", 8, width=4.0)
+
+
 @pytest.mark.parametrize("name", ["levi_hassner", "alexnet", "resnet18"])
 @pytest.mark.parametrize("size", [40, 64, 112])
 def test_outputs_at_other_sizes(name, size):
     fixed = "image_size" in model_options(name)
-    model = create_model(name, "softmax", 7, **({"image_size": size} if fixed else {}))
+    model = create_model(name, "softmax", 7, **({"image_size": size} if fixed else {"width": 0.125}))
     assert (model.fixed_size, model.image_size) == (fixed, size if fixed else None)
     assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
     assert model.head is model.fc
@@ -102,7 +139,7 @@ def test_outputs_at_other_sizes(name, size):
 
 @pytest.mark.parametrize("head", models.HEADS)
 def test_probabilities_of_a_network(head):
-    model = create_model("resnet18", head, 6).eval()
+    model = create_model("resnet18", head, 6, width=0.125).eval()
     with torch.no_grad():
         probabilities = model.probabilities(torch.randn(3, 3, 40, 40))
     assert (probabilities.shape, probabilities.dtype) == ((3, 6), torch.float32)
@@ -136,6 +173,12 @@ def test_attention_sizes():
     # CBAM's 7x7 convolution over two feature maps and its normalisation come on top.
     cbam = create_model("resnet18", "softmax", 8, attention="cbam")
     assert parameter_count(cbam) == 12_561_672 + extra + 8 * (2 * 49 + 2)
+
+
+def test_attention_of_a_narrow_network():
+    # A sixteenth of 8, 16, 32 and 64 channels, but at least one: 1, 1, 2 and 4.
+    extra = sum(2 * (2 * c * hidden + hidden + c) for c, hidden in ((8, 1), (16, 1), (32, 2), (64, 4)))
+    assert parameter_count(create_model("resnet18", "softmax", 8, attention="se", width=0.125)) == 199_336 + extra
 
 
 def test_squeeze_excitation_weighs_channels():

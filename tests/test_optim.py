@@ -18,7 +18,7 @@ LABELS = torch.tensor([0, 0, 0, 1])
 
 def state(**settings):
     table = pd.DataFrame({"label": LABELS.tolist() * 10, "path": "a", "fold": 0, "album": "b", "subject": "c"})
-    config = Config(image_size=40, batch_size=4, **{"epochs": 10, **settings})
+    config = Config(image_size=40, batch_size=4, width=0.125, **{"epochs": 10, **settings})
     return TrainState(config, 0, Faces(table, ("young", "old")), CPU)
 
 

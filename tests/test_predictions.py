@@ -1,6 +1,8 @@
 """Predictions: what follows from probabilities, and the file that holds them."""
 
 import dataclasses
+import hashlib
+import os
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 from data.faces import Faces
 from evaluation.fusion import fuse
 from evaluation.metrics import METRICS
-from evaluation.predictions import Predictions, read_predictions
+from evaluation.predictions import Predictions, predictions_digest, read_predictions
 from utils.errors import UserError
 from utils.files import write_csv
 
@@ -50,13 +52,110 @@ def test_the_file_comes_back_to_the_bit(predictions, tmp_path):
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "predictions.csv").read_bytes()
 
 
+HEADER = "path,album,subject,fold,label,prediction,p_a,p_b"
+ROW = "x/1.jpg,x,1,0,1,0,0.75,0.25"
+
+
 @pytest.mark.parametrize(
-    "content", ["", "path,label\na,1\n", "path,album,subject,fold,label,prediction,p_a\na,b,c,0,0,0,x\n"]
-)
-def test_a_broken_file_is_named(content, tmp_path):
-    (tmp_path / "predictions.csv").write_text(content)
-    with pytest.raises(UserError, match=r"cannot read the predictions '.*predictions\.csv'"):
+    ("content", "message"),
+    [
+        ("", "No columns to parse"),
+        ("path,label\na,1\n", "its columns are path, label$"),
+        (f"{HEADER},seconds\n{ROW},1\n", "its columns are .*, p_a, p_b, seconds$"),
+        (f"album,path,{HEADER.split(',', 2)[2]}\n{ROW}\n", "its columns are album, path, subject"),
+        (f"{HEADER}\n{ROW.replace('0.25', 'x')}\n", "could not convert string to float"),
+        (f"{HEADER}\n{ROW.replace('0.25', '')}\n", "could not convert string to float"),
+        (f"{HEADER}\n{ROW}\n{ROW},0.5\n", "Expected 8 fields in line 3, saw 9"),
+        (f"{HEADER}\n{ROW.replace('0.25', '1.25')}\n", "a class is not from 0 to 1, or a probability not from 0 to 1$"),
+        (f"{HEADER}\n{ROW.replace('0.25', '-0.1')}\n", "or a probability not from 0 to 1$"),
+        (f"{HEADER}\n{ROW.replace('0.25', 'nan')}\n", "or a probability not from 0 to 1$|could not convert"),
+        (f"{HEADER}\nx/1.jpg,x,1,0,2,0,0.75,0.25\n", "a class is not from 0 to 1"),
+        (f"{HEADER}\nx/1.jpg,x,1,0,1,-1,0.75,0.25\n", "a class is not from 0 to 1"),
+        (f"{HEADER}\nx/1.jpg,x,1,0,old,0,0.75,0.25\n", "invalid literal for int"),
+        (f"{HEADER}\nx/1.jpg,x,1,0,0.5,0,0.75,0.25\n", "invalid literal for int"),
+        (f"{HEADER}\nx/1.jpg,x,1,0,{'9' * 30},0,0.75,0.25\n", ""),
+        ("\xff\xfe\x00", ""),
+        (f"{HEADER}\n\0\0\0", ""),
+    ],
+    ids=range(17),
+)  # fmt: skip
+def test_a_broken_file_is_named(content, message, tmp_path):
+    (tmp_path / "predictions.csv").write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=rf"^'.*predictions\.csv' is damaged: .*{message}"):
         read_predictions(tmp_path / "predictions.csv")
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name, kind in (("pipe.csv", "a named pipe"), ("", "a folder")):
+        with pytest.raises(UserError, match=f"' is {kind}; expected a regular file$"):
+            read_predictions(tmp_path / name)
+    with pytest.raises(UserError, match=r"^cannot read '.*nowhere\.csv': No such file or directory$"):
+        read_predictions(tmp_path / "nowhere.csv")
+
+
+def test_the_mask_takes_faces_probabilities_and_stored_predictions_along(predictions, tmp_path):
+    write_csv(tmp_path / "predictions.csv", dataclasses.replace(predictions, decoder="median").table())
+    for whole in (predictions, read_predictions(tmp_path / "predictions.csv")):
+        part = whole.where([False, True, True])
+        assert part.faces.table.path.tolist() == ["x/2.jpg", "y/3.jpg"]
+        assert (part.probabilities == PROBABILITIES[1:]).all()
+        assert part.predicted.tolist() == whole.predicted[1:].tolist()
+        assert part.labels.tolist() == [2, 0]
+        assert len(whole.where([False] * 3).faces) == 0
+
+
+class TestDigests:
+    """The rows of a fold are those that its model wrote, or the file is damaged."""
+
+    @pytest.fixture
+    def file(self, predictions, tmp_path):
+        write_csv(tmp_path / "predictions.csv", predictions.table())
+        return tmp_path / "predictions.csv"
+
+    def digests(self, predictions):
+        folds = predictions.faces.table.fold
+        return {fold: predictions_digest(predictions.where(folds == fold).table()) for fold in (0, 1)}
+
+    def test_by_hand(self, predictions):
+        """The SHA-256 of the text of a fold's rows in the file, with the header."""
+        # float32 writes its shortest decimal form.
+        text = "path,album,subject,fold,label,prediction,p_0-12,p_13-60,p_60+\ny/3.jpg,y,3,1,0,2,0.3,0.3,0.4\n"
+        assert self.digests(predictions)[1] == hashlib.sha256(text.encode()).hexdigest()
+
+    def test_the_right_ones_are_read(self, predictions, file):
+        digests = self.digests(predictions)
+        read = read_predictions(file, digests)
+        assert read.faces.table.path.tolist() == ["x/1.jpg", "x/2.jpg", "y/3.jpg"]
+        only = read_predictions(file, {1: digests[1]})
+        assert (only.faces.table.path.tolist(), only.predicted.tolist()) == (["y/3.jpg"], [2])
+        assert len(read_predictions(file, {}).faces) == 0
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("0.7,", "0.71,"), ("x/2.jpg", "x/4.jpg"), (",0,2,1,", ",0,1,1,"), (",0,2,1,", ",0,2,2,"),
+            (",02,", ",2,"), ("0.1\n", "0.10000001\n"),
+        ],
+    )  # fmt: skip
+    def test_a_changed_row_is_noticed(self, predictions, file, old, new):
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+        with pytest.raises(UserError, match=r"is damaged: the 2 rows of fold 0 are not those of its model$"):
+            read_predictions(file, self.digests(predictions))
+
+    def test_missing_repeated_and_reordered_rows_are_noticed(self, predictions, file):
+        header, first, second, third = file.read_text().splitlines()
+        for rows in ([first, third], [first, second, second, third], [second, first, third], [third]):
+            file.write_text("\n".join([header, *rows]) + "\n")
+            with pytest.raises(UserError, match=r"is damaged: the . rows of fold 0 are not those of its model$"):
+                read_predictions(file, self.digests(predictions))
+
+    def test_a_class_of_another_name_is_noticed(self, predictions, file):
+        file.write_text(file.read_text().replace("p_60+", "p_61+"))
+        with pytest.raises(UserError, match="are not those of its model"):
+            read_predictions(file, self.digests(predictions))
 
 
 def test_fusion_averages_and_compares_with_the_single_models(predictions):

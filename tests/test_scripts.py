@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,14 +19,17 @@ from PIL import Image
 import main
 import test_code
 from models import create_model
-from models.checkpoint import load_model, load_plain, save_model, save_plain
+from models.checkpoint import load_model, save_model
+from models.plain import load_plain, save_plain
 from training.arguments import read_arguments
 from training.config import Config
 from training.run import LOG_COLUMNS, PROGRESS_FORMAT
 from utils.cli import run_script
 from utils.files import locked
 
-TINY = "--image-size 40 --epochs 2 --batch-size 16 --lr 0.01 --lr-steps 1 --precision fp32".split()
+TINY = (
+    "--image-size 40 --width 0.125 --epochs 2 --batch-size 16 --lr 0.01 --lr-steps 1 --threads 1 --precision fp32"
+).split()
 
 
 def call(script, arguments, monkeypatch):
@@ -33,11 +37,20 @@ def call(script, arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
     monkeypatch.setattr(main, "LABEL_DIR", "")  # someone may have set them
     monkeypatch.setattr(main, "IMAGE_DIR", "")
+    threads = torch.get_num_threads()
     try:
         run_script(script.main)
     except SystemExit as exit:
         return exit.code
+    finally:
+        torch.set_num_threads(threads)
     return 0
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Where no --cache-dir is given, the cache is in the current folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +155,8 @@ class TestTraining:
         assert same_weights(experiment[0] / "run", tmp_path / "again")
 
     def test_a_stopped_run_resumes_to_the_same_bits(self, experiment, small_faces_once, tmp_path, monkeypatch):
-        arguments = [*paths(small_faces_once, experiment[0]), *TINY, "--folds", 3, "--run-dir", tmp_path / "run"]
+        where = paths(small_faces_once, experiment[0])
+        arguments = [*where, *TINY, "--folds", 3, "--run-dir", tmp_path / "run", "--no-plots"]
         with monkeypatch.context() as patch:
             # The power goes after the first epoch is recorded.
             patch.setattr(main.Run, "finish_fold", lambda *_: pytest.fail("too late"))
@@ -173,7 +187,7 @@ class TestTraining:
 
 
 FOUR_LINES = [
-    r"our model has size=47\.92 MiB",
+    r"our model has size=0\.76 MiB",  # of 199,336 parameters; test_the_published_network has the other one
     r"inference time: \d+\.\d\d s \(\d+\.\d\d ms per image\)",
     r"eval accuracy: (\d+\.\d\d)%",
     r"one-off accuracy: (\d+\.\d\d)%",
@@ -243,11 +257,38 @@ class TestEvaluation:
     def test_shuffled_folds_are_refused(self, experiment, small_faces_once, tmp_path, monkeypatch, capsys):
         """The same faces under other label files: fold 0 now holds people of the training folds."""
         rows = small_rows()
-        rows[0][0], rows[1][0] = rows[1][0], rows[0][0]
+        rows[0], rows[1] = rows[1], rows[0]
         labels = write_labels(tmp_path / "labels", rows)
         arguments = [experiment[0] / "run" / "fold_0.pt", "--label-dir", labels]
         assert call(test_code, arguments, monkeypatch) == 2
-        assert "1 of 8 in fold 0" in capsys.readouterr().err
+        assert "was trained on people of these faces: 8 of 8 in fold 0, first album1/" in capsys.readouterr().err
+
+    def test_a_single_person_of_training_is_refused(self, validated, tmp_path, monkeypatch, capsys):
+        """Each face has an album of its own there, so that single people can change their fold."""
+        path = validated / "run" / "fold_0.pt"
+        rows = validated_rows()
+        known = {tuple(person.split("/")) for person in load_model(path).record["train_people"]}
+        moved = next(fields for fields in rows[1] if (fields[0], fields[2]) in known)
+        rows[1].remove(moved)
+        rows[0].append(moved)
+        arguments = [path, "--label-dir", write_labels(tmp_path / "labels", rows)]
+        assert call(test_code, arguments, monkeypatch) == 2
+        message = f"was trained on people of these faces: 1 of 9 in fold 0, first {moved[0]}/"
+        assert message in capsys.readouterr().err
+
+    def test_pictures_of_training_under_other_names_are_refused(
+        self, experiment, small_faces_once, monkeypatch, capsys
+    ):
+        images = small_faces_once[1]
+        shutil.copytree(images, "aligned")
+        shutil.copy(images / "album1/landmark_aligned_face.102.2.jpg", "aligned/album0/landmark_aligned_face.2.2.jpg")
+        model = experiment[0] / "run" / "fold_0.pt"
+        assert call(test_code, [model, "--image-dir", "aligned"], monkeypatch) == 2
+        message = (
+            f"error: '{model}' was trained on pictures of these faces, under other names: 1 of 8 in fold 0,"
+            " first album0/landmark_aligned_face.2.2.jpg\n"
+        )
+        assert capsys.readouterr().err == message
 
     def test_several_checkpoints_give_a_mean_and_one_ranking(self, experiment, monkeypatch, capsys, tmp_path):
         models = [experiment[0] / "run" / f"fold_{fold}.pt" for fold in (0, 3)]
@@ -269,8 +310,9 @@ class TestEvaluation:
         model = experiment[0] / "run" / "fold_0.pt"
         (tmp_path / "bad.pt").write_bytes(b"not a model")
         (tmp_path / "photo.JPG").write_bytes(b"")
+        shutil.copy(model, tmp_path / "copy.pt")
         for arguments, message in (
-            ([tmp_path / "bad.pt"], f"'{tmp_path / 'bad.pt'}' is not a model file"),
+            ([tmp_path / "bad.pt"], f"'{tmp_path / 'bad.pt'}' is truncated or not a model file"),
             (
                 [tmp_path / "photo.JPG"],
                 f"'{tmp_path / 'photo.JPG'}' is an image; test_code.py evaluates model files such as"
@@ -282,8 +324,14 @@ class TestEvaluation:
             (["--device", "tpu"], "--device tpu: choose from auto, cpu, cuda"),
             (["--second-image-dir", tmp_path], "image of a listed album under"),
             (["--show-errors", "--error-dir", model], f"--error-dir '{model}': expected a folder, this is a file"),
-            (["--json", tmp_path], f"--json '{tmp_path}': expected the name of a file"),
-            (["--json", ""], "--json '': expected the name of a file"),
+            (
+                ["--json", tmp_path],
+                f"'{tmp_path}' is no name of a file: a report of test_code.py --json cannot be written there",
+            ),
+            (["--json", ""], "error: ''"),
+            (["--json", model], f"'{model}' exists and is not a report of test_code.py --json; it is not replaced"),
+            ([model], f"'{model}' holds the weights of '{model}': name each model once"),
+            ([tmp_path / "copy.pt"], f"'{tmp_path / 'copy.pt'}' holds the weights of '{model}'"),
         ):
             assert call(test_code, [model, *arguments], monkeypatch) == 2, arguments
             captured = capsys.readouterr()
@@ -303,17 +351,22 @@ class TestEvaluation:
         assert warning in capsys.readouterr().out.splitlines()
 
 
-@pytest.fixture(scope="module")
-def validated(small_faces_once, tmp_path_factory):
-    """One fold, trained without the faces of some albums; each face of its folds has an album of its own."""
-    folder = tmp_path_factory.mktemp("validated")
+def validated_rows():
     rows = small_rows()
     for fields in (fields for fold in rows.values() for fields in fold):
         fields[0] += f"-{fields[2]}"
+    return rows
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory):
+    """One fold, trained without the faces of some albums; each face of its folds has an album of its own."""
+    folder = tmp_path_factory.mktemp("validated")
+    rows = validated_rows()
     places = write_labels(folder / "labels", rows), write_images(folder / "aligned", rows)
-    command = [sys.executable, ROOT / "main.py", *paths(places, folder), *TINY, "--val-fraction", "0.25"]
-    command += ["--folds", "0", "--run-dir", folder / "run", "--no-plots"]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    arguments = [*paths(places, folder), *TINY, "--val-fraction", 0.25, "--folds", 0, "--run-dir", folder / "run"]
+    with pytest.MonkeyPatch.context() as patch:
+        assert call(main, [*arguments, "--no-plots"], patch) == 0
     return folder
 
 
@@ -487,11 +540,14 @@ class TestBadInput:
         assert "--balance: no training face has the class" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
 
-    def test_a_run_with_one_answer_is_said(self, experiment, tmp_path, monkeypatch, capsys):
-        shutil.copytree(experiment[0] / "run", tmp_path / "run")
-        predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
-        predictions.assign(prediction=4).to_csv(tmp_path / "run" / "predictions.csv", index=False)
-        assert call(main, ["--run-dir", tmp_path / "run", "--resume", "--no-plots"], monkeypatch) == 0
+    def test_a_run_with_one_answer_is_said(self, tmp_path, monkeypatch, capsys):
+        """All faces of training have one class, and so has every answer."""
+        rows = small_rows()
+        for fields in (fields for fold in range(1, 5) for fields in rows[fold]):
+            fields[3] = "(25, 32)"
+        places = write_labels(tmp_path / "labels", rows), write_images(tmp_path / "aligned", rows)
+        arguments = [*paths(places, tmp_path), *TINY, "--lr", 0.1, "--folds", 0, "--run-dir", tmp_path / "run"]
+        assert call(main, [*arguments, "--no-plots"], monkeypatch) == 0
         warning = "warning: 25-32 is the answer for nearly every face; the model has learned little or diverged"
         assert warning in capsys.readouterr().out.splitlines()
 
@@ -503,6 +559,14 @@ class TestBadInput:
         arguments = [*paths(small_faces_once, experiment[0]), *TINY, "--folds", 0, 3, "--run-dir", tmp_path / "run"]
         assert call(main, [*arguments, "--resume", "--no-plots"], monkeypatch) == 0
         assert (tmp_path / "run" / "log.csv").read_text() == log
+
+    def test_a_model_file_does_not_say_where_to_write(self, experiment, monkeypatch):
+        """It records the cache of its training; the command line alone chooses the one of an evaluation."""
+        model = load_model(experiment[0] / "run" / "fold_0.pt")
+        model.record["config"] |= {"cache_dir": "recorded"}
+        save_model("fold_0.pt", model, model.record)
+        assert call(test_code, ["fold_0.pt"], monkeypatch) == 0
+        assert sorted(path.name for path in Path().iterdir()) == ["cache", "fold_0.pt"]
 
     def test_an_unfinished_fold_is_not_evaluated(self, tmp_path, monkeypatch, capsys):
         path = tmp_path / "fold_0.progress.pt"
@@ -623,19 +687,55 @@ class TestCommandLine:
         assert (config.label_dir, config.image_dir) == ("here", "there")
 
 
-def test_the_demo_learns(tmp_path, monkeypatch, capsys):
-    """One fold of the demo: clearly above the one in eight of guessing, on people it has not seen."""
-    monkeypatch.chdir(tmp_path)
-    assert call(main, ["--demo", "--folds", 0], monkeypatch) == 0
+def test_the_demo_learns(tmp_path, monkeypatch):
+    """One fold of the demo, by a narrow network: far above the one in eight of guessing, on people it has not seen."""
+    assert call(main, ["--demo", "--folds", 0, "--width", 0.25, "--no-plots"], monkeypatch) == 0
     results = json.loads((tmp_path / "runs" / "demo" / "results.json").read_text())
-    assert results["folds"][0]["top1"] > 0.25
+    assert results["folds"][0]["top1"] > 0.4
+
+
+def test_the_published_network(small_faces_once, tmp_path, monkeypatch, capsys):
+    """Where no --width is given, both scripts have the network of the published size."""
+    narrow = TINY.index("--width")
+    published = [*TINY[:narrow], *TINY[narrow + 2 :], "--epochs", 1, "--folds", 3, "--no-plots"]
+    arguments = [*paths(small_faces_once, tmp_path), *published, "--run-dir", tmp_path / "run"]
+    assert call(main, arguments, monkeypatch) == 0
+    assert "model: resnet18, 12,561,672 parameters, 47.92 MiB" in capsys.readouterr().out.splitlines()
+    assert 47.92 < (tmp_path / "run" / "fold_3.pt").stat().st_size / 2**20 < 48.2
+    assert call(test_code, [tmp_path / "run" / "fold_3.pt"], monkeypatch) == 0
+    assert "our model has size=47.92 MiB" in capsys.readouterr().out.splitlines()
+
+
+def test_every_figure_is_given_without_the_twins_too(small_faces, tmp_path, monkeypatch, capsys):
+    """A face of the held-out fold shows a picture that a training fold has under another name."""
+    held_out, known = "album0/landmark_aligned_face.2.2.jpg", "album1/landmark_aligned_face.102.2.jpg"
+    shutil.copy(small_faces[1] / known, small_faces[1] / held_out)
+    arguments = [*paths(small_faces, tmp_path), *TINY, "--folds", 0, "--run-dir", tmp_path / "run", "--no-plots"]
+    assert call(main, arguments, monkeypatch) == 0
+    line = f"twins: 2 faces show a picture that is in another fold too, such as {held_out}"
+    assert line in capsys.readouterr().out.splitlines()
+    (result,) = json.loads((tmp_path / "run" / "results.json").read_text())["folds"]
+    assert result["twins"] == [held_out]
+    others = pd.read_csv(tmp_path / "run" / "predictions.csv").query("path != @held_out")
+    assert len(others) == 7
+    assert result["top1_without_twins"] == pytest.approx((others.label == others.prediction).mean())
+    assert result["mae_without_twins"] == pytest.approx((others.label - others.prediction).abs().mean())
+    report = tmp_path / "report.json"
+    model = tmp_path / "run" / "fold_0.pt"
+    assert call(test_code, [model, "--precision", "fp32", "--json", report], monkeypatch) == 0
+    (reported,) = json.loads(report.read_text())
+    assert reported["twins"] == 1
+    for name in ("top1", "one_off", "mae", "loss"):
+        assert reported["without_twins"][name] == pytest.approx(result[f"{name}_without_twins"])
+    start = f"without the 1 faces whose picture is in a training fold: top-1 {result['top1_without_twins']:.2%}, "
+    assert any(line.startswith(start) for line in capsys.readouterr().out.splitlines())
 
 
 def test_images_of_the_other_download_work_end_to_end(tmp_path, monkeypatch):
     rows = small_rows(2)
     labels = write_labels(tmp_path / "labels", rows)
     images = write_images(tmp_path / "faces", rows, prefix="coarse_tilt_aligned_face", side=60)
-    short = [*TINY, "--epochs", 1, "--batch-size", 8]
+    short = [*TINY, "--epochs", 1, "--batch-size", 8, "--no-plots"]
     arguments = [*paths((labels, images), tmp_path), *short, "--folds", 4, "--run-dir", tmp_path / "run"]
     assert call(main, arguments, monkeypatch) == 0
     table = pd.read_csv(tmp_path / "run" / "predictions.csv")
@@ -668,14 +768,11 @@ def modern(small_faces_once, tmp_path_factory):
     """Two seeds of fold 3 with nearly everything switched on: the folder."""
     folder = tmp_path_factory.mktemp("modern")
     everything = "--recipe modern --loss corn --decode val --val-fraction 0.3 --averaging 0.5".split()
-    everything += "--erasing 0.5 --mixup 0.2 --cutmix 1 --crop 0.5 --balance sampling".split()
-    labels, images = small_faces_once
-    for seed in (0, 1):
-        command = [sys.executable, ROOT / "main.py", "--label-dir", labels, "--image-dir", images, *TINY]
-        command += [*everything, "--folds", 3, "--seed", seed, "--run-dir", folder / f"seed{seed}", "--no-plots"]
-        command += ["--cache-dir", folder / "cache"]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    everything += "--erasing 0.5 --mixup 0.2 --cutmix 1 --crop 0.5 --balance sampling --no-plots".split()
+    with pytest.MonkeyPatch.context() as patch:
+        for seed in (0, 1):
+            arguments = [*paths(small_faces_once, folder), *TINY, *everything, "--folds", 3, "--seed", seed]
+            assert call(main, [*arguments, "--run-dir", folder / f"seed{seed}"], patch) == 0
     return folder
 
 
@@ -690,7 +787,7 @@ class TestBeyondTheOriginal:
     def test_the_model_file_holds_the_averaged_weights(self, modern):
         content = load_plain(modern / "seed0" / "fold_3.pt")
         assert content["state_dict"].keys() == create_model("resnet18", "corn", 8).state_dict().keys()
-        assert content["state_dict"]["fc.weight"].shape == (7, 512)
+        assert content["state_dict"]["fc.weight"].shape == (7, 64)
 
     def test_a_tenth_of_the_epochs_is_warm_up(self, modern):
         assert json.loads((modern / "seed0" / "config.json").read_text())["warmup"] == 0.2
