@@ -13,9 +13,10 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev lint
 	$(PY) -m pytest
 
-# Half an hour: thirty killed and resumed runs, eleven thousand broken files.
+# Two hours: sixty killed scripts, three hundred sequences of what happens to a run, ten thousand broken files.
 test-long: $(VENV)/.dev
 	$(PY) benchmarks/kill_test.py
+	$(PY) benchmarks/run_machine.py
 	$(PY) benchmarks/mutation_test.py
 
 # Twelve minutes on two cores: how fast each stage is here; the table, runs/bench/throughput.json and .png.

@@ -1,19 +1,38 @@
-"""Feed broken label files, images and model files to the readers that the scripts use.
+"""Run the scripts over thousands of generated broken files.
 
-    python benchmarks/mutation_test.py [--labels 4000] [--images 4000] [--checkpoints 3000] [--seed 0]
+    python benchmarks/mutation_test.py [--cases 10000] [--cold 500] [--jobs 2] [--seed 0]
+    python benchmarks/mutation_test.py --only images:17 [--cold-only] [--seed 0]
 
-Every case must end in success or in a UserError whose message names the file: no other exception, no hang, no file
-left behind.
+Label files, images, model files, caches and everything in a run directory are broken: bytes, cut, emptied, removed,
+replaced by a folder, a named pipe, a link to /dev/zero or another run's file; JSON and model files also in their
+content, with a right checksum. `--cases` run in this process, by calling a script's main(); `--cold` start the real
+script. Whatever the input: exit status 0 or 2 (1 only from tools.check_data), on 2 one printable line of at most 500
+characters on standard error and no file changed, bounded time and memory, and after 0 all that was good is still good.
 """
 
 import argparse
+import contextlib
+import io
+import json
+import multiprocessing
+import os
 import random
+import re
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+import traceback
+import warnings
+from collections import Counter, OrderedDict
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the networks are small
 
 import numpy as np
 import torch
@@ -21,27 +40,112 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data import load_faces, make_demo_faces, open_cache
-from data.cache import decode_face
-from models import create_model
-from models.checkpoint import load_model, load_plain, save_model, save_plain
-from utils.errors import UserError
+import main as main_script
+import test_code
+from data.adience import CANONICAL, FOLDS, HEADER
+from models.checkpoint import load_model
+from models.plain import digest, load_plain
+from tools import ablate, check_data
+from training.run import current_commit
+from utils.cli import run_script
+from utils.signals import Interruption
 
-SECONDS_PER_CASE = 20
+ROOT = Path(__file__).parents[1]
+SECONDS, COLD_SECONDS = 20, 90  # for a case in this process, and for a cold start
+GROWTH, COLD_PEAK = 2560, 4096  # MiB of memory; a network of 500,000,000 numbers, which are 2 GB, is allowed
+FACES_PER_FOLD = 8
+BATCH = 8  # images that are broken at once; the check reads each by itself
+SETTINGS = (
+    "--image-size 40 --width 0.125 --epochs 1 --batch-size 16 --lr 0.01 --lr-steps 1 --threads 1 --precision fp32"
+    " --no-plots"
+).split()
+DATA = ["--label-dir", "labels", "--image-dir", "aligned"]
+SCRIPTS = {
+    "main": (main_script.main, ["main.py"]),
+    "test_code": (test_code.main, ["test_code.py"]),
+    "check_data": (check_data.main, ["-m", "tools.check_data"]),
+    "ablate": (ablate.main, ["-m", "tools.ablate"]),
+}
+KINDS = {  # kind of input: its share of the cases
+    "labels": 30,
+    "images": 36,
+    "model bytes": 12,
+    "model content": 10,
+    "run files": 8,
+    "caches": 4,
+}
+
+
+# The folder in which all cases run. Its paths are relative, so that it can be copied.
+
+
+def make_home(home):
+    """Faces, and what the scripts make of them.
+
+    labels/, aligned/: forty faces; mixed/: the same people in pictures of all formats.
+    runs/done: folds 0 and 1; runs/begun: fold 0, and a step of fold 1; runs/other: as runs/done, another seed.
+    ablation/: two finished runs and their comparison.
+    """
+    home.mkdir(parents=True)
+    os.chdir(home)
+    make_faces(np.random.default_rng(0))
+    expect_success("main", *DATA, "--run-dir", "runs/done", "--folds", "0", "1", *SETTINGS)
+    expect_success("main", *DATA, "--run-dir", "runs/other", "--folds", "0", "1", "--seed", "1", *SETTINGS)
+    agreed, steps = Interruption.agreed, iter(range(1, 4))
+
+    def stop_in_the_second_fold(interruption):
+        if next(steps) == 3:
+            interruption.requested = signal.SIGTERM
+        return interruption.requested != 0
+
+    Interruption.agreed = stop_in_the_second_fold
+    try:
+        status, _, _ = call("main", [*DATA, "--run-dir", "runs/begun", "--folds", "0", "1", *SETTINGS])
+        assert status == 143
+    finally:
+        Interruption.agreed = agreed
+    settings = [part for part in SETTINGS if part != "--no-plots"]
+    for variant, seed in (("baseline", "0"), ("relu", "0")):
+        extra = ["--negative-slope", "0"] if variant == "relu" else []
+        run = ["--run-dir", f"ablation/{variant}_seed{seed}", "--folds", "0", "--recipe", "modern", *extra]
+        expect_success("main", *DATA, *run, *SETTINGS)
+    expect_success("ablate", *DATA, "--run-dir", "ablation", "--only", "relu", "--folds", "0", *settings)
+    shutil.rmtree("cache")  # it is made for every copy, whose images have other times
+
+
+def make_faces(rng):
+    ages = list(CANONICAL)
+    formats = [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {"quality": 80})]
+    Path("labels").mkdir()
+    for fold in FOLDS:
+        lines = ["\t".join(HEADER)]
+        for k in range(FACES_PER_FOLD):
+            album, name, person = f"album{fold}", f"{k}.jpg", 100 * fold + k
+            lines.append("\t".join([album, name, str(person), ages[k], "f", *"0 0 64 64 0 0 90".split()]))
+            picture = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).resize((64, 64))
+            for folder, (kind, options) in (("aligned", formats[0]), ("mixed", formats[k % 4])):
+                path = Path(folder, album, f"landmark_aligned_face.{person}.{name}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(path, format=kind, **options)
+        Path("labels", f"fold_{fold}_data.txt").write_text("\n".join(lines) + "\n")
+
+
+def expect_success(script, *arguments):
+    status, _, errors = call(script, list(arguments))
+    if status:
+        sys.exit(f"the preparation failed: {script} {' '.join(arguments)}: {errors}")
+
+
+# Breaking things.
+
 TOKENS = [
-    b"\t",
-    b"\n",
-    b"\r",
-    b"\x00",
-    b"../",
-    b"/etc/passwd",
-    b"(25, 32)",
-    b"None",
-    b"\xff\xfe",
-    b"9" * 40,
-    b'"',
-    b"-1",
-]
+    b"\t", b"\n", b"\r", b"\x00", b"../", b"/etc/passwd", b"(25, 32)", b"None", b"\xff\xfe", b"9" * 40, b'"', b"-1",
+    b",", b"nan", b"inf", b"1e999", b"[" * 2000, b"{", b"\x1b[31m", "\u202e\u2028".encode(), b"\x85",
+    b"%s", b"\xed\xa0\x80",
+]  # fmt: skip
+NUMBERS = [0, 1, -1, 2, 7, 255, 2**31, 2**63, 10**30, 10**400, -(2**63), 0.0, -0.5, 1e308, float("nan"), float("inf")]
+TEXTS = ["", "x", "None", "../..", "/dev/zero", "a\nb", "\x1b[2J", "\u202e", "\ud800", "9" * 50, "x" * 100_000, "auto"]
+VALUES = [*NUMBERS, *TEXTS, None, True, False, [], {}, [[]], [None], {"a": 1}, {"": {}}]
 
 
 def mutate(content, chance):
@@ -66,6 +170,328 @@ def mutate(content, chance):
     return bytes(broken)
 
 
+def alter(value, chance, odd=()):
+    """Change one to three places of nested dicts and lists: drop, replace, repeat, rename or wrap; returns it."""
+    for _ in range(chance.randint(1, 3)):
+        owner, key = pick(value, chance)
+        how = chance.randrange(8)
+        if owner is None:
+            continue
+        if how == 0:
+            del owner[key]
+        elif how == 1 and isinstance(owner, dict):
+            owner[chance.choice(TEXTS)] = owner[key]
+        elif how == 2 and isinstance(owner, list):
+            owner.insert(chance.randrange(len(owner) + 1), owner[key])
+        elif how == 3:
+            owner[key] = [owner[key]]
+        elif how == 4:
+            owner[key] = alter_leaf(owner[key], chance)
+        elif how == 5 and chance.random() < 0.3:
+            owner[key] = nested(chance.choice([10, 900, 5000]), chance)
+        else:
+            owner[key] = chance.choice([*VALUES, *odd])
+    return value
+
+
+def pick(value, chance):
+    """A container within nested ones, and one of its keys; (None, None) where it is empty."""
+    while True:
+        keys = list(value) if isinstance(value, dict) else range(len(value))
+        if not keys:
+            return None, None
+        key = chance.choice(keys)
+        if isinstance(value[key], (dict, list)) and chance.random() < 0.6 and value[key]:
+            value = value[key]
+        else:
+            return value, key
+
+
+def alter_leaf(value, chance):
+    """A value of the same kind that is near: another number, text or tensor."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return chance.choice([value + 1, -value, value * 2, value * 1000, value // 2, type(value)(0)])
+    if isinstance(value, str):
+        return chance.choice([value + "x", value[1:], value.upper(), value[::-1], value * 50])
+    if isinstance(value, torch.Tensor):
+        return alter_tensor(value, chance)
+    if isinstance(value, list):
+        return chance.choice([value[:-1], value * 2, value[::-1]])
+    return value
+
+
+def alter_tensor(value, chance):
+    choices = [
+        lambda: value.double() if value.is_floating_point() else value.float(),
+        lambda: value.half(),
+        lambda: value[:-1] if value.dim() else value[None],
+        lambda: value[None],
+        lambda: torch.zeros(()).expand(10**6, 10**6),
+        lambda: torch.zeros(0),
+        lambda: torch.full_like(value, float("nan")) if value.is_floating_point() else value - 1,
+        lambda: value.to_sparse() if value.dim() else value,
+        lambda: torch.nn.Parameter(value.float()),
+        lambda: value.to(torch.complex64),
+        lambda: torch.quantize_per_tensor(value.float(), 0.1, 0, torch.qint8),
+        lambda: value.flatten()[:3].clone(),
+        lambda: value.float() * 1e30,
+    ]
+    return chance.choice(choices)()
+
+
+def nested(depth, chance):
+    value = 0
+    for _ in range(depth):
+        value = [value] if chance.random() < 0.5 else {"a": value}
+    return value
+
+
+def odd_values():
+    """What only a pickle can hold."""
+    yield from (b"bytes", (1, 2), {1, 2}, 1j, torch.float32, torch.Size([2]), OrderedDict(a=1), torch.zeros(2, 3))
+
+
+def break_content(path, chance):
+    """Alter what a model or progress file holds, under a right checksum."""
+    content = load_plain(path)
+    if chance.random() < 0.25 and "state" in content:
+        content["state"] = alter(content["state"], chance, list(odd_values()))
+    else:
+        content = alter(content, chance, list(odd_values()))
+    if chance.random() < 0.05:
+        content = chance.choice([[content], None, 1, content.get("config", {})])
+    if isinstance(content, dict):
+        with contextlib.suppress(ValueError, RuntimeError, RecursionError, NotImplementedError, AttributeError):
+            content["sha256"] = digest(content)
+    try:
+        torch.save(content, path)
+    except Exception:  # such as too deep for a pickle
+        path.write_bytes(b"")
+
+
+def break_json(path, chance):
+    content = json.loads(path.read_text())
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        path.write_text(json.dumps(alter(content, chance)))
+    except RecursionError:
+        path.write_text("[" * 100_000)
+    finally:
+        sys.set_int_max_str_digits(limit)
+
+
+def break_table(path, chance):
+    """Alter cells and rows of a text table."""
+    separator = "\t" if path.suffix == ".txt" else ","
+    rows = [line.split(separator) for line in path.read_text().splitlines()]
+    for _ in range(chance.randint(1, 3)):
+        row = chance.choice(rows)
+        how = chance.randrange(5)
+        if how == 0:
+            rows.insert(chance.randrange(len(rows) + 1), list(row))
+        elif how == 1 and len(rows) > 1:
+            rows.remove(row)
+        elif how == 2:
+            row[chance.randrange(len(row))] = chance.choice(rows)[chance.randrange(min(map(len, rows)))]
+        elif how == 3:
+            row[chance.randrange(len(row))] = str(chance.choice([*NUMBERS[:9], *NUMBERS[10:], *TEXTS[:8]]))
+        else:
+            row.append("1")
+    path.write_bytes(
+        (chance.choice(["\n", "\n", "\r\n"]).join(map(separator.join, rows)) + "\n").encode("utf-8", "replace")
+    )
+
+
+def replace_by(path, chance, others):
+    """Put something else in a file's place; returns what, in words."""
+    old = path.read_bytes()
+    how = chance.choice(
+        ["cut", "empty", "removed", "folder", "full folder", "pipe", "device", "socket", "other", "loop"]
+    )
+    path.unlink()
+    if how == "cut":
+        path.write_bytes(old[: chance.randrange(len(old) + 1)])
+    elif how == "empty":
+        path.touch()
+    elif how == "folder":
+        path.mkdir()
+    elif how == "full folder":
+        path.mkdir()
+        (path / "precious.txt").write_text("mine\n")
+    elif how == "pipe":
+        os.mkfifo(path)
+    elif how == "device":
+        path.symlink_to(chance.choice(["/dev/zero", "/dev/null", "/dev/full", "/proc/self/maps"]))
+    elif how == "socket":
+        os.mknod(path, 0o140644)
+    elif how == "other" and others:
+        shutil.copyfile(chance.choice(others), path)
+    elif how == "loop":
+        path.symlink_to(path.name)
+    return how
+
+
+# Cases.
+
+
+@dataclass
+class Case:
+    """A broken input and the script that reads it."""
+
+    script: str
+    arguments: list
+    broken: list  # paths
+    how: str
+    names: str = ""  # a regular expression that the message of a refusal matches
+    outputs: tuple = ()  # paths that the script may write when it succeeds, with all that is below
+    run: str = ""  # a finished run, whose log and results must be what they were
+    altered: bool = False  # its content, so that the results may be others
+    files: int = 1  # counts as so many cases
+    problems: list = field(default_factory=list)
+
+
+def label_case(chance):
+    path = Path(f"labels/fold_{chance.choice(FOLDS)}_data.txt")
+    how = chance.choices(["bytes", "cells", "place"], [6, 3, 1])[0]
+    if how == "bytes":
+        path.write_bytes(mutate(path.read_bytes(), chance))
+    elif how == "cells":
+        break_table(path, chance)
+    else:
+        how = replace_by(path, chance, [*Path("labels").glob("fold_*"), *Path("aligned").rglob("*.jpg")])
+    reader = chance.choices(["labels", "images", "test_code", "main"], [14, 3, 2, 1])[0]
+    if reader in ("labels", "images"):
+        images = ["--labels-only"] if reader == "labels" else ["--image-dir", "aligned"]
+        return Case("check_data", ["--label-dir", "labels", *images], [path], how, "fold_")
+    if reader == "test_code":
+        arguments = ["runs/done/fold_0.pt", "--threads", "1", "--batch-size", "8"]
+        return Case("test_code", arguments, [path], how, outputs=("cache",))
+    return Case("main", ["--run-dir", "runs/done", "--resume"], [path], how, outputs=("cache",), run="runs/done")
+
+
+def image_case(chance):
+    """Several images, each of which is reported by itself; now and then one that a cache is built of."""
+    pictures = sorted(Path("mixed").rglob("*.jpg"))
+    through_cache = chance.random() < 0.15
+    chosen = chance.sample(pictures, 1 if through_cache else BATCH)
+    hows = []
+    for path in chosen:
+        if chance.random() < 0.1:
+            hows.append(replace_by(path, chance, [*Path("labels").glob("*"), *Path("runs/done").glob("*.pt")]))
+        else:
+            hows.append("bytes")
+            path.write_bytes(mutate(path.read_bytes(), chance))
+    how = ", ".join(sorted(set(hows)))
+    if through_cache:
+        arguments = ["runs/done/fold_0.pt", "--threads", "1", "--image-dir", "mixed"]
+        names = re.escape(chosen[0].name)
+        return Case("test_code", arguments, chosen, how, names, outputs=("cache",))
+    arguments = ["--label-dir", "labels", "--image-dir", "mixed"]
+    return Case("check_data", arguments, chosen, how, files=len(chosen))
+
+
+def model_case(chance, break_file, target=None):
+    """A broken model file in test_code.py, in a run that is resumed, or in one that is merged."""
+    reader = chance.choices(["test_code", "main", "begun", "merge"], [3, 1, 1, 1])[0]
+    run = "begun" if reader == "begun" else "done"
+    names = ["fold_0.pt", "fold_1.progress.pt", "fold_1.progress.pt"] if run == "begun" else ["fold_0.pt", "fold_1.pt"]
+    path = Path("runs", run, target or chance.choice(names))
+    how = break_file(path, chance) or "content"
+    altered = break_file is break_content
+    named = f"{re.escape(path.name)}|predictions.csv' is damaged"  # which belong to the model
+    if reader == "test_code":
+        arguments = [str(path), "--threads", "1"]
+        return Case("test_code", arguments, [path], how, re.escape(path.name), outputs=("cache",), altered=altered)
+    if reader == "merge":
+        arguments = ["--merge", "runs/done", "--run-dir", "runs/merged"]
+        return Case("main", arguments, [path], how, outputs=("runs/merged",), altered=altered)
+    arguments = ["--run-dir", f"runs/{run}", "--resume"]
+    return Case("main", arguments, [path], how, named, ("cache", f"runs/{run}"), f"runs/{run}", altered)
+
+
+def break_bytes(path, chance):
+    path.write_bytes(mutate(path.read_bytes(), chance))
+    return "bytes"
+
+
+def run_file_case(chance):
+    """Any file of a run directory, also of one that the ablation reads, in another state."""
+    reader = chance.choices(["main", "begun", "merge", "test_code", "ablate"], [6, 4, 2, 2, 3])[0]
+    folder = {"begun": "runs/begun", "ablate": "ablation/relu_seed0"}.get(reader, "runs/done")
+    names = ["config.json", "config.json", "log.csv", "predictions.csv", "predictions.csv", "results.json", ".lock"]
+    names += ["fold_0.pt", "fold_1.progress.pt" if reader == "begun" else "fold_1.pt"]
+    if reader == "ablate":
+        names = ["config.json", "log.csv", "predictions.csv", "results.json", "results.json", "../ablation.csv"]
+    path = Path("runs/done/fold_0.pt") if reader == "test_code" else Path(folder, chance.choice(names))
+    path.touch()  # not all of them are there in an unfinished run
+    how = chance.choice(["place", "place", "bytes", "content"])
+    if how == "content" and path.suffix == ".json" and path.stat().st_size:
+        break_json(path, chance)
+    elif how == "content" and path.suffix == ".csv" and path.stat().st_size:
+        break_table(path, chance)
+    elif how == "bytes":
+        break_bytes(path, chance)
+    else:
+        others = [other for other in Path("runs/other").iterdir() if other.is_file()]
+        same = [other for other in others if other.name == path.name]
+        how = replace_by(path, chance, same if same and chance.random() < 0.7 else others)
+    how = f"{path.name} {how}"
+    if reader == "ablate":
+        settings = [part for part in SETTINGS if part != "--no-plots"]
+        arguments = [*DATA, "--run-dir", "ablation", "--only", "relu", "--folds", "0", *settings]
+        return Case("ablate", arguments, [path], how, outputs=("ablation", "cache"), altered=True)
+    if reader == "merge":
+        arguments = ["--merge", "runs/done", "--run-dir", "runs/merged"]
+        return Case("main", arguments, [path], how, outputs=("runs/merged",), altered=True)
+    if reader == "test_code":
+        return Case("test_code", [str(path), "--threads", "1"], [path], how, outputs=("cache",))
+    altered = path.name == "config.json"  # its folders and folds may be changed by hand
+    return Case("main", ["--run-dir", folder, "--resume"], [path], how, "", ("cache", folder), folder, altered)
+
+
+def cache_case(chance):
+    folder = next(path for path in Path("cache").iterdir() if path.is_dir())
+    path = chance.choice(
+        [folder / "images.npy", folder / "images.npy", folder / "index.json", Path("cache/.lock"), folder]
+    )
+    path = path if path != folder else folder / "mine.txt"
+    how = chance.choice(["place", "bytes", "content"])
+    if path.name == "mine.txt":  # a stranger in a cache that is damaged, too
+        path.write_text("precious\n")
+        (folder / "index.json").write_text("{}")
+        how = "a stranger"
+    elif how == "content" and path.suffix == ".json":
+        break_json(path, chance)
+    elif how == "bytes":
+        break_bytes(path, chance)
+    else:
+        how = replace_by(path, chance, [Path("runs/done/config.json"), Path("runs/done/fold_0.pt")])
+    broken = [path, folder / "index.json"] if how == "a stranger" else [path]
+    how = f"{path.name} {how}"
+    if chance.random() < 0.5:
+        arguments = ["runs/done/fold_0.pt", "--threads", "1"]
+        return Case("test_code", arguments, broken, how, "cache", outputs=("cache",))
+    return Case(
+        "main", ["--run-dir", "runs/done", "--resume"], broken, how, "cache", ("cache", "runs/done"), "runs/done"
+    )
+
+
+CASES = {
+    "labels": label_case,
+    "images": image_case,
+    "model bytes": lambda chance: model_case(chance, break_bytes),
+    "model content": lambda chance: model_case(chance, break_content),
+    "run files": run_file_case,
+    "caches": cache_case,
+}
+
+
+# Running and judging.
+
+
 class Hang(BaseException):
     """A case took too long. Not an Exception, so that no handler in the tested code catches it."""
 
@@ -74,112 +500,320 @@ def on_alarm(*_):
     raise Hang
 
 
-def run_cases(name, count, folder, target, read, chance):
-    """Break the file `target` in `count` ways, read each one and print the outcomes; returns the number of failures."""
-    original, before = target.read_bytes(), names(folder)
-    outcomes, failures = Counter(), []
+def call(script, arguments):
+    """(status, output, errors) of a script's main(), called here."""
+    output, errors, argv = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = [SCRIPTS[script][1][-1], *arguments]
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            try:
+                run_script(SCRIPTS[script][0])
+                status = 0
+            except SystemExit as ending:
+                status = ending.code
+    finally:
+        sys.argv = argv
+        torch.set_num_threads(1)
+    return status, output.getvalue(), errors.getvalue()
+
+
+def call_here(case):
+    """(status, output, errors, MiB more than before); a hang raises Hang."""
+    reset_peak()
+    before = peak()
+    signal.signal(signal.SIGALRM, on_alarm)
+    signal.alarm(SECONDS)
+    try:
+        result = call(case.script, case.arguments)
+    finally:
+        signal.alarm(0)
+    return *result, peak() - before
+
+
+def call_cold(case):
+    """(status, output, errors, MiB) of a process of its own."""
+    command = [sys.executable, *SCRIPTS[case.script][1], *case.arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if command[1] != "-m":
+        command[1] = str(ROOT / command[1])
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdout=output, stderr=errors, stdin=subprocess.DEVNULL, env=environment)
+        deadline = time.monotonic() + COLD_SECONDS
+        while True:
+            done, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if done:
+                break
+            if time.monotonic() > deadline:
+                process.kill()
+                os.wait4(process.pid, 0)
+                raise Hang
+            time.sleep(0.02)
+        process.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it
+        texts = []
+        for file in (output, errors):
+            file.seek(0)
+            texts.append(file.read().decode("utf-8", "replace"))
+    return process.returncode, *texts, usage.ru_maxrss / 1024
+
+
+def reset_peak():
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak():
+    """The largest resident memory since the last reset, in MiB."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) / 1024
+
+
+def snapshot(folder):
+    """{path: what is there}, of everything below a folder."""
+    found = {}
+    for place, folders, names in os.walk(folder):
+        for name in folders + names:
+            path = os.path.relpath(os.path.join(place, name), folder)
+            if os.path.islink(path):
+                found[path] = f"link to {os.readlink(path)}"
+            elif os.path.isdir(path):
+                found[path] = "folder"
+            elif os.path.isfile(path):
+                found[path] = Path(path).read_bytes()
+            else:
+                found[path] = f"special {os.lstat(path).st_mode}"
+    return found
+
+
+def restore(good):
+    """Bring the current folder back to a snapshot of it, which holds files and folders only."""
+    now = snapshot(".")
+    for path in sorted(now.keys() - good.keys(), reverse=True) + [
+        p for p in now.keys() & good.keys() if now[p] != good[p]
+    ]:
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.unlink(path)
+    for path in sorted(good):
+        if now.get(path) != good[path]:
+            if good[path] == "folder":
+                os.makedirs(path, exist_ok=True)
+            else:
+                Path(path).write_bytes(good[path])
+
+
+def judge(case, good, before, after, result, cold):
+    """What breaks the contract, as a list of texts."""
+    status, output, errors, memory = result
+    allowed = (0, 1, 2) if case.script == "check_data" else (0, 2)
+    if status not in allowed:
+        yield f"status {status}: {errors[-300:]!r}"
+    if "a mistake in this program" in errors or "Traceback" in errors:
+        yield errors[:600]
+    if status == 2 and not (re.fullmatch(r"error: .{1,493}\n", errors) and errors[:-1].isprintable()):
+        yield f"not one printable line: {errors[:600]!r}"
+    if status == 2 and case.names and not re.search(case.names, errors):
+        yield f"the message does not name '{case.names}': {errors!r}"
+    if status in (0, 1) and errors:
+        yield f"printed to standard error: {errors[:300]!r}"
+    if not output.replace("\n", "").isprintable():
+        yield f"unprintable output: {[line for line in output.splitlines() if not line.isprintable()][:3]!r}"
+    if memory > (COLD_PEAK if cold else GROWTH):
+        yield f"took {memory:,.0f} MiB"
+    yield from judge_files(case, status, good, before, after)
+
+
+def judge_files(case, status, good, before, after):
+    outputs = case.outputs if status == 0 else tuple(p for p in case.outputs if p == "cache")  # also made for a refusal
+    broken = [str(path) for path in case.broken]
+    for path in sorted(before.keys() | after.keys()):
+        same = before.get(path) == after.get(path)
+        if same or os.path.basename(path) == ".lock":
+            continue
+        if case.script == "ablate" and path.endswith(".log"):  # of the runs that it starts, also where they fail
+            continue
+        below = any(path == name or path.startswith(name + "/") for name in outputs)
+        if ".unfinished" in path:
+            yield f"left behind: {path}"
+        elif path in broken and status in (1, 2) and case.script != "main":
+            yield f"changed the file that it refuses: {path}"
+        elif path not in broken and not below:
+            yield f"changed {path}: {show(before.get(path))} -> {show(after.get(path))}"
+        elif path not in broken and not case.altered and path in good and is_precious(path, good, after):
+            yield f"changed the good {path}: {show(before.get(path))} -> {show(after.get(path))}"
+    if status == 0 and case.run:
+        yield from judge_run(case, good, after)
+
+
+def is_precious(path, good, after):
+    """Whether no success changes a file: all but the log and results, which are written again, and old progress."""
+    if path.endswith(".progress.pt"):
+        return path in after
+    if path.endswith("predictions.csv"):  # another fold may have been added
+        return not set(good[path].splitlines()) <= set(after[path].splitlines())
+    return path.endswith((".pt", ".npy", "config.json"))
+
+
+def judge_run(case, good, after):
+    """After a success of main.py: a whole run, and where nothing was altered by hand, the same as before."""
+    for path in Path(case.run).glob("fold_?.pt"):
+        if after[str(path)] != good.get(str(path)):
+            load_model(path)  # raises UserError
+    results = json.loads(Path(case.run, "results.json").read_text())
+    if case.run != "runs/done" or case.altered:
+        return
+    expected = json.loads(good["runs/done/results.json"])
+    for settings in (results["settings"], expected["settings"]):
+        settings.pop("threads")
+    if results != expected:
+        names = [name for name in expected if results.get(name) != expected[name]]
+        yield f"other results than before: {names}"
+    ours, theirs = (untimed(text) for text in (after["runs/done/log.csv"], good["runs/done/log.csv"]))
+    if ours != theirs:
+        yield "another log than before"
+
+
+def untimed(log):
+    return [line.rsplit(b",", 2)[0] for line in log.splitlines()]
+
+
+def show(content):
+    return f"{len(content):,} bytes" if isinstance(content, bytes) else content or "nothing"
+
+
+def run_case(kind, number, seed, good, cold):
+    """Break the current folder, run the script, judge and repair; returns (outcome, files, problems, seconds, MiB)."""
+    chance = random.Random(f"{seed} {kind} {number}")
+    problems, case, memory = [], None, 0
     start = time.monotonic()
-    for case in range(count):
-        target.write_bytes(mutate(original, chance))
-        signal.alarm(SECONDS_PER_CASE)
-        try:
-            read()
-            outcomes["read"] += 1
-        except UserError as error:
-            outcomes["refused"] += 1
-            if target.name not in str(error) or "\n" in str(error):
-                failures.append((case, f"the message does not name the file: {error}"))
-        except Hang:
-            failures.append((case, "hung"))
-        except Exception as error:
-            failures.append((case, f"{type(error).__name__}: {error}"))
-        finally:
-            signal.alarm(0)
-        if names(folder) != before:
-            failures.append((case, f"left behind: {sorted(names(folder) - before)}"))
-            before = names(folder)
-    target.write_bytes(original)
-    print(f"{name}: {count:,} cases in {time.monotonic() - start:.0f} s,", end=" ")
-    print(f"{outcomes['read']:,} read, {outcomes['refused']:,} refused, {len(failures):,} failures", flush=True)
-    for case, failure in failures[:10]:
-        print(f"    case {case}: {failure[:300]}")
-    return len(failures)
-
-
-def names(folder):
-    return {path for path in folder.rglob("*") if path.name != ".lock"}
-
-
-def label_cases(count, folder, chance):
-    make_demo_faces(folder / "faces", people_per_class=1, images_per_person=1)
-    target, images = folder / "faces" / "fold_2_data.txt", folder / "faces" / "aligned"
-
-    def read():
-        load_faces(target.parent, images, allow_missing=True)
-
-    return run_cases("label files", count, folder, target, read, chance)
-
-
-def image_cases(count, folder, chance):
-    """Baseline and progressive JPEG, and PNG; each is decoded alone and by building a cache."""
-    y, x = np.mgrid[0:90, 0:70]
-    picture = Image.fromarray(np.stack([x * 3, y * 2, x + y], axis=-1).astype(np.uint8))
-    failures = 0
-    for name, options in (("a.jpg", {}), ("b.jpg", {"progressive": True}), ("c.png", {})):
-        place = folder / name[0]
-        place.mkdir()
-        picture.save(place / name, **options)
-        target = place / name
-        failures += run_cases(
-            f"images ({name})", count // 3, place, target, lambda target=target: decode_face(target, 40), chance
+    try:
+        case = CASES[kind](chance)
+        before = snapshot(".")
+        start = time.monotonic()
+        result = (call_cold if cold else call_here)(case)
+        memory = result[3]
+        problems = list(judge(case, good, before, snapshot("."), result, cold))
+        outcome = "refused" if result[0] == 2 else "read"
+        if case.files > 1 and result[0] != 2:
+            readable = int(re.search(r"(\d+) readable", result[1]).group(1))
+            outcome = len(FOLDS) * FACES_PER_FOLD - readable
+    except Hang:
+        outcome, problems = "refused", [f"hung for {COLD_SECONDS if cold else SECONDS} s"]
+    except Exception as error:
+        outcome, problems = (
+            "refused",
+            [f"the test failed, {type(error).__name__}: {error} {traceback.format_exc()[-800:]}"],
         )
-
-        def through_the_cache(target=target):
-            with tempfile.TemporaryDirectory() as cache:
-                try:
-                    open_cache(target.parent, [target.name], 40, cache, progress=False)
-                finally:
-                    assert not [path for path in Path(cache).iterdir() if "unfinished" in path.name]
-
-        failures += run_cases(f"caches ({name})", count // 30, place, target, through_the_cache, chance)
-    return failures
+    finally:
+        seconds = time.monotonic() - start
+        restore(good)
+    if problems and case:
+        problems = [f"[{case.how}] {case.script} {' '.join(case.arguments)}: {problem}" for problem in problems]
+    return outcome, case.files if case else 1, problems, seconds, memory
 
 
-def model_cases(count, folder, chance):
-    """A whole model file, but with one stored number per tensor, so that it is small."""
-    target = folder / "fold_0.pt"
-    model = create_model("resnet18", "softmax", 2, shortcut="1x1")
-    model.class_names, model.image_size = ("young", "old"), 40
-    record = dict.fromkeys(("decoder", "data_fingerprint", "train_fingerprint", "trained_on", "commit"), "text")
-    record |= {"fold": 0, "train_people": ["album/1"], "val_albums": [], "metrics": {"top1": 0.5}, "history": []}
-    save_model(target, model, {**record, "config": {"epochs": 1}, "versions": {"torch": "2"}})
-    content = load_plain(target)
-    for name, value in content["state_dict"].items():
-        content["state_dict"][name] = torch.zeros((), dtype=value.dtype).expand(value.shape)
-    save_plain(target, content)
-    return run_cases("model files", count, folder, target, lambda: load_model(target), chance)
+# Several processes.
+
+state = {}  # of a worker: its copy of the home, and what is in it
+
+
+def prepare_worker(template):
+    warnings.simplefilter("ignore")
+    home = Path(tempfile.mkdtemp(dir=template.parent)) / "home"
+    shutil.copytree(template, home)
+    os.chdir(home)
+    expect_success("test_code", "runs/done/fold_0.pt", "--threads", "1")  # makes the cache
+    expect_success("main", "--run-dir", "runs/done", "--resume")
+    state["good"], state["current"] = snapshot("."), home.parent / "current"
+
+
+def run_chunk(kind, numbers, seed, cold):
+    results = []
+    for number in numbers:
+        state["current"].write_text(f"{kind}:{number} {'cold' if cold else ''}")
+        results.append((kind, number, cold, *run_case(kind, number, seed, state["good"], cold)))
+    return results
+
+
+def plan(cases, cold):
+    """(kind, numbers, cold) for all cases, in chunks; images count by the file."""
+    chunks = []
+    for is_cold, total in ((False, cases), (True, cold)):
+        for kind, share in KINDS.items():
+            count = round(total * share / sum(KINDS.values()))
+            if kind == "images" and not is_cold:
+                count = round(count / (0.15 + 0.85 * BATCH))
+            size = 2 if is_cold else 20
+            chunks += [(kind, range(first, min(first + size, count)), is_cold) for first in range(0, count, size)]
+    return chunks
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--labels", type=int, default=4000)
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--checkpoints", type=int, default=3000)
+    parser.add_argument("--cases", type=int, default=10_000, help="in this process (default: 10000)")
+    parser.add_argument("--cold", type=int, default=500, help="cold starts (default: 500)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (default: one per core)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", metavar="KIND:N", help="repeat one case")
+    parser.add_argument("--cold-only", action="store_true", help="with --only: as a cold start")
     options = parser.parse_args()
-    signal.signal(signal.SIGALRM, on_alarm)
-    failures = 0
+    chunks = plan(options.cases, options.cold)
+    if options.only:
+        kind, number = options.only.rsplit(":", 1)
+        chunks = [(kind, [int(number)], options.cold_only)]
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    current_commit()  # read once, before the processes fork
+    here, start = os.getcwd(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        for cases, count in (
-            (label_cases, options.labels),
-            (image_cases, options.images),
-            (model_cases, options.checkpoints),
-        ):
-            place = Path(folder) / cases.__name__
-            place.mkdir()
-            failures += cases(count, place, random.Random(options.seed))
-    print("no failures" if not failures else f"{failures} failures")
+        template = Path(folder) / "template"
+        make_home(template)
+        print(f"prepared in {time.monotonic() - start:.0f} s", flush=True)
+        failures = run_all(chunks, template, options)
+        os.chdir(here)
+    print("no failures" if not failures else f"{failures:,} failures")
     return 1 if failures else 0
+
+
+def run_all(chunks, template, options):
+    """Run all chunks in several processes and print the table; returns the number of failures."""
+    counts, failures, start = {}, 0, time.monotonic()
+    context = multiprocessing.get_context("fork")  # torch is imported once
+    with ProcessPoolExecutor(options.jobs, context, prepare_worker, (template,)) as pool:
+        try:
+            futures = [pool.submit(run_chunk, kind, numbers, options.seed, cold) for kind, numbers, cold in chunks]
+            for future in as_completed(futures):
+                for kind, number, cold, outcome, files, problems, seconds, memory in future.result():
+                    count = counts.setdefault((cold, kind), Counter())
+                    refused = outcome if isinstance(outcome, int) else files * (outcome == "refused")
+                    count.update(calls=1, cases=files, refused=refused, read=files - refused, failures=len(problems))
+                    count.update(seconds=seconds)
+                    count["slowest"] = max(count["slowest"], seconds)
+                    count["memory"] = max(count["memory"], memory)
+                    failures += len(problems)
+                    for problem in problems:
+                        repeat = f"--seed {options.seed} --only '{kind}:{number}'{' --cold-only' if cold else ''}"
+                        print(f"FAILURE {repeat}\n    {problem}", flush=True)
+        except BrokenProcessPool:
+            failures += 1
+            last = [path.read_text() for path in template.parent.glob("*/current")]
+            print(f"FAILURE a process died; the last cases were {last}, with --seed {options.seed}")
+    print_table(counts, time.monotonic() - start)
+    return failures
+
+
+def print_table(counts, seconds):
+    print(f"\n{'kind':<20} {'cases':>7} {'read':>7} {'refused':>8} {'failures':>9}", end="")
+    print(f" {'seconds':>8} {'slowest':>8} {'MiB':>6}")
+    for (cold, kind), count in sorted(counts.items()):
+        name = f"{kind}, cold" if cold else kind
+        numbers = f"{count['cases']:7,} {count['read']:7,} {count['refused']:8,} {count['failures']:9,}"
+        print(f"{name:<20} {numbers} {count['seconds']:8.0f} {count['slowest']:8.1f} {count['memory']:6.0f}")
+    for is_cold, name in ((False, "in this process"), (True, "cold starts")):
+        own = [count for (cold, _), count in counts.items() if cold == is_cold]
+        if own:
+            cases, spent = sum(count["cases"] for count in own), sum(count["seconds"] for count in own)
+            print(f"{name}: {cases:,} cases, {cases / spent:.1f} per second and process")
+    print(f"{seconds:.0f} s in all")
 
 
 if __name__ == "__main__":
