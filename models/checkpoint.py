@@ -131,7 +131,7 @@ def find_problem(content):
     if not 1 <= content["image_size"] <= LARGEST_IMAGE or content["fold"] < 0:
         return f"its 'image_size' is {content['image_size']} and its 'fold' {content['fold']}"
     mean, std = content["mean"], content["std"]
-    if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+    if not len(mean) == len(std) == 3 or not all(-100 <= x <= 100 for x in mean + std) or min(std) < 0.001:
         return f"its 'mean' and 'std' are {mean} and {std}; expected three numbers each"
     return find_problem_of_training(content)
 

@@ -50,8 +50,8 @@ class ResNet(Network):
         check_choice("attention", attention, ATTENTION)
         check_choice("init", init, ("pytorch", "he"))
         block, counts = LAYOUTS[depth]
-        if not 1 / 16 <= width <= 4:
-            raise ValueError(f"width is {width}; it is from 0.0625 to 4")
+        check_range("width", width, 1 / 16, 4)
+        check_range("negative_slope", negative_slope, 0, 1)
         channels = [round(width * paper) for paper in (64, 128, 256, 512)]
         make_block = partial(block, slope=negative_slope, shortcut=shortcut, attention=attention)
         self.conv1 = nn.Conv2d(3, channels[0], 7, stride=2, padding=3, bias=shortcut == "3x3")
@@ -180,6 +180,11 @@ def he_init(model, negative_slope):
             nn.init.kaiming_normal_(module.weight, a=negative_slope, mode="fan_out", nonlinearity="leaky_relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def check_range(name, value, low, high):
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}; it is from {low} to {high}")
 
 
 def check_choice(name, value, choices):

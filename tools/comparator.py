@@ -36,7 +36,7 @@ def read_command_line():
     for name, most in (("references", 1000), ("steps", 10_000_000)):
         if not 1 <= getattr(options, name) <= most:
             raise UserError(f"--{name} {getattr(options, name)}: expected a number from 1 to {most:,}")
-    if len(set(options.models)) < len(options.models):
+    if len({Path(model).resolve() for model in options.models}) < len(options.models):
         raise UserError("a model is named twice; name each one once")
     return options
 

@@ -8,12 +8,12 @@ import pandas as pd
 from data.adience import FOLDS
 from evaluation.predictions import read_predictions
 from models.checkpoint import load_model
-from training.config import FREE_TO_CHANGE, differences, from_record, read_config, show
-from training.run import Run
+from training.config import FREE_TO_CHANGE, read_config, show
+from training.run import Run, check_fold
 from utils.errors import UserError
 from utils.files import atomic_write, write_csv, write_json
 from utils.foreign import exists
-from utils.options import as_tuples, to_record
+from utils.options import to_record
 
 
 def merge_runs(sources, target, compute):
@@ -38,12 +38,9 @@ def merge_runs(sources, target, compute):
     check_same_settings(configs)
     models = finished_models(sources)
     records = {fold: load_model(path).record for fold, path in models.items()}
-    expected = to_record(next(iter(configs.values())))
+    first = next(iter(configs.values()))
     for fold, record in records.items():
-        if differing := differences(from_record(models[fold], record["config"]), as_tuples(expected)):
-            raise UserError(f"--merge: '{models[fold]}' was trained with other settings: {differing}")
-        if record["fold"] != fold:
-            raise UserError(f"--merge: '{models[fold]}' is of fold {record['fold']}, not of fold {fold}")
+        check_fold(models[fold], record, fold, first, whole=True)
     fingerprints = {record["data_fingerprint"] for record in records.values()}
     if len(fingerprints) > 1:
         raise UserError("--merge: these runs were trained on different faces, labels or pixels")
@@ -57,7 +54,7 @@ def merge_runs(sources, target, compute):
         with atomic_write(target / path.name) as unfinished:
             shutil.copyfile(path, unfinished)
     write_csv(target / "predictions.csv", pd.concat(tables).sort_values("fold", kind="stable"))
-    record = to_record(next(iter(configs.values()))) | {"run_dir": str(target), "folds": sorted(models)}
+    record = to_record(first) | {"run_dir": str(target), "folds": sorted(models)}
     write_json(target / "config.json", record)
     if missing := [str(fold) for fold in FOLDS if fold not in models]:
         print(f"note: no run holds fold {', '.join(missing)}; the table has the other {len(models)}")

@@ -92,13 +92,15 @@ def check_optimizer_state(optimizer, state):
         if any(recorded[name] != value for name, value in group.items() if name != "lr"):
             raise ValueError("its optimizer has other settings")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for position, values in state["state"].items():
-        momentum, parameter = values["momentum_buffer"], parameters[position]
-        # Without momentum, SGD records None.
-        if momentum is not None and (momentum.shape, momentum.dtype) != (parameter.shape, parameter.dtype):
-            raise ValueError(f"its momentum is {momentum.dtype} {tuple(momentum.shape)}")
-    if any(group["momentum"] for group in own["param_groups"]) and 0 < len(state["state"]) < len(parameters):
+    momentum = any(group["momentum"] for group in own["param_groups"])
+    if momentum and len(state["state"]) not in (0, len(parameters)):  # none before the first step
         raise ValueError("its momentum is not complete")
+    for position, values in state["state"].items():
+        buffer, parameter = values["momentum_buffer"], parameters[position]
+        if buffer is None and not momentum:
+            continue
+        if (buffer.shape, buffer.dtype) != (parameter.shape, parameter.dtype):
+            raise ValueError(f"its momentum is {buffer.dtype} {tuple(buffer.shape)}")
 
 
 def check_training_sets(config, faces, world_size):

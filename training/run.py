@@ -106,14 +106,9 @@ class Run:
             path, content = self.progress_path(fold), load_progress(self.progress_path(fold))
         else:
             return None
-        if content["fold"] != fold:
-            raise UserError(f"'{path}' is of fold {content['fold']}, not of fold {fold}")
-        if differing := differences(from_record(path, content["config"]), as_tuples(to_record(self.config))):
-            raise UserError(f"'{path}' was trained with other settings: {differing}")
+        check_fold(path, content, fold, self.config, whole=path == self.model_path(fold))
         if content["data_fingerprint"] != self.data_fingerprint:
             raise UserError(f"--resume: '{path}' was trained on other faces, labels or pixels than these")
-        if problem := find_history_problem(content, self.config, whole=path == self.model_path(fold)):
-            raise UserError(f"'{path}' is damaged: {problem}")
         return content
 
     @property
@@ -258,14 +253,29 @@ class Run:
         return results
 
 
-def find_history_problem(content, config, whole):
-    """What is wrong with the epochs of a fold's record, as text, or None.
+def check_fold(path, content, fold, config, whole):
+    """Whether a model file or progress is of this fold and these settings, and its epochs are complete.
 
     Args:
+        path: the file, for the messages.
         content: of the model file or of the progress.
+        fold: the fold that it should be of.
         config: the settings of the run.
         whole: whether the fold must be finished.
+
+    Raises:
+        UserError: it is not.
     """
+    if content["fold"] != fold:
+        raise UserError(f"'{path}' is of fold {content['fold']}, not of fold {fold}")
+    if differing := differences(from_record(path, content["config"]), as_tuples(to_record(config))):
+        raise UserError(f"'{path}' was trained with other settings: {differing}")
+    if problem := find_history_problem(content, config, whole):
+        raise UserError(f"'{path}' is damaged: {problem}")
+
+
+def find_history_problem(content, config, whole):
+    """What is wrong with the epochs of a fold's record, as text, or None."""
     rows, columns = content["history"], set(LOG_COLUMNS + (VAL_COLUMNS if config.val_fraction else []))
     if len(rows) > config.epochs or (whole and len(rows) < config.epochs):
         return f"it records {len(rows)} epochs of {config.epochs}"
