@@ -487,3 +487,9 @@ class TestExplain:
         shown = capsys.readouterr().err
         assert shown.startswith("Traceback (most recent call last):")
         assert shown.endswith("KeyError: 'name'\n")
+
+
+def test_a_lock_where_no_file_can_be_is_an_error():
+    """It is not waited for."""
+    with pytest.raises(OSError), locked(pathlib.Path("/proc/.lock"), lambda: None):
+        pass

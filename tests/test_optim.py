@@ -91,3 +91,44 @@ def test_the_seed_and_the_fold_decide_the_initial_weights():
 
     assert torch.equal(weights(), weights())
     assert not torch.equal(weights(), weights(seed=1))
+
+
+def trained_state():
+    """A TrainState after one step with momentum, as it is saved."""
+    first = state(momentum=0.9, nesterov=True)
+    first.criterion(first.network(torch.randn(4, 3, 40, 40)), Targets(LABELS)).backward()
+    first.optimizer.step()
+    first.step += 1
+    return first.state_dict()
+
+
+def spoil_momentum(value):
+    def spoil(saved):
+        saved["optimizer"]["state"][0]["momentum_buffer"] = value
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        # SGD's fused step reads beyond the end of a buffer of another shape or type.
+        spoil_momentum(torch.zeros(3)),
+        spoil_momentum(torch.zeros(8, 3, 7, 7, dtype=torch.int64)),
+        spoil_momentum(None),
+        spoil_momentum("text"),
+        lambda saved: saved["optimizer"]["state"].popitem(),
+        lambda saved: saved["optimizer"]["param_groups"][0].update(momentum=0.1),
+        lambda saved: saved["optimizer"]["param_groups"][0].update(params=[0]),
+        lambda saved: saved["optimizer"]["param_groups"].clear(),
+        lambda saved: saved.update(step=-1),
+        lambda saved: saved.update(step=1.0),
+        lambda saved: saved.update(model={}),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(spoil):
+    saved = trained_state()
+    state(momentum=0.9, nesterov=True).load_state_dict(trained_state())
+    spoil(saved)
+    with pytest.raises((KeyError, RuntimeError, TypeError, ValueError, AttributeError)):
+        state(momentum=0.9, nesterov=True).load_state_dict(saved)

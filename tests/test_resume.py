@@ -17,7 +17,7 @@ import torch
 from conftest import ROOT
 
 import main
-from models.plain import load_plain
+from models.plain import load_plain, save_plain
 from training.config import read_config
 from training.run import Run
 from utils.cli import run_script
@@ -351,3 +351,28 @@ def test_a_record_does_not_say_where_to_write(finished, tmp_path, monkeypatch):
     assert not (tmp_path / "recorded").exists()
     assert list((tmp_path / "cache").glob("faces_48px_*/images.npy"))
     assert json.loads((finished / "config.json").read_text())["cache_dir"] == "cache"
+
+
+def test_a_link_in_the_run_directory_is_not_written_through(finished, tmp_path, capsys):
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious")
+    (finished / "log.csv").unlink()
+    (finished / "log.csv").symlink_to(precious)
+    assert call(*resume(finished)) == 2
+    expected = f"'{finished / 'log.csv'}' is a link; a run writes into its own folder only: put a copy there"
+    assert expected in capsys.readouterr().err
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize(("step", "limits"), [(7, "7, not from 8 to 8"), (9, "9, not from 8 to 8")])
+def test_a_step_that_the_history_contradicts_is_refused(small_faces_once, folder, monkeypatch, capsys, step, limits):
+    run = folder / f"contradiction{step}"
+    train_until(8, monkeypatch, *options(small_faces_once, run, SHORT))
+    progress = load_plain(run / "fold_3.progress.pt")
+    row = {"fold": 3, "epoch": 0, "lr": 0.01, "gridmask_prob": 0.6, "image_size": 40, "train_loss": 2.0}
+    row |= dict.fromkeys("train_top1 test_top1 test_one_off test_mae test_loss".split(), 0.5)
+    history = [row | {"seconds": 1.0, "images_per_second": 9.0}]
+    progress["state"]["step"] = step
+    save_plain(run / "fold_3.progress.pt", {**progress, "meter": {}, "history": history})
+    assert call(*resume(run)) == 2
+    assert f"fold_3.progress.pt' is damaged: its step is {limits}\n" in capsys.readouterr().err
