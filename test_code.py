@@ -73,6 +73,7 @@ import torch
 
 from data import Faces, load_faces, open_cache
 from data.dataset import FaceDataset
+from evaluation.calibration import expected_calibration_error
 from evaluation.evaluate import evaluate, measure_latency
 from evaluation.fusion import fuse
 from evaluation.leaks import refuse_training_people, refuse_training_pictures
@@ -82,7 +83,7 @@ from models.checkpoint import load_model
 from models.network import Network, parameter_count, size_mib
 from models.plain import digest
 from report.errors import check_error_folder, find_errors, rank, write_errors
-from report.tables import confusion_table, constant_line, models_table, per_class_table, warnings_of
+from report.tables import calibration_line, confusion_table, constant_line, models_table, per_class_table, warnings_of
 from training.config import Config, recorded_config
 from training.results import class_results
 from utils.device import Compute, keep_large_buffers
@@ -179,7 +180,8 @@ def choose_faces(path, record, faces, options):
     fold = record["fold"] if options.fold is None else options.fold
     chosen = faces.where(faces.table.fold == fold)
     if not len(chosen):
-        raise UserError(f"--fold {fold}: these label files have the folds {' '.join(map(str, FOLDS))}")
+        asked = f"--fold {fold}" if options.fold is not None else f"'{path}' held out fold {fold}"
+        raise UserError(f"{asked}: these label files have the folds {' '.join(map(str, FOLDS))}")
     return chosen, f"fold {fold}"
 
 
@@ -216,6 +218,7 @@ def make_report(task, predictions, latency, compute):
         "size_mib": size_mib(task.model),
         "faces": len(predictions.faces),
         **predictions.metrics(),
+        "ece": expected_calibration_error(predictions.labels, predictions.predicted, predictions.probabilities),
         "twins": int(task.twins.sum()),
         "without_twins": predictions.where(~task.twins).metrics() if not task.twins.all() else None,
         "decoder": predictions.decoder,
@@ -237,6 +240,7 @@ def print_report(report, predictions):
     print(f"eval accuracy: {report['top1']:.2%}")
     print(f"one-off accuracy: {report['one_off']:.2%}")
     print(f"mean absolute error: {report['mae']:.3f} classes")
+    print(calibration_line(report["ece"]))
     if report["twins"] and report["without_twins"]:
         values = (f"{METRICS[name].title} {METRICS[name].show(v)}" for name, v in report["without_twins"].items())
         print(f"without the {report['twins']:,} faces whose picture is in a training fold: {', '.join(values)}")

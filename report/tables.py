@@ -1,5 +1,6 @@
 """The tables that the scripts print. Fractions inside, percent only here."""
 
+from evaluation.calibration import BINS
 from evaluation.metrics import METRICS, largest_class, mean_and_std, per_class, single_answer
 from utils.cli import printable
 
@@ -27,7 +28,13 @@ def cross_validation_table(results, predictions):
     for name, row in rows:
         lines.append(f"{name:10}" + "".join(f"{show(column, row[column]):>{WIDTH}}" for column in columns))
     lines.append(constant_line(predictions.labels, predictions.faces.class_names))
+    lines.append(calibration_line(results["mean"]["ece"]))
     return "\n".join(lines + twins_line(results) + warnings_of(predictions))
+
+
+def calibration_line(error):
+    """What the probabilities are worth."""
+    return f"expected calibration error: {error:.2%} ({BINS} bins)"
 
 
 def twins_line(results):

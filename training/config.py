@@ -78,6 +78,8 @@ class OptimizationConfig:
     averaging: float = option(
         0.0, "horizon of the moving average of the weights, as a share of all steps; 0 disables it", low=0, high=1
     )
+    teacher: tuple = option((), "finished runs whose models of the same fold teach this one", kind=str)
+    teacher_weight: float = option(0.5, "share of the teacher's answers in the loss", low=0, high=1)
     balance: str = option("none", "class balancing by sampling or by loss", choices=("none", "sampling", "loss"))
     first_size: int = option(
         0,

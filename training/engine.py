@@ -49,7 +49,7 @@ def train_one_epoch(state, batches, augment, meter, compute, progress, interrupt
         images, targets = augment(batch.images, batch.labels, batch.positions)  # (B, 3, S, S)
         with compute.autocast():
             outputs = state.network(images)  # (B, D)
-        loss = state.criterion(outputs, targets)
+        loss = state.criterion(outputs, targets, images)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         state.optimizer.step()

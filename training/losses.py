@@ -87,24 +87,39 @@ def expectation(probabilities):
 
 
 class Criterion:
-    """The mean of a loss over a batch, with weights of the classes and of mixed labels.
+    """The mean of a loss over a batch, with weights of the classes, of mixed labels and of a teacher's answers.
 
     Args:
         loss: a function of this module.
         class_weights: (K,), on the outputs' device, or None.
+        teacher: a function of normalised images that returns probabilities (B, K), or None.
+        teacher_weight: the share of the teacher's answers, from 0 to 1.
+        head: the student's head, which turns its outputs into probabilities.
     """
 
-    def __init__(self, loss, class_weights=None):
+    def __init__(self, loss, class_weights=None, teacher=None, teacher_weight=0.0, head=None):
         self.loss = loss
         self.class_weights = class_weights
+        self.teacher, self.teacher_weight, self.head = teacher, teacher_weight, head
 
-    def __call__(self, outputs, targets):
-        """outputs float (B, D), targets as returned by TrainAugment -> a scalar."""
+    def __call__(self, outputs, targets, images=None):
+        """Outputs float (B, D), Targets as returned by TrainAugment -> a scalar.
+
+        Args:
+            images: normalised (B, 3, S, S), for the teacher.
+        """
         values = self.weighted(outputs, targets.labels)
         if targets.lam is not None:
             values = targets.lam * values + (1 - targets.lam) * self.weighted(outputs, targets.labels_b)
+        if self.teacher is not None:
+            values = torch.lerp(values, self.taught(outputs, images), self.teacher_weight)
         return values.mean()
 
     def weighted(self, outputs, labels):
         values = self.loss(outputs, labels)
         return values if self.class_weights is None else values * self.class_weights[labels]
+
+    def taught(self, outputs, images):
+        """Cross entropy of the student's probabilities, of the teacher's as targets."""
+        logarithms = self.head.probabilities(outputs).clamp_min(torch.finfo(torch.float32).tiny).log()
+        return -(self.teacher(images) * logarithms).sum(1)

@@ -10,6 +10,7 @@ from data.split import split_faces
 from models import create_model
 from training import LOSSES, losses
 from training.schedule import learning_rate
+from training.teacher import Teacher, teacher_models
 from utils.errors import UserError
 from utils.seeds import Stream, derive_seed
 
@@ -44,7 +45,10 @@ class TrainState:
         )
         labels, num_classes = torch.tensor(faces.labels), len(faces.class_names)
         weights = class_weights(labels, num_classes).to(compute.device) if config.balance == "loss" else None
-        self.criterion = losses.Criterion(getattr(losses, config.loss), weights)
+        models = teacher_models(config.teacher, fold, faces)
+        self.teacher = Teacher(models, compute) if models else None
+        loss = getattr(losses, config.loss)
+        self.criterion = losses.Criterion(loss, weights, self.teacher, config.teacher_weight, self.model.head)
         self.sampling = class_weights(labels, num_classes)[labels] if config.balance == "sampling" else None
         self.average = None
         if config.averaging:
@@ -69,10 +73,17 @@ class TrainState:
         return parts if self.average is None else {**parts, "average": self.average}
 
     def state_dict(self):
-        return {"step": self.step, **{name: part.state_dict() for name, part in self.parts().items()}}
+        teachers = self.teacher.digests if self.teacher else []
+        return {
+            "step": self.step,
+            "teachers": teachers,
+            **{name: part.state_dict() for name, part in self.parts().items()},
+        }
 
     def load_state_dict(self, state):
         """Raises KeyError, RuntimeError, TypeError or ValueError where the state does not fit."""
+        if state["teachers"] != (self.teacher.digests if self.teacher else []):
+            raise ValueError("its teachers had other weights")
         if type(state["step"]) is not int or state["step"] < 0:
             raise ValueError(f"its step is {state['step']}")
         check_optimizer_state(self.optimizer, state["optimizer"])
@@ -113,6 +124,7 @@ def check_training_sets(config, faces, world_size):
     for fold in config.folds:
         train, val, _ = split_faces(faces, fold, config.val_fraction, config.seed)
         steps_per_epoch(train, config.batch_size, world_size)
+        teacher_models(config.teacher, fold, train)
         if config.balance != "none":
             class_weights(torch.tensor(train.labels), len(faces.class_names))
         if config.decode == "val" and not len(val):

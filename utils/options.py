@@ -18,14 +18,20 @@ def option(default, text, **limits):
     Args:
         default: the value where nothing else is chosen; a tuple for an option that takes several values.
         text: its help text.
-        limits: choices (a collection of values), or low and high (both included); internal=True hides the option
-            from the command line.
+        limits: choices (a collection of values), or low and high (both included); kind, the type, where the default is
+            an empty tuple; internal=True hides the option from the command line.
     """
     return dataclasses.field(default=UNSET, metadata={"default": default, "help": text, **limits})
 
 
 def default_of(field):
     return field.metadata["default"]
+
+
+def kind_of(field):
+    """The type of an option's value, or of each of its values."""
+    default = default_of(field)
+    return field.metadata.get("kind") or type(default[0] if isinstance(default, tuple) else default)
 
 
 def fill_defaults(config, defaults):
@@ -42,9 +48,8 @@ def check_values(config):
         if several != isinstance(value, tuple):
             expected = "several values" if several else "one value"
             raise UserError(f"{flag(field.name)} {value}: expected {expected}")
-        kind = type(default_of(field)[0]) if several else type(default_of(field))
         for item in value if several else (value,):
-            check_type(flag(field.name), item, kind)
+            check_type(flag(field.name), item, kind_of(field))
             check_limits(flag(field.name), item, field.metadata)
 
 
@@ -102,7 +107,7 @@ def argument_type(field):
     default = default_of(field)
     if isinstance(default, bool):
         return {"action": argparse.BooleanOptionalAction}
-    kind = type(default[0]) if isinstance(default, tuple) else type(default)
+    kind = kind_of(field)
     choices = field.metadata.get("choices")
     metavar = "{" + ",".join(map(str, choices)) + "}" if choices else {int: "N", float: "X", str: "DIR"}[kind]
     return {"type": kind, "metavar": metavar} | ({"nargs": "*"} if isinstance(default, tuple) else {})

@@ -1,0 +1,129 @@
+"""Learning from trained networks: what they answer, how much it counts, and whom they may have seen."""
+
+import shutil
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+import main
+from augment.mixing import Targets
+from models import create_model
+from models.plain import load_plain, save_plain
+from training.losses import Criterion, cross_entropy
+from training.teacher import Teacher
+from utils.cli import run_script
+from utils.device import Compute
+from utils.signals import Interruption
+
+CPU = Compute(torch.device("cpu"), "fp32")
+TINY = "--image-size 40 --width 0.125 --epochs 2 --batch-size 16 --lr 0.01 --folds 3 --threads 1 --no-plots".split()
+
+
+def network(seed, size=40):
+    torch.manual_seed(seed)
+    model = create_model("resnet18", "softmax", 3, width=0.125).eval()
+    model.image_size = size
+    return model
+
+
+def test_a_teacher_answers_for_the_image_and_its_mirror_image():
+    first, second = network(0), network(1)
+    images = torch.randn(2, 3, 40, 40)
+    with torch.no_grad():
+        views = [model(view).softmax(1) for model in (first, second) for view in (images, images.flip(3))]
+    assert torch.allclose(Teacher([first, second], CPU)(images), sum(views) / 4, atol=1e-6)
+    assert not Teacher([first], CPU)(images.requires_grad_()).requires_grad
+
+
+def test_a_teacher_of_another_size_sees_its_own():
+    seen = []
+    small = network(0, size=32)
+    small.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    Teacher([small], CPU)(torch.randn(2, 3, 40, 40))
+    assert seen == [(2, 3, 32, 32)] * 2
+
+
+def test_its_share_of_the_loss_by_hand():
+    # Logits 0 and ln 3 are probabilities 0.25 and 0.75: the label 0 costs ln 4, the teacher's 0.2 and 0.8 cost
+    # 0.2 ln 4 + 0.8 ln (4 / 3).
+    class Head:
+        def probabilities(self, outputs):
+            return outputs.softmax(1)
+
+    criterion = Criterion(cross_entropy, None, lambda images: torch.tensor([[0.2, 0.8]]), 0.25, Head())
+    outputs = torch.tensor([[1.0, 3.0]]).log()
+    label, taught = 1.3862944, 0.2 * 1.3862944 + 0.8 * 0.2876821
+    loss = criterion(outputs, Targets(torch.tensor([0])), torch.zeros(1, 3, 4, 4))
+    assert loss.item() == pytest.approx(0.75 * label + 0.25 * taught)
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *map(str, arguments)])
+    try:
+        run_script(main.main)
+    except SystemExit as ending:
+        return ending.code
+    return 0
+
+
+@pytest.fixture
+def taught(small_faces_once, tmp_path, monkeypatch):
+    """A finished run in `teacher`, and the command that trains a student of it into a folder."""
+    labels, images = small_faces_once
+    data = ["--label-dir", labels, "--image-dir", images, "--cache-dir", tmp_path / "cache", *TINY]
+    assert call(monkeypatch, *data, "--run-dir", tmp_path / "teacher") == 0
+    return lambda run, *more: [*data, "--run-dir", tmp_path / run, "--teacher", tmp_path / "teacher", *more]
+
+
+def test_a_student_learns_something_else_and_resumes_exactly(taught, tmp_path, monkeypatch, capsys):
+    assert call(monkeypatch, *taught("student")) == 0
+    weights = {name: load_plain(tmp_path / name / "fold_3.pt")["state_dict"] for name in ("teacher", "student")}
+    assert not torch.equal(weights["teacher"]["conv1.weight"], weights["student"]["conv1.weight"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Interruption, "agreed", stop_after(3))
+        assert call(patch, *taught("stopped")) == 143
+    assert call(monkeypatch, "--run-dir", tmp_path / "stopped", "--resume", "--cache-dir", tmp_path / "cache") == 0
+    resumed = load_plain(tmp_path / "stopped" / "fold_3.pt")["state_dict"]
+    assert all(torch.equal(resumed[name], value) for name, value in weights["student"].items())
+
+
+def stop_after(steps):
+    def agreed(interruption):
+        interruption.steps = getattr(interruption, "steps", 0) + 1
+        interruption.requested = 15 if interruption.steps == steps else 0
+        return interruption.requested != 0
+
+    return agreed
+
+
+def test_a_resumed_student_keeps_its_teacher(taught, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(Interruption, "agreed", stop_after(3))
+        assert call(patch, *taught("stopped")) == 143
+    path = tmp_path / "teacher" / "fold_3.pt"
+    content = load_plain(path)
+    content["state_dict"]["fc.bias"] += 1
+    save_plain(path, content)
+    capsys.readouterr()
+    assert call(monkeypatch, "--run-dir", tmp_path / "stopped", "--resume", "--cache-dir", tmp_path / "cache") == 2
+    assert "fold_3.progress.pt' is damaged: its teachers had other weights\n" in capsys.readouterr().err
+
+
+def test_a_teacher_that_has_seen_others_is_refused(taught, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "teacher" / "fold_3.pt"
+    content = load_plain(path)
+    for changed, message in (
+        ({"train_people": [*content["train_people"][1:], "album3/300"]}, "was trained on 1 people who are not in the"),
+        ({"class_names": [f"class {k}" for k in range(8)]}, "knows the classes class 0, class 1, class 2, "),
+    ):
+        save_plain(path, {**content, **changed})
+        assert call(monkeypatch, *taught("student")) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: --teacher: '{path}' {message}")
+        assert not (tmp_path / "student").exists()
+    shutil.rmtree(tmp_path / "teacher")
+    assert call(monkeypatch, *taught("student")) == 2
+    assert f"error: no model file at '{path}'" in capsys.readouterr().err
