@@ -129,6 +129,11 @@ class TestTraining:
         assert results["mean"]["top1"] == pytest.approx(sum(values) / 2)
         assert results["std"]["top1"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
         assert "always answering 0-2: top-1 12.50%, one-off 25.00%, MAE 3.500" in printed
+        # Eight faces in fifteen bins: each face is a bin of its own.
+        confidence = table[[name for name in table if name.startswith("p_")]].max(axis=1)
+        error = (confidence - (table.label == table.prediction)).abs()
+        assert [fold["ece"] for fold in results["folds"]] == pytest.approx(error.groupby(table.fold).mean().tolist())
+        assert f"expected calibration error: {error.mean():.2%} (15 bins)" in printed
 
     def test_results_say_what_was_counted_and_how(self, experiment):
         run = experiment[0] / "run"

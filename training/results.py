@@ -26,10 +26,10 @@ def fold_result(record, rows, predictions, image_size):
     others = own.where(~twins).metrics() if not twins.all() else dict.fromkeys(METRICS)
     return {
         "fold": record["fold"],
-        **{name: record["metrics"][name] for name in METRICS},
+        **own.metrics(),
         **{f"{name}_over_epochs": float(np.mean([row[f"test_{name}"] for row in final])) for name in METRICS},
         **{f"{name}_without_twins": value for name, value in others.items()},
-        **{name: value for name, value in rows[-1].items() if name.startswith("val_")},
+        **{name: float(value) for name, value in rows[-1].items() if name.startswith("val_")},
         "ece": expected_calibration_error(own.labels, own.predicted, own.probabilities),
         "decoder": record["decoder"],
         "train_faces": record["train_faces"],
