@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from data.adience import CANONICAL, FOLDS, HEADER
 from utils.errors import UserError
 from utils.files import locked
-from utils.foreign import read_json
+from utils.foreign import read_json, reason
 
 DEMO_DIR = "demo_faces"
 SIDE, FINE = 128, 2  # pixels of a saved face, and how many times larger it is drawn
@@ -45,7 +45,7 @@ def make_demo_faces(folder, people_per_class=6, images_per_person=2, seed=0):
                 if not is_drawn(folder, recipe):  # another process may have drawn it meanwhile
                     draw_folder(folder, recipe)
     except OSError as error:
-        raise UserError(f"cannot write the demo faces to '{folder}': {error.strerror or error}") from None
+        raise UserError(f"cannot write the demo faces to '{folder}': {reason(error)}") from None
 
 
 def is_drawn(folder, recipe):

@@ -46,9 +46,10 @@ class TrainState:
         labels, num_classes = torch.tensor(faces.labels), len(faces.class_names)
         weights = class_weights(labels, num_classes).to(compute.device) if config.balance == "loss" else None
         models = teacher_models(config.teacher, fold, faces)
-        self.teacher = Teacher(models, compute) if models else None
+        teacher = Teacher(models, compute) if models else None
+        self.teachers = teacher.digests if teacher else []
         loss = getattr(losses, config.loss)
-        self.criterion = losses.Criterion(loss, weights, self.teacher, config.teacher_weight, self.model.head)
+        self.criterion = losses.Criterion(loss, weights, teacher, config.teacher_weight, self.model.head)
         self.sampling = class_weights(labels, num_classes)[labels] if config.balance == "sampling" else None
         self.average = None
         if config.averaging:
@@ -73,16 +74,12 @@ class TrainState:
         return parts if self.average is None else {**parts, "average": self.average}
 
     def state_dict(self):
-        teachers = self.teacher.digests if self.teacher else []
-        return {
-            "step": self.step,
-            "teachers": teachers,
-            **{name: part.state_dict() for name, part in self.parts().items()},
-        }
+        parts = {name: part.state_dict() for name, part in self.parts().items()}
+        return {"step": self.step, "teachers": self.teachers, **parts}
 
     def load_state_dict(self, state):
         """Raises KeyError, RuntimeError, TypeError or ValueError where the state does not fit."""
-        if state["teachers"] != (self.teacher.digests if self.teacher else []):
+        if state["teachers"] != self.teachers:
             raise ValueError("its teachers had other weights")
         if type(state["step"]) is not int or state["step"] < 0:
             raise ValueError(f"its step is {state['step']}")

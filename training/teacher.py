@@ -26,6 +26,7 @@ class Teacher:
     def __init__(self, models, compute):
         self.models = [model.to(compute.device, memory_format=torch.channels_last) for model in models]
         self.compute = compute
+        self.digests = [digest(model.state_dict()) for model in models]  # once: every progress file records them
 
     @torch.no_grad()
     def __call__(self, images):
@@ -36,10 +37,6 @@ class Teacher:
                 with self.compute.autocast():
                     views.append(model.probabilities(resize(view, [model.image_size, model.image_size])))
         return torch.stack(views).mean(0)
-
-    @property
-    def digests(self):
-        return [digest(model.state_dict()) for model in self.models]
 
 
 def teacher_models(runs, fold, faces):
