@@ -149,6 +149,34 @@ def test_predictions_of_another_run_are_refused(copied, call):
     assert errors == f"error: '{ours}' is damaged: the 8 rows of fold 0 are not those of its model\n"
 
 
+def test_halving_keeps_the_better_half_by_the_validation_faces(small_faces_once, tmp_path):
+    """Two rounds, of 1 epoch and of 2."""
+    variants = ["relu", "no flip", "no rotation"]
+    more = ["--val-fraction", "0.3", "--rounds", "2", "--judge", "loss", "--folds", "0", "--only", *variants]
+    command = [sys.executable, "-m", "tools.ablate", *arguments_of(small_faces_once, tmp_path, *more)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    root = tmp_path / "ablation"
+    losses = {}
+    for variant in variants:
+        log = pd.read_csv(root / "1_epochs" / f"{variant.replace(' ', '_')}_seed0" / "log.csv")
+        assert list(log.epoch) == [0]
+        losses[variant] = log.val_loss[0]
+    kept = sorted(variants, key=losses.get)[:2]
+    assert f"validation loss keeps {', '.join(kept)}\n" in done.stdout
+    assert {path.name for path in root.glob("*_seed0")} == {
+        f"{name.replace(' ', '_')}_seed0" for name in ["baseline", *kept]
+    }
+    table = pd.read_csv(root / "ablation.csv")
+    trained = table[~table.variant.str.startswith("decode ")]
+    assert list(zip(trained.epochs, trained.variant, strict=True)) == [
+        *((2, variant) for variant in ["baseline", *kept]),
+        *((1, variant) for variant in ["baseline", *variants]),
+    ]
+    last = pd.read_csv(root / f"{kept[0].replace(' ', '_')}_seed0" / "log.csv")
+    assert trained.val_loss.iloc[1] == pytest.approx(last.val_loss[1])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -177,6 +205,13 @@ def test_files_of_somebody_else_stay(tmp_path, call, name, message):
         (["--seeds", "0", "0"], "--seeds 0 0: name each seed once; a run counts once"),
         (["--loss", "nonsense"], "--loss nonsense: choose from cross_entropy, label_smoothing"),
         (["--seed", "1"], "unrecognized arguments: --seed 1"),
+        (["--rounds", "0"], "--rounds 0: expected 1 or more, and at least 1 of the 2 epochs in the first of them"),
+        (["--rounds", "3"], "--rounds 3: expected 1 or more, and at least 1 of the 2 epochs in the first of them"),
+        (["--rounds", "2"], "--rounds 2: there are no validation faces to judge by; add --val-fraction 0.2"),
+        (
+            ["--rounds", "2", "--val-fraction", "0.2", "--warmup", "1"],
+            "--rounds 2 with --warmup: the shorter rounds need shorter ones; omit it",
+        ),
     ],
 )
 def test_bad_arguments(ablation, small_faces_once, arguments, message, monkeypatch, capsys):

@@ -5,9 +5,14 @@
 
 Every variant is `main.py` with the baseline's settings and the few of its own in VARIANTS. The same command again
 resumes where it stopped. It writes ablation.csv, ablation.md and ablation.png into --run-dir.
+
+`--rounds 3` searches among many variants by successive halving (Jamieson and Talwalkar, "Non-stochastic Best Arm
+Identification and Hyperparameter Optimization", AISTATS 2016): all of them train for a quarter of the epochs, the
+better half for half of them, the best quarter for all. The validation faces decide; the baseline is in every round.
 """
 
 import dataclasses
+import math
 import os
 import shlex
 import subprocess
@@ -82,24 +87,47 @@ def main():
     check_folder(root)
     if options.demo:
         make_demo_faces(DEMO_DIR)  # once, before several runs need them
-    jobs = [(variant, seed) for seed in options.seeds for variant in options.only]
+    tables, variants = [], options.only
+    for rounds_left in reversed(range(options.rounds)):
+        epochs = max(1, options.epochs // 2**rounds_left)
+        folder = root / f"{epochs}_epochs" if rounds_left else root
+        train_all(folder, variants, options, {**shared, "epochs": epochs})
+        tables.append(compare(folder, variants, options.seeds, validated=shared.get("val_fraction", 0) > 0))
+        tables[-1].insert(1, "epochs", epochs)
+        variants = better_half(tables[-1], variants, options.judge) if rounds_left else variants
+    table = pd.concat(tables[::-1], ignore_index=True)  # the longest runs first
+    write_csv(root / "ablation.csv", table)
+    write_text(root / "ablation.md", "\n".join(markdown(rows) for rows in tables[::-1]))
+    from report.plots import plot_ablation  # brings torch
+
+    plot_ablation(tables[-1], root / "ablation.png")
+    print(f"\n{read_text(root / 'ablation.md', LOG_LIMIT)}")
+    print(f"{printable(root)}/ holds ablation.csv, ablation.md and ablation.png")
+
+
+def train_all(folder, variants, options, shared):
+    """Run what has not finished yet, `options.jobs` runs at a time. Raises UserError when one fails."""
+    jobs = [(variant, seed) for seed in options.seeds for variant in variants]
     started = time.perf_counter()
     with ThreadPoolExecutor(options.jobs) as pool:
         try:
-            for number, _ in enumerate(pool.map(lambda job: train(root, *job, options, shared), jobs), 1):
-                print(f"{number} of {len(jobs)} runs done, {(time.perf_counter() - started) / 60:.0f} min", flush=True)
+            for number, _ in enumerate(pool.map(lambda job: train(folder, *job, options, shared), jobs), 1):
+                minutes = (time.perf_counter() - started) / 60
+                print(f"{number} of {len(jobs)} runs of {shared['epochs']} epochs done, {minutes:.0f} min", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(running):
                 process.terminate()  # it saves its step, and this script resumes from there
             raise
-    table = compare(root, options)
-    write_csv(root / "ablation.csv", table)
-    write_text(root / "ablation.md", markdown(table))
-    from report.plots import plot_ablation  # brings torch
 
-    plot_ablation(table, root / "ablation.png")
-    print(f"\n{markdown(table)}\n{printable(root)}/ holds ablation.csv, ablation.md and ablation.png")
+
+def better_half(table, variants, judge):
+    """The baseline and the better half of the other variants, by a metric of the validation faces."""
+    values = table.set_index("variant")[f"val_{judge}"]
+    others = sorted(variants[1:], key=values.get, reverse=not METRICS[judge].lower_is_better)
+    kept = others[: math.ceil(len(others) / 2)]
+    print(f"validation {METRICS[judge].title} keeps {', '.join(kept)}", flush=True)
+    return [BASELINE, *kept]
 
 
 def check_folder(root):
@@ -114,12 +142,12 @@ def check_folder(root):
 
 def is_ablation(path):
     with open_regular(path, LOG_LIMIT) as file:
-        return file.readline(200).startswith(b"variant,runs,images,seconds,")
+        return file.readline(200).startswith((b"variant,epochs,runs,images,seconds,", b"variant,runs,images,seconds,"))
 
 
-def train(root, variant, seed, options, shared):
+def train(folder, variant, seed, options, shared):
     """Run main.py for one variant and seed, unless it has finished before. Raises UserError when it fails."""
-    run_dir = run_folder(root, variant, seed)
+    run_dir = run_folder(folder, variant, seed)
     config = variant_config(variant, seed, shared, options.demo)
     if exists(run_dir / "config.json"):
         recorded = read_config(run_dir)
@@ -131,8 +159,8 @@ def train(root, variant, seed, options, shared):
     threads = config.threads or max(1, os.cpu_count() // options.jobs)
     command = [sys.executable, str(MAIN), *as_flags({**settings, "threads": threads}), "--no-plots"]
     command += ["--run-dir", str(run_dir), *(["--resume"] if exists(run_dir / "config.json") else [])]
-    root.mkdir(parents=True, exist_ok=True)
-    log_path = root / f"{run_dir.name}.log"
+    folder.mkdir(parents=True, exist_ok=True)
+    log_path = folder / f"{run_dir.name}.log"
     if log_path.is_symlink() or (exists(log_path) and not log_path.is_file()):
         raise UserError(f"'{log_path}' is not a regular file; move it away")
     with open(log_path, "a") as log:
@@ -147,8 +175,8 @@ def train(root, variant, seed, options, shared):
         raise UserError(f"'{variant}' with seed {seed} ended with status {status}: {reason[-1]} ({log_path})")
 
 
-def run_folder(root, variant, seed):
-    return root / f"{variant.replace(' ', '_')}_seed{seed}"
+def run_folder(folder, variant, seed):
+    return folder / f"{variant.replace(' ', '_')}_seed{seed}"
 
 
 def variant_config(variant, seed, shared, demo):
@@ -175,32 +203,41 @@ def as_flags(settings):
     return flags
 
 
-def compare(root, options):
-    """One row per variant: its metrics, and its differences from the baseline with intervals over people."""
-    faces = {variant: mean_over_seeds(root, variant, options.seeds) for variant in options.only}
+def compare(folder, variants, seeds, validated):
+    """One row per variant: its metrics, and its differences from the baseline with intervals over people.
+
+    Args:
+        validated: whether the runs held validation faces out, so that there are metrics of these too.
+    """
+    faces = {variant: mean_over_seeds(folder, variant, seeds) for variant in variants}
     for name in list(DECODERS)[1:]:
-        faces[f"decode {name}"] = mean_over_seeds(root, BASELINE, options.seeds, name)
+        faces[f"decode {name}"] = mean_over_seeds(folder, BASELINE, seeds, name)
     base, rows = faces[BASELINE], []
     for variant, own in faces.items():
         if own.attrs["data"] != base.attrs["data"] or not own.path.equals(base.path):
             raise UserError(
                 f"'{variant}' saw other faces, labels or pixels than the baseline: choose another --run-dir"
             )
-        cost = training_cost(root, BASELINE if variant.startswith("decode ") else variant, options.seeds)
-        row = {"variant": variant, "runs": len(options.seeds), **cost}
+        cost = training_cost(folder, BASELINE if variant.startswith("decode ") else variant, seeds)
+        row = {"variant": variant, "runs": len(seeds), **cost}
         for name in METRICS:
             row[name], row[f"{name}_spread"] = own[name].mean(), own.attrs[name]
             gain, low, high = paired_difference(own[name], base[name], own.person)
             row |= {f"{name}_gain": gain, f"{name}_low": low, f"{name}_high": high}
+        if validated and not variant.startswith("decode "):
+            row |= validation_metrics(folder, variant, seeds)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def mean_over_seeds(root, variant, seeds, decoder=None):
-    """One row per held-out face: person and metrics, averaged over seeds; attrs: each metric's spread over them."""
+def mean_over_seeds(folder, variant, seeds, decoder=None):
+    """One row per held-out face: person and metrics, averaged over seeds.
+
+    attrs: each metric's spread over the seeds, and the fingerprint of the data.
+    """
     tables, data, folds = [], [], []
     for seed in seeds:
-        results, predictions = read_results(run_folder(root, variant, seed))
+        results, predictions = read_results(run_folder(folder, variant, seed))
         data.append(results["data_fingerprint"])
         folds += [fold["predictions_sha256"] for fold in results["folds"]]
         if decoder:
@@ -219,20 +256,28 @@ def mean_over_seeds(root, variant, seeds, decoder=None):
     return mean
 
 
-def training_cost(root, variant, seeds):
+def training_cost(folder, variant, seeds):
     """Images seen in training and the seconds that took, per run."""
-    logs = [read_log(run_folder(root, variant, seed) / "log.csv") for seed in seeds]
+    logs = [read_log(run_folder(folder, variant, seed), ["seconds", "images_per_second"]) for seed in seeds]
     images = np.mean([(log.seconds * log.images_per_second).sum() for log in logs])
     return {"images": round(images), "seconds": float(np.mean([log.seconds.sum() for log in logs]))}
 
 
-def read_log(path):
-    """The times and speeds in a log.csv, as floats. Raises UserError."""
+def validation_metrics(folder, variant, seeds):
+    """{val_METRIC: mean over seeds and folds after the last epoch}."""
+    columns = [f"val_{name}" for name in METRICS]
+    logs = pd.concat([read_log(run_folder(folder, variant, seed), ["epoch", *columns]) for seed in seeds])
+    return logs.loc[logs.epoch == logs.epoch.max(), columns].mean().to_dict()
+
+
+def read_log(run_dir, columns):
+    """Columns of a run's log.csv, as floats. Raises UserError."""
+    path = run_dir / "log.csv"
     with open_regular(path, LOG_LIMIT) as file:
         try:
-            log = pd.read_csv(file)[["seconds", "images_per_second"]].astype(float)
+            log = pd.read_csv(file)[columns].astype(float)
             if not np.isfinite(log).all(axis=None):
-                raise ValueError("a time is not a finite number")
+                raise ValueError("a value is not a finite number")
         except (KeyError, ValueError, OverflowError) as error:
             raise UserError(f"'{path}' is damaged: {error}") from None
     return log
@@ -241,9 +286,9 @@ def read_log(path):
 def markdown(table):
     """The table for a document: values, and differences from the baseline with their 95 % intervals."""
     titles = [f"{metric.title} | against baseline" for metric in METRICS.values()]
-    lines = [f"| variant | {' | '.join(titles)} | images | seconds |", "|---" * (2 * len(METRICS) + 3) + "|"]
+    lines = [f"| variant | epochs | {' | '.join(titles)} | images | seconds |", "|---" * (2 * len(METRICS) + 4) + "|"]
     for row in table.to_dict("records"):
-        cells = [row["variant"]]
+        cells = [row["variant"], f"{row['epochs']}"]
         for name, metric in METRICS.items():
             # One run alone has no spread over seeds.
             spread = f" ± {metric.show(row[f'{name}_spread'])}" if row["runs"] > 1 else ""
@@ -260,6 +305,12 @@ def read_command_line():
     parser.add_argument("--only", nargs="+", metavar="VARIANT", default=list(VARIANTS), help="variants (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    parser.add_argument(
+        "--rounds", type=int, default=1, metavar="N", help="rounds of successive halving; 1 disables it (default: 1)"
+    )
+    parser.add_argument(
+        "--judge", choices=tuple(METRICS), default="top1", help="validation metric of the halving (default: top1)"
+    )
     parser.add_argument("--demo", action="store_true", help="use the drawn demo faces")
     parser.add_argument("--list", action="store_true", help="print the variants and exit")
     parser.add_argument("--run-dir", default="runs/ablation", metavar="DIR", help="folder (default: runs/ablation)")
@@ -278,9 +329,28 @@ def read_command_line():
         raise UserError(f"--jobs {options.jobs}: expected a number from 1")
     if len(set(options.seeds)) < len(options.seeds):
         raise UserError(f"--seeds {' '.join(map(str, options.seeds))}: name each seed once; a run counts once")
+    mine = ("only", "seeds", "jobs", "rounds", "judge", "demo", "list", "run_dir")
+    shared = as_tuples({name: value for name, value in vars(options).items() if name not in mine})
+    options.epochs = shared.get("epochs", DEMO_DEFAULTS["epochs"] if options.demo else default_of(FIELDS["epochs"]))
+    check_rounds(options, shared)
     options.only = [BASELINE, *(name for name in dict.fromkeys(options.only) if name != BASELINE)]
-    mine = ("only", "seeds", "jobs", "demo", "list", "run_dir")
-    return options, as_tuples({name: value for name, value in vars(options).items() if name not in mine})
+    return options, shared
+
+
+def check_rounds(options, shared):
+    """Raises UserError where successive halving has nothing to judge by, or too few epochs."""
+    if not 1 <= options.rounds <= 1 + int(math.log2(max(1, options.epochs))):
+        raise UserError(
+            f"--rounds {options.rounds}: expected 1 or more, and at least 1 of the {options.epochs} epochs in"
+            " the first of them"
+        )
+    if options.rounds > 1 and not shared.get("val_fraction"):
+        raise UserError(f"--rounds {options.rounds}: there are no validation faces to judge by; add --val-fraction 0.2")
+    for name in ("lr_steps", "warmup"):
+        if options.rounds > 1 and name in shared:
+            raise UserError(
+                f"--rounds {options.rounds} with {flag(name)}: the shorter rounds need shorter ones; omit it"
+            )
 
 
 if __name__ == "__main__":
