@@ -32,6 +32,14 @@ class AugmentConfig:
     crop: float = option(
         1.0, "smallest area of a random resized crop, as a fraction of the image's; 1 disables it", low=0.05, high=1
     )
+    # The report names neither, so torchvision's defaults are used.
+    interpolation: str = option(
+        "nearest", "interpolation of rotated, scaled and shifted images", choices=("nearest", "bilinear", "bicubic")
+    )
+    padding: str = option(
+        "zeros", "what lies outside of these images: black, the nearest pixel, or the mirrored image",
+        choices=("zeros", "border", "reflection"),
+    )  # fmt: skip
     brightness: float = option(0.1, "largest relative change of brightness", low=0, high=1)
     contrast: float = option(0.1, "largest relative change of contrast", low=0, high=1)
     saturation: float = option(0.1, "largest relative change of saturation", low=0, high=1)
@@ -70,7 +78,7 @@ def make_transforms(config, image_size, progress, mean, std):
     gridmask = gridmask_probability(config, progress)
     # The last two come after normalisation, so that what they set to 0 takes the mean colour.
     transforms = [
-        (RandomAffine(*affine), affine != (0, 0, 0, 0, 1)),
+        (RandomAffine(*affine, config.interpolation, config.padding), affine != (0, 0, 0, 0, 1)),
         (ColorJitter(*jitter), any(jitter)),
         (Normalize(mean, std), True),
         (RandomErasing(config.erasing, image_size), config.erasing > 0),

@@ -60,7 +60,7 @@ def train_transform(size, resized=False):
         [
             *first,
             transforms.RandomHorizontalFlip(),
-            transforms.RandomRotation(20, interpolation=transforms.InterpolationMode.BILINEAR),
+            transforms.RandomRotation(20),
             transforms.ColorJitter(0.1, 0.1, 0.1, 0.02),
             transforms.ToTensor(),
             transforms.Normalize(Network.mean, Network.std),
