@@ -1,9 +1,9 @@
-"""Paired differences and their intervals over people."""
+"""Paired differences, their intervals over people, and means over samples of people."""
 
 import numpy as np
 import pytest
 
-from evaluation.bootstrap import paired_difference
+from evaluation.bootstrap import paired_difference, resampled_means
 
 
 def test_the_difference_is_the_faces_mean():
@@ -31,3 +31,12 @@ def test_many_faces_of_few_people_widen_it():
     alone = paired_difference(gains, 0 * gains, np.arange(4000))
     people = paired_difference(gains, 0 * gains, np.repeat(np.arange(40), 100))
     assert people[2] - people[1] > 8 * (alone[2] - alone[1])  # sqrt(100), but for chance
+
+
+def test_means_of_resampled_people_by_hand():
+    """Two people: a sample has the first one twice, both, or the second one twice, and whole people at that."""
+    values = np.array([[1.0, 0], [4, 0], [10, 6]])  # the first two faces are one person's
+    means = resampled_means(values, ["b", "b", "a"], draws=400)
+    assert {tuple(row) for row in means} == {(2.5, 0), (5, 2), (10, 6)}
+    # One in four, two in four, one in four; the standard deviation of 400 draws' count of the second is 10.
+    assert abs((means[:, 0] == 5).sum() - 200) < 40
