@@ -23,6 +23,7 @@ def test_defaults_are_the_experiment():
     assert (config.momentum, config.weight_decay, config.init) == (0.0, 0.0, "pytorch")
     assert (config.flip, config.rotation, config.hue) == (0.5, 20, 0.02)
     assert (config.brightness, config.contrast, config.saturation) == (0.1, 0.1, 0.1)
+    assert (config.optimizer, config.interpolation, config.padding) == ("sgd", "nearest", "zeros")
     assert (config.gridmask_ratio, config.gridmask_start, config.gridmask_end) == (0.6, 0.6, 0.8)
     assert config.gridmask_rotated
     assert (config.folds, config.label_policy, config.seed) == ((0, 1, 2, 3, 4), "strict", 0)
@@ -30,11 +31,11 @@ def test_defaults_are_the_experiment():
 
 def test_a_recipe_gives_defaults_and_explicit_values_come_first():
     modern = Config(recipe="modern", epochs=20)
-    assert (modern.momentum, modern.weight_decay, modern.loss, modern.nesterov) == (0.9, 5e-4, "sord", True)
+    assert (modern.optimizer, modern.momentum, modern.weight_decay, modern.loss) == ("muon", 0.9, 0.0, "sord")
     assert modern.warmup == 2.0  # a tenth of the epochs
     assert Config(recipe="modern", loss="corn").loss == "corn"
     # Even where the explicit value is the option's own default.
-    assert Config(recipe="modern", momentum=0.0, nesterov=False).momentum == 0.0
+    assert Config(recipe="modern", momentum=0.0).momentum == 0.0
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_options_show_the_recipes_defaults():
     text = make_parser(vars(Config(recipe="modern"))).format_help()
     for title in ("data:", "network:", "optimisation:", "augmentation:", "evaluation:", "machine:"):
         assert f"\n{title}\n" in text
-    assert re.search(r"--momentum X\s+SGD momentum \(default: 0.9\)", text)
+    assert re.search(r"--momentum X\s+momentum \(default: 0.9\)", text)
     assert re.search(r"--warmup X\s+epochs of linear learning rate warm-up\s+\(default:\s+10.0\)", text)
 
 

@@ -659,7 +659,7 @@ class TestCommandLine:
             ([], {"epochs": "100", "lr-steps": "20 50 75", "momentum": "0.0", "loss": "cross_entropy"}),
             (["--epochs", 40], {"epochs": "40", "lr-steps": "8 20 30", "warmup": "0.0"}),
             (["--recipe", "modern"], {"loss": "sord", "momentum": "0.9", "warmup": "10.0", "schedule": "cosine"}),
-            (["--recipe", "modern", "--epochs", 40], {"warmup": "4.0", "weight-decay": "0.0005"}),
+            (["--recipe", "modern", "--epochs", 40], {"warmup": "4.0", "optimizer": "muon"}),
             (["--demo"], {"epochs": "4", "image-size": "48", "run-dir": "runs/demo", "batch-size": "32"}),
         ],
     )
@@ -676,9 +676,10 @@ class TestCommandLine:
         monkeypatch.setattr(sys, "argv", ["main.py", *SOMEWHERE, "--recipe", "modern"])
         config = Config(recipe="modern", label_dir="somewhere", image_dir="somewhere")
         assert read_arguments().config == config
-        assert (config.loss, config.momentum, config.weight_decay, config.warmup) == ("sord", 0.9, 5e-4, 10.0)
-        assert (config.schedule, config.nesterov, config.init, config.zero_init) == ("cosine", True, "he", True)
-        assert (config.decay_weights_only, config.scale, config.shift) == (True, 0.1, 0.05)
+        assert (config.loss, config.optimizer, config.momentum, config.warmup) == ("sord", "muon", 0.9, 10.0)
+        assert (config.schedule, config.init, config.zero_init) == ("cosine", "he", True)
+        assert (config.rotation, config.scale, config.shift) == (5.0, 0.05, 0.02)
+        assert (config.interpolation, config.padding) == ("bicubic", "reflection")
         assert (config.lr, config.epochs, config.batch_size) == (0.1, 100, 128)
 
     @pytest.mark.parametrize(("epochs", "steps"), [(100, (20, 50, 75)), (18, (4, 9, 14)), (2, (1, 2)), (1, (1,))])

@@ -9,6 +9,7 @@ from data.dataset import steps_per_epoch
 from data.split import split_faces
 from models import create_model
 from training import LOSSES, losses
+from training.muon import Muon
 from training.schedule import learning_rate
 from training.teacher import Teacher, teacher_models
 from utils.errors import UserError
@@ -32,13 +33,11 @@ class TrainState:
         torch.manual_seed(derive_seed(*self.seed, 0, Stream.INITIAL_WEIGHTS))
         self.model = build_model(config, faces.class_names).to(compute.device, memory_format=torch.channels_last)
         self.network = compute.prepare(self.model)
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(self.model, config.weight_decay, config.decay_weights_only),
-            config.lr,
-            config.momentum,
-            nesterov=config.nesterov,
-            fused=True,
-        )
+        groups = parameter_groups(self.model, config.weight_decay, config.decay_weights_only)
+        if config.optimizer == "muon":
+            self.optimizer = Muon(groups, config.lr, config.momentum)
+        else:
+            self.optimizer = torch.optim.SGD(groups, config.lr, config.momentum, nesterov=config.nesterov, fused=True)
         self.learning_rate = functools.partial(
             learning_rate,
             **{name: getattr(config, name) for name in ("lr", "epochs", "schedule", "warmup", "lr_steps", "lr_gamma")},
