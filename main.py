@@ -32,14 +32,14 @@ if __name__ == "__main__":
     run_script(check_arguments)
 
 from data import Pictures, load_faces, make_demo_faces, open_cache, split_faces
-from report.figures import PREVIEW_DRAWS, draw_faces, draw_run
-from report.tables import cross_validation_table
+from report import figures, page, study, tables
 from training.engine import epoch_pipeline, evaluate_split, final_predictions, preview_augment, train_one_epoch
 from training.merge import merge_runs
 from training.optim import TrainState, check_training_sets
 from training.progress import FoldProgress, describe, print_twins
 from training.run import Run, check_folder, current_commit
 from utils.device import Compute, keep_large_buffers
+from utils.options import to_record
 from utils.signals import Interruption
 
 
@@ -79,10 +79,10 @@ def train(arguments):
             if not run.is_finished(fold):
                 train_fold(fold, faces, device_images, run, interruption)
         if compute.distributed.is_main_process:
-            report(run)
+            report(run, faces, images, pictures.pairs)
             if config.plots:
-                augment = preview_augment(config, PREVIEW_DRAWS * len(faces.class_names))
-                draw_faces(run.folder, run.predictions(), faces, images, augment)
+                augment = preview_augment(config, figures.PREVIEW_DRAWS * len(faces.class_names))
+                figures.draw_faces(run.folder, run.predictions(), faces, images, augment)
 
 
 def train_fold(fold, faces, images, run, interruption):
@@ -113,13 +113,16 @@ def merge(arguments):
         report(run)
 
 
-def report(run):
-    """Write the results, print the table and draw the plots that need no images."""
-    results = run.finish()
-    print(f"\n{cross_validation_table(results, run.predictions())}\n")
+def report(run, faces=None, images=None, pairs=study.NO_PAIRS):
+    """Write the results, print the table, and write the plots that need no images and the HTML report."""
+    results, predictions, models = run.finish(), run.predictions(), run.models()
+    print(f"\n{tables.cross_validation_table(results, predictions)}\n")
     if run.config.plots:
-        draw_run(run.folder, run.history, run.predictions(), run.models(), run.config.loss)
-    plots = " and plots" if run.config.plots else ""
+        figures.draw_run(run.folder, run.history, predictions, models, run.config.loss)
+        command = f"{python_command()} {shlex.join(sys.argv)}"
+        made_from = (to_record(run.config), predictions, run.history, models, faces, images, pairs, command)
+        page.write_report(run.folder / "report.html", study.study_of_run(*made_from))
+    plots = ", plots and report.html, which shows every mistake" if run.config.plots else ""
     print(f"{printable(run.folder)}/ holds the models, log.csv, predictions.csv, results.json{plots}")
     path = printable(shlex.quote(str(run.model_path(run.finished_folds()[0]))))
     print(f"evaluate one model: {python_command()} test_code.py {path} --show-errors")

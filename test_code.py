@@ -7,10 +7,12 @@ The model file says which network, fold, label policy and image size it was trai
 """
 
 import dataclasses
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import printable, run_script, start_script
+from utils.cli import printable, python_command, run_script, start_script
 
 if __name__ == "__main__":
     start_script()  # before the imports below, which take a while
@@ -27,6 +29,7 @@ from utils.options import Parser, add_options, default_of
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic"}
 SETTINGS = "label_dir image_dir allow_missing batch_size".split()
 MACHINE = "device precision threads".split()
+PAGE = "index.html"  # in --error-dir
 PIXELS_PER_BATCH = 512 * 224**2  # the most that a model file may ask for; --batch-size may ask for more
 
 
@@ -83,6 +86,8 @@ from models.checkpoint import load_model
 from models.network import Network, parameter_count, size_mib
 from models.plain import digest
 from report.errors import check_error_folder, find_errors, rank, write_errors
+from report.page import check_report, write_report
+from report.study import Answers, study_of_models
 from report.tables import calibration_line, confusion_table, constant_line, models_table, per_class_table, warnings_of
 from training.config import Config, recorded_config
 from training.results import class_results
@@ -118,6 +123,7 @@ def main():
     options = read_command_line()
     if options.show_errors:
         check_error_folder(options.error_dir)
+        check_report(Path(options.error_dir) / PAGE)
     keep_large_buffers()
     # Every model file, folder and fold is checked before the first model is evaluated.
     tasks = [prepare(path, options) for path in options.models]
@@ -134,13 +140,22 @@ def main():
     for fusion in fusions:
         print_fusion(fusion)
     if options.show_errors:
-        errors = rank(
-            pd.concat([find_errors(one.predictions, task.images) for one, task in zip(evaluated, tasks, strict=True)])
-        )
-        write_errors(options.error_dir, errors, tasks[0].model.class_names)
-        print(f"\nwrote {len(errors):,} misclassified images and errors.csv to {printable(options.error_dir)}/")
+        show_errors(options.error_dir, tasks, evaluated)
     if options.json:
         write_json(options.json, reports + [{"fusion": fusion} for fusion in fusions])
+
+
+def show_errors(folder, tasks, evaluated):
+    """Write the misclassified images, their list and a page that shows them. Raises UserError."""
+    pairs = list(zip(evaluated, tasks, strict=True))
+    errors = rank(pd.concat([find_errors(one.predictions, task.images) for one, task in pairs]))
+    write_errors(folder, errors, tasks[0].model.class_names)
+    answers = [
+        Answers(task.path, one.predictions, task.model, task.images, task.config.image_dir) for one, task in pairs
+    ]
+    command = f"{python_command()} {shlex.join(sys.argv)}"
+    write_report(Path(folder) / PAGE, study_of_models(answers, command))
+    print(f"\nwrote {len(errors):,} misclassified images and errors.csv to {printable(folder)}/; see {PAGE} there")
 
 
 def prepare(path, options):

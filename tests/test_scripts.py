@@ -81,6 +81,7 @@ class TestTraining:
         names = {path.name for path in run.iterdir()}
         pictures = {"learning_curves.png", "confusion.png", "augmentation.png", "worst_errors.png"}
         files = {".lock", "config.json", "log.csv", "predictions.csv", "results.json", "fold_0.pt", "fold_3.pt"}
+        files |= {"report.html", "suspects.csv"}
         assert names == files | pictures | {"parameters_fold_0.png", "parameters_fold_3.png"}
         for picture in pictures:
             with Image.open(run / picture) as image:

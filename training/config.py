@@ -99,7 +99,7 @@ class EvaluationConfig:
         "argmax", "decoder from probabilities to a class; val chooses one on the validation faces",
         choices=(*DECODERS, "val"),
     )  # fmt: skip
-    plots: bool = option(True, "save plots at the end")
+    plots: bool = option(True, "save plots and report.html at the end")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,10 @@ LOG_COLUMNS = [
 VAL_COLUMNS = [f"val_{name}" for name in METRICS]  # behind them, where --val-fraction holds faces out for tuning
 PROGRESS_FORMAT = "age-training-progress"
 # What a run writes; where such a file lies without a config.json, it is of something else.
-OUTPUTS = ("fold_*.pt", "log.csv", "predictions.csv", "results.json", "*curves.png", "confusion.png", "*errors.png")
+OUTPUTS = (
+    *("fold_*.pt", "log.csv", "predictions.csv", "results.json", "report.html", "suspects.csv"),
+    *("*curves.png", "confusion.png", "*errors.png"),
+)
 
 
 class Run:

@@ -1,0 +1,497 @@
+"""The HTML report: its numbers by hand, its size, and that nothing in it can become markup or leave half a file."""
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import REAL_LABELS, ROOT, needs_real_labels
+from PIL import Image
+
+from data.adience import AGE_GROUPS, read_rows, select_faces
+from data.faces import Faces
+from evaluation.calibration import expected_calibration_error
+from evaluation.label_issues import find_label_issues
+from evaluation.predictions import Predictions
+from models import create_model
+from report import charts, content, gallery, labels, page, published
+from report.page import to_json, write_report
+from report.study import Answers, Study, study_of_models, study_of_run, unfinished_note
+from tools import report as tool
+from utils.errors import UserError
+
+HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>\u202e\u2028&amp;"
+NAMES = ("0-2", "4-6", "8-13")
+
+
+def faces_table(labels, folds=None, path="album{k}/face.{k}.jpg"):
+    """A table of faces of one person and one album each."""
+    count = len(labels)
+    return pd.DataFrame(
+        {
+            "path": [path.format(k=k) for k in range(count)],
+            "label": np.asarray(labels, np.int64),
+            "fold": np.zeros(count, np.int64) if folds is None else folds,
+            "subject": [str(k) for k in range(count)],
+            "album": [f"album{k}" for k in range(count)],
+            "gender": [("f", "m", "u", "")[k % 4] for k in range(count)],
+            "yaw": [(0.0, 15.0, -30.0, np.nan)[k % 4] for k in range(count)],
+            "score": np.arange(count, dtype=float),
+        }
+    )
+
+
+def answers_of(labels, probabilities, names=NAMES, **settings):
+    faces = Faces(
+        faces_table(labels, settings.pop("folds", None), settings.pop("path", "album{k}/face.{k}.jpg")), names
+    )
+    return Answers(
+        settings.pop("name", "fold 0"), Predictions(faces, np.asarray(probabilities, np.float32)), **settings
+    )
+
+
+def small_model(names=AGE_GROUPS, size=48):
+    torch.manual_seed(0)
+    model = create_model("resnet18", "softmax", len(names), width=0.0625).eval()
+    model.image_size, model.class_names = size, names
+    return model
+
+
+def large_study(folder, faces=300, folds=3, seed=0, names=AGE_GROUPS, model=True, path="album{k}/face.{k}.jpg"):
+    """A Study of random answers, with a photograph of coloured blocks for every face but the last."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, len(names), faces)
+    centre = truth + rng.normal(0, 1.5, faces)
+    scores = -np.square(np.arange(len(names)) - centre[:, None])
+    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    blocks = rng.integers(0, 256, (faces, 6, 6, 3), dtype=np.uint8)
+    images = np.repeat(np.repeat(blocks, 8, 1), 8, 2).transpose(0, 3, 1, 2).copy()
+    table = faces_table(truth, np.arange(faces) % folds, path)
+    table["subject"] = [str(k // 3) for k in range(faces)]
+    for k, name in enumerate(table.path[:-1]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[k].transpose(1, 2, 0)).resize((96, 96)).save(folder / name, "JPEG")
+    every = Faces(table, names)
+    answers = []
+    for fold in range(folds):
+        mask = table.fold == fold
+        own = Predictions(every.where(mask), probabilities[mask.to_numpy()].astype(np.float32))
+        answers.append(Answers(f"fold {fold}", own, small_model(names) if model else None, images, str(folder)))
+    history = {fold: [log_row(fold, epoch) for epoch in range(4)] for fold in range(folds)}
+    places = {name: f"fold_{k % folds}_data.txt:{k + 2}" for k, name in enumerate(table.path)}
+    pairs = np.array([[0, 1], [2, 5]])
+    return Study("Age groups: test", answers, [("Data", "drawn")], ["python main.py"], [], history, 4, faces=every,
+                 pairs=pairs, places=places)  # fmt: skip
+
+
+def log_row(fold, epoch):
+    loss = 40.0 if (fold, epoch) == (0, 1) else 2 - 0.3 * epoch
+    return {"fold": fold, "epoch": epoch, "lr": 0.1 / 10**epoch, "gridmask_prob": 0.6 + 0.05 * epoch, "image_size": 48,
+            "train_loss": 1.9 - 0.3 * epoch, "train_top1": 0.3 + 0.1 * epoch, "test_top1": 0.25 + 0.1 * epoch,
+            "test_one_off": 0.6 + 0.1 * epoch, "test_mae": 1.5 - 0.2 * epoch, "test_loss": loss, "seconds": 2.0,
+            "images_per_second": 500.0}  # fmt: skip
+
+
+class Elements(HTMLParser):
+    """The elements, texts of scripts and attributes of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.scripts, self.text, self.inside = [], [], {}, [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attributes]
+        self.inside = dict(attributes).get("id", "program") if tag == "script" else tag
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside in ("data", "pictures", "program"):
+            self.scripts[self.inside] = self.scripts.get(self.inside, "") + data
+        elif self.inside != "style":
+            self.text.append(data)
+
+
+def written(tmp_path, study, **settings):
+    path = tmp_path / "report.html"
+    return write_report(path, study, **settings), Elements(path.read_text(encoding="utf-8"))
+
+
+# Labels 0 0 0 1 1 2, answers 0 0 1 1 2 2: hits 2 1 1, predicted 2 2 2.
+LABELS = [0, 0, 0, 1, 1, 2]
+PROBABILITIES = [[0.9, 0.1, 0], [0.8, 0.2, 0], [0.3, 0.7, 0], [0.2, 0.6, 0.2], [0, 0.4, 0.6], [0, 0.5, 0.5001]]
+
+
+def test_results_by_hand():
+    found = content.results(Study("", [answers_of(LABELS, PROBABILITIES)]))
+    assert [one["value"] for one in found["rows"][0]["cells"]][:3] == ["66.67 %", "100.00 %", "0.333"]
+    assert found["headline"][3]["value"] == "72.22 %"  # balanced: (2/3 + 1/2 + 1) / 3
+    rows = [[row["faces"], row["said"], row["recall"]["value"], row["f1"]["value"]] for row in found["classes"]]
+    assert rows == [
+        ["3", "2", "66.67 %", "80.00 %"],  # 2 * 2 / (3 + 2)
+        ["2", "2", "50.00 %", "50.00 %"],
+        ["1", "2", "100.00 %", "66.67 %"],
+    ]
+    assert found["constant"]["name"] == "always 0-2"
+    # Three right, two off by one, one off by two.
+    assert [one["value"] for one in found["constant"]["cells"]] == ["50.00 %", "83.33 %", "0.667", "–", "33.33 %"]
+    assert found["summary"] == [] and found["published"] == []
+
+
+def test_intervals_are_of_people():
+    """Faces of one person come and go together: with two people, top-1 is one of three values, and so are the ends."""
+    answers = answers_of([0] * 10, [[0.9, 0.1, 0]] * 5 + [[0.1, 0.9, 0]] * 5)
+    answers.predictions.faces.table["album"], answers.predictions.faces.table["subject"] = "a", ["p"] * 5 + ["q"] * 5
+    cell = content.results(Study("", [answers]))["rows"][0]["cells"][0]
+    assert cell == {"value": "50.00 %", "interval": "0.00 to 100.00"}
+
+
+def test_mean_and_pooled_rows():
+    parts = [answers_of([0, 1], [[1, 0, 0], [0, 1, 0]]), answers_of([0, 1, 2, 2], [[0, 1, 0]] * 4, name="fold 1")]
+    rows = content.results(Study("", parts))["summary"]
+    assert rows[0]["cells"][0] == {"value": "62.50 %", "interval": "± 53.03"}  # 1 and 1/4
+    assert rows[1]["faces"] == "6" and rows[1]["cells"][0]["value"] == "50.00 %"
+
+
+def test_confusion_by_hand():
+    matrix = content.confusion(Study("", [answers_of(LABELS, PROBABILITIES)]))
+    assert [[cell["count"] for cell in row["cells"]] for row in matrix["rows"]] == [
+        ["2", "1", "0"],
+        ["0", "1", "1"],
+        ["0", "0", "1"],
+    ]
+    cell = matrix["rows"][0]["cells"][1]
+    assert (cell["true"], cell["predicted"], cell["share"], cell["level"], cell["near"]) == (0, 1, "33 %", 3, True)
+    assert cell["label"] == "true 0-2, predicted 4-6"
+
+
+def test_calibration(tmp_path):
+    study = large_study(tmp_path, faces=600, model=False)
+    found, pooled = content.calibration(study), study.pooled()
+    ece = expected_calibration_error(pooled.labels, pooled.predicted, pooled.probabilities)
+    assert found["rows"][0]["ece"] == f"{100 * ece:.2f} %"
+    assert len(found["rows"]) == 2 and len(found["temperatures"]) == 3
+    assert float(found["rows"][1]["nll"]) < float(found["rows"][0]["nll"])  # these answers are far too sure
+    assert found["reading"].startswith("All temperatures are over 1")
+    assert found["coverage_rows"][0] == ("100 %", f"{100 * pooled.metrics()['top1']:.1f} %")
+
+
+def test_a_single_fold_has_no_temperature():
+    found = content.calibration(Study("", [answers_of(LABELS, PROBABILITIES)]))
+    assert [row["name"] for row in found["rows"]] == ["before temperature scaling"] and not found["temperatures"]
+
+
+def test_small_groups_say_too_few(tmp_path):
+    study = large_study(tmp_path, faces=100, model=False)
+    blocks = {block["title"]: block["rows"] for block in content.groups(study)["blocks"]}
+    assert all(row["too_few"] for row in blocks["gender"] if int(row["faces"]) < 30)
+    assert [row["name"] for row in blocks["gender"]] == ["female", "male", "unknown"]
+    assert not blocks["gender"][2]["too_few"] and blocks["gender"][0]["too_few"]
+    assert "brightness" in blocks and "image size, pixels" not in blocks
+
+
+def test_image_sizes_make_groups(tmp_path):
+    study = large_study(tmp_path, faces=100, model=False)
+    sizes = page.photograph_sizes(study)
+    assert sizes.width.notna().sum() == 99 and set(sizes.width.dropna()) == {96.0}  # one photograph is missing
+    titles = [block["title"] for block in content.groups(study, sizes)["blocks"]]
+    assert "image size, pixels" in titles
+
+
+def test_suspects_are_those_of_the_ordinal_rule(tmp_path):
+    study = large_study(tmp_path, model=False)
+    table, pooled = labels.suspects(study), study.pooled()
+    expected = find_label_issues(pooled.labels, pooled.probabilities, True, pooled.faces.people.to_numpy())
+    assert table.path.tolist() == pooled.faces.table.path.iloc[expected.row].tolist()
+    first = table.iloc[0]
+    assert f"{first.file}:{first.line}" == study.places[first.path]
+
+
+def test_twins_have_different_labels(tmp_path):
+    study = large_study(tmp_path, model=False)
+    table = study.faces.table.assign(label=[1, 3, 2, 0, 0, 2] + [0] * (len(study.faces) - 6))
+    study = dataclasses.replace(study, faces=Faces(table, AGE_GROUPS))
+    (pair,) = labels.twins(study)  # rows 2 and 5 have one label
+    assert [(twin["label"], twin["place"]) for twin in pair] == [
+        ("4-6", "fold_0_data.txt:2"),
+        ("15-20", "fold_1_data.txt:3"),
+    ]
+
+
+@needs_real_labels
+def test_adience_is_recognised():
+    rows = read_rows(REAL_LABELS)
+    for policy in published.FACES_PER_FOLD:
+        table, _ = select_faces(rows, policy)
+        faces = Faces(table, AGE_GROUPS)
+        assert published.is_adience(faces)
+        assert published.is_adience(faces.where(table.fold.isin([1, 3])))
+        assert not published.is_adience(faces.where(table.index > 0))
+        assert not published.is_adience(Faces(table, tuple("abcdefgh")))
+
+
+def test_other_data_have_no_published_figures(tmp_path):
+    study = large_study(tmp_path / "faces", model=False)
+    assert published.published_results(study.faces) == []
+    assert "Published on Adience" not in write_and_read(tmp_path, study)
+
+
+def write_and_read(tmp_path, study, **settings):
+    write_report(tmp_path / "report.html", study, **settings)
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_axes():
+    axis = charts.Axis(0, 1, 50, 150, "{:.0%}".format)
+    assert axis.ticks() == [(50, "0%"), (70, "20%"), (90, "40%"), (110, "60%"), (130, "80%"), (150, "100%")]
+    assert charts.round_values(0.13, 0.52) == [0.2, 0.3, 0.4, 0.5]
+    assert charts.round_values(1, 3, least_step=1) == [1, 2, 3]
+    assert charts.log_values(1e-4, 0.1) == pytest.approx([1e-4, 1e-3, 1e-2, 0.1])
+    assert charts.log_values(0.005, 0.05) == pytest.approx([0.005, 0.01, 0.02, 0.05])
+    assert charts.Axis(3, 3, 0, 100)(3) == 50
+
+
+def test_a_loss_above_the_axis_is_an_arrow(tmp_path):
+    found = content.training(large_study(tmp_path, model=False))
+    loss = next(chart for chart in found["charts"] if chart["title"] == "loss")
+    assert [arrow[1] for line in loss["lines"] for arrow in line["arrows"]] == ["40"]
+    assert found["rows"][0]["epochs"] == "4 of 4"
+    assert [chart["title"] for chart in found["charts"][-2:]] == ["Learning rate", "GridMask probability"]
+
+
+def test_json_cannot_end_a_script():
+    text = to_json({"name": HOSTILE})
+    assert not set("<>&\u2028\u202e") & set(text)
+    assert json.loads(text) == {"name": HOSTILE}
+
+
+def test_hostile_names_stay_text(tmp_path):
+    study = large_study(tmp_path / "faces", faces=60, model=False)
+    hostile = HOSTILE.replace("/", "∕")
+    table = study.faces.table.assign(path=[f"{hostile}{k}" for k in range(60)], album=hostile, gender=hostile)
+    answers = [
+        dataclasses.replace(
+            one,
+            name=hostile,
+            predictions=dataclasses.replace(
+                one.predictions,
+                faces=Faces(table[table.fold == k], (*AGE_GROUPS[:-1], hostile)),
+            ),
+        )
+        for k, one in enumerate(study.answers)
+    ]
+    study = dataclasses.replace(study, title=hostile, facts=[(hostile, hostile)], commands=[hostile], answers=answers,
+                                notes=[hostile], faces=Faces(table, AGE_GROUPS), pairs=np.array([[0, 1]]),
+                                places=dict.fromkeys(table.path, f"{hostile}:1"))  # fmt: skip
+    _, elements = written(tmp_path, study)
+    plain = written(tmp_path / "plain", large_study(tmp_path / "plain_faces", faces=60, model=False))[1]
+    assert elements.tags.count("script") == 3 and elements.tags.count("img") == plain.tags.count("img") == 0
+    assert not [attribute for attribute in elements.attributes if attribute[1].startswith("on")]
+    assert json.loads(elements.scripts["data"])["names"][-1] == hostile
+    assert "alert" not in elements.scripts["program"]
+
+
+def test_nothing_is_fetched(tmp_path):
+    text = write_and_read(tmp_path, large_study(tmp_path / "faces", faces=60))
+    elements = Elements(text)
+    addresses = [value for _, name, value in elements.attributes if name in ("src", "href", "action", "data")]
+    assert addresses and all(value.startswith(("#", "data:image/jpeg;base64,")) for value in addresses)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|innerHTML|document\.write|eval\(", text)
+    policy = next(value for _, name, value in elements.attributes if name == "content" and "default-src" in value)
+    assert policy.startswith(
+        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; style-src 'sha256-"
+    )
+
+
+def test_missing_photographs_are_counted(tmp_path):
+    study = large_study(tmp_path / "faces", faces=60, model=False)
+    shutil.rmtree(tmp_path / "faces" / "album1")
+    text = write_and_read(tmp_path, study)
+    assert "2 photographs are missing and have a grey tile" in text or "1 photographs are missing" in text
+    result = write_report(tmp_path / "report.html", study)
+    shown = json.loads(Elements(text).scripts["pictures"])["scans"]
+    assert result["missing"] == shown.count(None) >= 1
+
+
+def test_thumbnails_are_pictures(tmp_path):
+    study = large_study(tmp_path / "faces", faces=40, model=False)
+    made = gallery.make_thumbnails([tmp_path / "faces" / path for path in study.faces.table.path[:5]], 10**6)
+    assert made["side"] == 96  # no larger than the photographs
+    whole = base64.b64decode(made["header"]) + base64.b64decode(made["scans"][3])
+    expected = np.asarray(Image.open(tmp_path / "faces" / study.faces.table.path[3]), int)
+    assert np.abs(np.asarray(Image.open(io.BytesIO(whole)), int) - expected).mean() < 8
+
+
+def test_saliency_of_every_mistake(tmp_path):
+    study = large_study(tmp_path / "faces", faces=40)
+    _, elements = written(tmp_path, study)
+    data = json.loads(elements.scripts["data"])
+    assert data["grids"] == [[2, 2]] * 3
+    assert all(data["faces"]["true_map"]) and all(data["faces"]["predicted_map"])
+    same = [a == b for a, b in zip(data["faces"]["true_map"], data["faces"]["predicted_map"], strict=True)]
+    right = [a == b for a, b in zip(data["faces"]["label"], data["faces"]["prediction"], strict=True)]
+    assert all(s for s, r in zip(same, right, strict=True) if r) and not all(same)
+
+
+def test_twenty_thousand_mistakes_fit(tmp_path):
+    count = 20_000
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 7, count)
+    probabilities = rng.dirichlet(np.full(8, 0.3), count)
+    probabilities[np.arange(count), truth] = 0  # every answer is wrong
+    probabilities /= probabilities.sum(1, keepdims=True)
+    name = "a/landmark_aligned_face.{k}.10171115404_aa9c8ad4ff_o.jpg"
+    answers = answers_of(truth, probabilities, AGE_GROUPS, path=name, image_dir=str(tmp_path / "i"))
+    (tmp_path / "i" / "a").mkdir(parents=True)
+    first = tmp_path / "first.jpg"
+    pixels = np.asarray(Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((96, 96)))
+    Image.fromarray(pixels).save(first, quality=80)
+    for path in answers.predictions.faces.table.path:
+        os.link(first, tmp_path / "i" / path)
+    start = time.perf_counter()
+    result = write_report(tmp_path / "report.html", Study("", [answers]))
+    print(f"{time.perf_counter() - start:.0f} s, {result}")
+    assert result["bytes"] == (tmp_path / "report.html").stat().st_size <= page.BUDGET
+    assert result["mistakes"] == result["shown"] == count and result["side"] >= 40
+
+
+def test_what_does_not_fit_is_left_out_and_said(tmp_path):
+    study = large_study(tmp_path / "faces", faces=400, model=False)
+    result, elements = written(tmp_path, study, budget=230_000)
+    assert 0 < result["shown"] < result["mistakes"] and result["bytes"] <= 230_000
+    faces = json.loads(elements.scripts["data"])["faces"]
+    assert sum(a != b for a, b in zip(faces["label"], faces["prediction"], strict=True)) == result["shown"]
+    assert f"{result['shown']} of {result['mistakes']} mistakes are shown, the most confident ones" in "".join(
+        elements.text
+    )
+
+
+def test_an_old_report_survives_an_error(tmp_path, monkeypatch):
+    study = large_study(tmp_path / "faces", faces=40, model=False)
+    before = write_and_read(tmp_path, study)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match="No space left"):
+        write_report(tmp_path / "report.html", dataclasses.replace(study, title="another"))
+    assert (tmp_path / "report.html").read_text() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces", "report.html", "suspects.csv"]
+
+
+def test_files_of_others_are_not_replaced(tmp_path):
+    study = large_study(tmp_path / "faces", faces=40, model=False)
+    for name in ("report.html", "suspects.csv"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(UserError, match=f"{name}' exists and is not our"):
+            write_report(tmp_path / "report.html", study)
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+
+
+def test_a_run_without_a_finished_fold(tmp_path):
+    settings = {"folds": [0, 1], "epochs": 4}
+    history = {0: [log_row(0, 0)], 1: []}
+    note = unfinished_note(settings, history, {})
+    assert note.startswith("This run is not finished: 1 of 8 epochs are trained, 0 of 2 folds are done.")
+    text = write_and_read(tmp_path, Study("t", [], notes=[note], history={0: history[0]}, epochs=4))
+    assert note in text and text.count("No fold is finished yet") == 6
+    assert "1 of 4" in text and not (tmp_path / "suspects.csv").exists()
+
+
+def test_several_models_of_the_same_faces(tmp_path):
+    one = large_study(tmp_path / "faces", faces=60, folds=1).answers[0]
+    study = study_of_models([one, dataclasses.replace(one, name="another")], "python test_code.py")
+    assert study.notes == ["Some faces have the answers of several models: each answer counts."]
+    assert len(study.pooled().faces) == 120 and len(study.pooled(distinct=True).faces) == 60
+    _, elements = written(tmp_path, study)
+    data = json.loads(elements.scripts["data"])
+    assert data["models"] == ["fold 0", "another"] and set(data["faces"]["model"]) == {0, 1}
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory, small_faces_once):
+    folder = tmp_path_factory.mktemp("report")
+    label_dir, image_dir = small_faces_once
+    command = [sys.executable, "main.py", "--label-dir", label_dir, "--image-dir", image_dir, "--image-size", "40",
+               "--epochs", "2", "--batch-size", "4", "--width", "0.0625", "--threads", "1", "--no-plots", "--run-dir",
+               folder / "run", "--cache-dir", folder / "cache"]  # fmt: skip
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def run_tool(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
+    tool.main()
+    return capsys.readouterr().out
+
+
+def test_the_report_of_a_run(small_run, monkeypatch, capsys):
+    run = small_run / "run"
+    printed = run_tool(monkeypatch, capsys, run, "--cache-dir", small_run / "cache")
+    text = (run / "report.html").read_text()
+    results = json.loads((run / "results.json").read_text())
+    mistakes = sum(fold["test_faces"] - sum(fold["confusion"][k][k] for k in range(8)) for fold in results["folds"])
+    assert f"{mistakes} of {mistakes} mistakes" in printed and f"{mistakes} of {mistakes} mistakes are shown" in text
+    for fold in results["folds"]:
+        assert f"{100 * fold['top1']:.2f} %" in text
+    assert f"{100 * results['mean']['top1']:.2f} %" in text
+    suspects = pd.read_csv(run / "suspects.csv")
+    assert set(suspects.file) <= {f"fold_{k}_data.txt" for k in range(5)} and (suspects.line >= 2).all()
+    assert "python main.py --label-dir" in text and "--epochs 2" in text
+
+
+def test_the_report_of_an_unfinished_run(small_run, monkeypatch, capsys, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(small_run / "run", run)
+    for fold in (3, 4):
+        (run / f"fold_{fold}.pt").unlink()
+    run_tool(monkeypatch, capsys, run, "--cache-dir", small_run / "cache")
+    assert "6 of 10 epochs are trained, 3 of 5 folds are done" in (run / "report.html").read_text()
+
+
+def test_the_report_without_photographs(small_run, monkeypatch, capsys, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(small_run / "run", run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "image_dir": str(tmp_path / "gone")}))
+    run_tool(monkeypatch, capsys, run, "--cache-dir", small_run / "cache")
+    text = (run / "report.html").read_text()
+    assert "The label files or photographs are not at hand" in text and "photographs are missing" in text
+    with pytest.raises(UserError, match="--image-dir"):
+        run_tool(monkeypatch, capsys, run, "--image-dir", tmp_path / "gone too")
+
+
+def test_labels_that_changed_since_are_refused(small_run, monkeypatch, capsys, tmp_path):
+    config = json.loads((small_run / "run" / "config.json").read_text())
+    shutil.copytree(config["label_dir"], tmp_path / "labels")
+    path = tmp_path / "labels" / "fold_0_data.txt"
+    path.write_text(path.read_text().replace("(0, 2)", "(4, 6)"))
+    with pytest.raises(UserError, match="another label or fold"):
+        run_tool(monkeypatch, capsys, small_run / "run", "--label-dir", tmp_path / "labels", "--cache-dir",
+                 small_run / "cache", "--output", tmp_path / "report.html")  # fmt: skip
+
+
+def test_study_of_run_names_what_it_knows(small_run):
+    run = small_run / "run"
+    models, history = tool.read_folds(run)
+    settings = json.loads((run / "config.json").read_text())
+    study = study_of_run(settings, tool.read_answers(run, models), history, models)
+    terms = [term for term, _ in study.facts]
+    assert terms == ["Network", "Recipe", "Seed", "Machine", "Code", "Versions", "Training time"]
+    assert [one.name for one in study.answers] == [f"fold {fold}" for fold in range(5)] and not study.notes
