@@ -68,8 +68,9 @@ def test_the_learning_rate_reaches_every_parameter_group():
     assert cosine.learning_rate(60 / 10) == pytest.approx(0.2)  # six epochs: half of the cosine
 
 
-def test_the_state_comes_back():
-    settings = {"averaging": 0.1, "momentum": 0.9, "nesterov": True}
+@pytest.mark.parametrize("optimizer", [{"nesterov": True}, {"optimizer": "muon"}], ids=["sgd", "muon"])
+def test_the_state_comes_back(optimizer):
+    settings = {"averaging": 0.1, "momentum": 0.9, **optimizer}
     first = state(**settings)
     for _ in range(2):
         first.criterion(first.network(torch.randn(4, 3, 40, 40)), Targets(LABELS)).backward()
@@ -93,9 +94,9 @@ def test_the_seed_and_the_fold_decide_the_initial_weights():
     assert not torch.equal(weights(), weights(seed=1))
 
 
-def trained_state():
+def trained_state(optimizer):
     """A TrainState after one step with momentum, as it is saved."""
-    first = state(momentum=0.9, nesterov=True)
+    first = state(momentum=0.9, optimizer=optimizer)
     first.criterion(first.network(torch.randn(4, 3, 40, 40)), Targets(LABELS)).backward()
     first.optimizer.step()
     first.step += 1
@@ -126,9 +127,10 @@ def spoil_momentum(value):
         lambda saved: saved.update(model={}),
     ],
 )
-def test_a_state_that_does_not_fit_is_refused(spoil):
-    saved = trained_state()
-    state(momentum=0.9, nesterov=True).load_state_dict(trained_state())
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_a_state_that_does_not_fit_is_refused(spoil, optimizer):
+    saved = trained_state(optimizer)
+    state(momentum=0.9, optimizer=optimizer).load_state_dict(trained_state(optimizer))
     spoil(saved)
     with pytest.raises((KeyError, RuntimeError, TypeError, ValueError, AttributeError)):
-        state(momentum=0.9, nesterov=True).load_state_dict(saved)
+        state(momentum=0.9, optimizer=optimizer).load_state_dict(saved)
