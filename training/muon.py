@@ -66,8 +66,8 @@ def orthogonalized(matrix, steps=STEPS):
     matrix = matrix / matrix.norm().clamp_min(1e-30)
     gram = matrix @ matrix.T  # (M, M)
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    product = factor = identity
-    for _ in range(steps):
+    product = factor = a * identity + b * gram + c * gram @ gram
+    for _ in range(steps - 1):
         gram = factor @ gram @ factor  # all of them are polynomials of the first one, so that they commute
         factor = a * identity + b * gram + c * gram @ gram
         product = factor @ product
