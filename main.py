@@ -115,9 +115,10 @@ def merge(arguments):
 
 def report(run, faces=None, images=None, pairs=study.NO_PAIRS):
     """Write the results, print the table, and write the plots that need no images and the HTML report."""
-    results, predictions, models = run.finish(), run.predictions(), run.models()
+    results, predictions = run.finish(), run.predictions()
     print(f"\n{tables.cross_validation_table(results, predictions)}\n")
     if run.config.plots:
+        models = run.models()
         figures.draw_run(run.folder, run.history, predictions, models, run.config.loss)
         command = f"{python_command()} {shlex.join(sys.argv)}"
         made_from = (to_record(run.config), predictions, run.history, models, faces, images, pairs, command)

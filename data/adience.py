@@ -46,6 +46,12 @@ ODD_INTERVALS = {
     "(38, 48)": 5,
     "(8, 23)": 2,
 }
+# Distinct faces of each fold, by label policy, counted in the published label files.
+FACES_PER_FOLD = {
+    "strict": (4305, 3092, 3285, 2963, 3676),
+    "fixed": (4378, 3111, 3285, 3068, 3681),
+    "nearest": (4432, 3693, 3343, 3400, 3754),
+}
 NO_AGE = ("None", "")
 OLDEST_SINGLE_AGE = 120
 LABEL_FILE_LIMIT = 64  # MiB; Adience's have half a MiB each
@@ -327,3 +333,18 @@ def list_folder(folder):
         raise UserError(f"cannot look into '{folder}': {error.strerror}") from None
     except OSError:
         return []
+
+
+def is_adience(faces):
+    """Whether Faces are those of Adience's label files: its classes, and the published number of faces in each fold.
+
+    Args:
+        faces: Faces of one or more whole folds.
+    """
+    if tuple(faces.class_names) != AGE_GROUPS or not len(faces):
+        return False
+    counts = faces.table.fold.value_counts()
+    return any(
+        all(fold in range(len(published)) and count == published[fold] for fold, count in counts.items())
+        for published in FACES_PER_FOLD.values()
+    )

@@ -143,7 +143,7 @@ def face_data(study, table, maps, suspects):
     probabilities = [
         study.answers[row.model].predictions.probabilities[row.position] for row in table.itertuples(index=False)
     ]
-    probabilities = pd.DataFrame(probabilities).to_numpy(float) if probabilities else pd.DataFrame().to_numpy(float)
+    probabilities = pd.DataFrame(probabilities).to_numpy(float)  # also of no face at all
     return {
         "names": list(study.answers[0].predictions.faces.class_names),
         "models": [content.printable(one.name) for one in study.answers],

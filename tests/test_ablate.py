@@ -15,12 +15,13 @@ from conftest import ROOT
 from PIL import Image
 
 from tools import ablate
-from tools.ablate import VARIANTS, as_flags, variant_config
+from tools.ablate import VARIANTS, variant_config
 from training.arguments import read_arguments
 from training.config import Config
 from utils.cli import run_script
 from utils.errors import UserError
 from utils.files import write_json
+from utils.options import as_flags
 
 TINY = (
     "--image-size 40 --width 0.125 --epochs 2 --batch-size 16 --lr 0.01 --precision fp32 --threads 1 --folds 0 3"

@@ -19,6 +19,7 @@ import torch
 from conftest import REAL_LABELS, ROOT, needs_real_labels
 from PIL import Image
 
+from data import adience
 from data.adience import AGE_GROUPS, read_rows, select_faces
 from data.faces import Faces
 from evaluation.calibration import expected_calibration_error
@@ -235,13 +236,13 @@ def test_twins_have_different_labels(tmp_path):
 @needs_real_labels
 def test_adience_is_recognised():
     rows = read_rows(REAL_LABELS)
-    for policy in published.FACES_PER_FOLD:
+    for policy in adience.FACES_PER_FOLD:
         table, _ = select_faces(rows, policy)
         faces = Faces(table, AGE_GROUPS)
-        assert published.is_adience(faces)
-        assert published.is_adience(faces.where(table.fold.isin([1, 3])))
-        assert not published.is_adience(faces.where(table.index > 0))
-        assert not published.is_adience(Faces(table, tuple("abcdefgh")))
+        assert adience.is_adience(faces)
+        assert adience.is_adience(faces.where(table.fold.isin([1, 3])))
+        assert not adience.is_adience(faces.where(table.index > 0))
+        assert not adience.is_adience(Faces(table, tuple("abcdefgh")))
 
 
 def test_other_data_have_no_published_figures(tmp_path):

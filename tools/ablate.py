@@ -40,7 +40,7 @@ from training.results import read_results
 from utils.errors import UserError
 from utils.files import check_output, write_csv, write_text
 from utils.foreign import exists, open_regular, read_text
-from utils.options import Parser, add_options, as_tuples, default_of, flag
+from utils.options import Parser, add_options, as_flags, as_tuples, default_of, flag
 
 MAIN = Path(__file__).parents[1] / "main.py"
 BASELINE = "baseline"
@@ -99,7 +99,7 @@ def main():
         make_demo_faces(DEMO_DIR)  # once, before several runs need them
     tables, variants = [], options.only
     for rounds_left in reversed(range(options.rounds)):
-        epochs = max(1, options.epochs // 2**rounds_left)
+        epochs = options.epochs // 2**rounds_left
         folder = root / f"{epochs}_epochs" if rounds_left else root
         train_all(folder, variants, options, {**shared, "epochs": epochs})
         tables.append(compare(folder, variants, options.seeds, validated=shared.get("val_fraction", 0) > 0))
@@ -107,11 +107,12 @@ def main():
         variants = better_half(tables[-1], variants, options.judge) if rounds_left else variants
     table = pd.concat(tables[::-1], ignore_index=True)  # the longest runs first
     write_csv(root / "ablation.csv", table)
-    write_text(root / "ablation.md", "\n".join(markdown(rows) for rows in tables[::-1]))
+    text = "\n".join(markdown(rows) for rows in tables[::-1])
+    write_text(root / "ablation.md", text)
     from report.plots import plot_ablation  # brings torch
 
     plot_ablation(tables[-1], root / "ablation.png")
-    print(f"\n{read_text(root / 'ablation.md', LOG_LIMIT)}")
+    print(f"\n{text}")
     print(f"{printable(root)}/ holds ablation.csv, ablation.md and ablation.png")
 
 
@@ -194,23 +195,14 @@ def variant_config(variant, seed, shared, demo):
     own = VARIANTS[variant]
     if own.get("recipe", RECIPE) != RECIPE:
         shared = {name: value for name, value in shared.items() if name not in RECIPES[RECIPE]}
-    epochs = {"epochs": default_of(FIELDS["epochs"]), **(DEMO_DEFAULTS if demo else {}), **shared}["epochs"]
-    own = {name: in_epochs(value, epochs) for name, value in own.items()}
+    own = {name: in_epochs(value, chosen_epochs(shared, demo)) for name, value in own.items()}
     demo_paths = {"label_dir": DEMO_DIR, "image_dir": f"{DEMO_DIR}/aligned", **DEMO_DEFAULTS} if demo else {}
     return Config(**{**demo_paths, "recipe": RECIPE, **shared, **own, "seed": seed})
 
 
-def as_flags(settings):
-    """Command-line options that give these settings."""
-    flags = []
-    for name, value in settings.items():
-        if isinstance(value, bool):
-            flags.append(flag(name) if value else flag("no_" + name))
-        elif isinstance(value, tuple):
-            flags += [flag(name), *map(str, value)]
-        else:
-            flags += [flag(name), str(value)]
-    return flags
+def chosen_epochs(shared, demo):
+    """The number of epochs of the command line, or else the default."""
+    return {"epochs": default_of(FIELDS["epochs"]), **(DEMO_DEFAULTS if demo else {}), **shared}["epochs"]
 
 
 def compare(folder, variants, seeds, validated):
@@ -341,7 +333,7 @@ def read_command_line():
         raise UserError(f"--seeds {' '.join(map(str, options.seeds))}: name each seed once; a run counts once")
     mine = ("only", "seeds", "jobs", "rounds", "judge", "demo", "list", "run_dir")
     shared = as_tuples({name: value for name, value in vars(options).items() if name not in mine})
-    options.epochs = shared.get("epochs", DEMO_DEFAULTS["epochs"] if options.demo else default_of(FIELDS["epochs"]))
+    options.epochs = chosen_epochs(shared, options.demo)
     check_rounds(options, shared)
     options.only = [BASELINE, *(name for name in dict.fromkeys(options.only) if name != BASELINE)]
     return options, shared

@@ -48,7 +48,7 @@ from training.run import load_progress
 from utils.device import Compute
 from utils.errors import UserError
 from utils.foreign import exists
-from utils.options import flag, to_record
+from utils.options import as_flags, flag, to_record
 
 
 def main():
@@ -116,17 +116,12 @@ def read_faces(config, cache_dir, required):
 
 def main_command(config):
     """The command that trains such a run: every setting that is not the default of its recipe."""
-    usual = dict(vars(type(config)(recipe=config.recipe, epochs=config.epochs)))
-    usual |= {name: default_of(FIELDS[name]) for name in ("recipe", "epochs")}
-    words = ["python", "main.py"]
-    for name, value in vars(config).items():
-        if (value == usual[name] and name != "run_dir") or FIELDS[name].metadata.get("internal"):
-            continue
-        if isinstance(value, bool):
-            words.append(flag(name) if value else flag("no_" + name))
-        else:
-            words += [flag(name), *map(str, value if isinstance(value, tuple) else (value,))]
-    return shlex.join(words)
+    usual = {
+        **vars(type(config)(recipe=config.recipe, epochs=config.epochs)),
+        **{name: default_of(FIELDS[name]) for name in ("recipe", "epochs")},
+    }
+    own = {name: value for name, value in vars(config).items() if value != usual[name] or name == "run_dir"}
+    return shlex.join(["python", "main.py", *as_flags(own)])
 
 
 if __name__ == "__main__":

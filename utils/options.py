@@ -74,6 +74,19 @@ def flag(name):
     return "--" + name.replace("_", "-")
 
 
+def as_flags(settings):
+    """Command-line options that give these settings."""
+    flags = []
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            flags.append(flag(name) if value else flag("no_" + name))
+        elif isinstance(value, tuple):
+            flags += [flag(name), *map(str, value)]
+        else:
+            flags += [flag(name), str(value)]
+    return flags
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviated options; its errors are one line on standard error, with exit status 2."""
 
