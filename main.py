@@ -32,7 +32,7 @@ if __name__ == "__main__":
     run_script(check_arguments)
 
 from data import Pictures, load_faces, make_demo_faces, open_cache, split_faces
-from report import figures, page, study, tables
+from report import board, figures, page, study, tables
 from training.engine import epoch_pipeline, evaluate_split, final_predictions, preview_augment, train_one_epoch
 from training.merge import merge_runs
 from training.optim import TrainState, check_training_sets
@@ -56,6 +56,8 @@ def train(arguments):
     config = arguments.config
     config.network_options()  # raises UserError for an option that the network does not have
     check_folder(config.run_dir, arguments.resume)
+    if config.tensorboard:
+        board.summary_writer()  # raises UserError where the extra is not installed
     keep_large_buffers()
     compute = Compute.choose(config.device, config.precision, config.threads, config.deterministic, config.compile)
     # "auto" is decided once: a resumed run keeps the precision that it began with.
@@ -82,7 +84,7 @@ def train(arguments):
             report(run, faces, images, pictures.pairs)
             if config.plots:
                 augment = preview_augment(config, figures.PREVIEW_DRAWS * len(faces.class_names))
-                figures.draw_faces(run.folder, run.predictions(), faces, images, augment)
+                figures.draw_faces(run.folder, run.predictions(), faces, images, augment, config.plot_format)
 
 
 def train_fold(fold, faces, images, run, interruption):
@@ -91,8 +93,10 @@ def train_fold(fold, faces, images, run, interruption):
     train, val, test = split_faces(faces, fold, config.val_fraction, config.seed)
     state = TrainState(config, fold, train, compute)
     meter = run.restore(fold, state)
-    with FoldProgress(fold, run.unfinished_folds(), state, config, compute) as progress:
-        for epoch in range(run.epochs_done(fold), config.epochs):
+    first = run.epochs_done(fold)
+    events = board.Board(run.folder, fold, first, config.tensorboard and run.writes)
+    with events, FoldProgress(fold, run.unfinished_folds(), state, config, compute) as progress:
+        for epoch in range(first, config.epochs):
             batches, augment = epoch_pipeline(config, epoch, images, train, state, compute)
             completed = train_one_epoch(state, batches, augment, meter, compute, progress, interruption)
             if not completed:
@@ -100,11 +104,13 @@ def train_fold(fold, faces, images, run, interruption):
                 interruption.leave(resume_command(config))  # exits
             tested = evaluate_split(config, epoch, images, test, state, compute)
             validated = evaluate_split(config, epoch, images, val, state, compute)
-            progress.epoch_done(run.save_epoch(fold, epoch, state, meter, tested, validated))
+            row = run.save_epoch(fold, epoch, state, meter, tested, validated)
+            progress.epoch_done(row)
+            events.epoch_done(row, tested, train, images, augment)
             meter.reset()
     # Again, because a run that is resumed after its last epoch skips the loop.
-    tested = final_predictions(config, images, test, val, state, compute)
-    run.finish_fold(fold, state, train, val, tested)
+    tested, validated = final_predictions(config, images, test, val, state, compute)
+    run.finish_fold(fold, state, train, val, tested, validated)
 
 
 def merge(arguments):
@@ -117,14 +123,13 @@ def report(run, faces=None, images=None, pairs=study.NO_PAIRS):
     """Write the results, print the table, and write the plots that need no images and the HTML report."""
     results, predictions = run.finish(), run.predictions()
     print(f"\n{tables.cross_validation_table(results, predictions)}\n")
+    tables.write_latex_table(run.folder / "results.tex", results)
     if run.config.plots:
-        models = run.models()
-        figures.draw_run(run.folder, run.history, predictions, models, run.config.loss)
         command = f"{python_command()} {shlex.join(sys.argv)}"
-        made_from = (to_record(run.config), predictions, run.history, models, faces, images, pairs, command)
-        page.write_report(run.folder / "report.html", study.study_of_run(*made_from))
+        made_from = (to_record(run.config), predictions, run.history, run.models(), faces, images, pairs, command)
+        page.write_report(run.folder / "report.html", study.study_of_run(*made_from), run.config.plot_format)
     plots = ", plots and report.html, which shows every mistake" if run.config.plots else ""
-    print(f"{printable(run.folder)}/ holds the models, log.csv, predictions.csv, results.json{plots}")
+    print(f"{printable(run.folder)}/ holds the models, log.csv, predictions.csv, results.json, results.tex{plots}")
     path = printable(shlex.quote(str(run.model_path(run.finished_folds()[0]))))
     print(f"evaluate one model: {python_command()} test_code.py {path} --show-errors")
 

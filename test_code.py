@@ -76,7 +76,7 @@ import torch
 
 from data import Faces, load_faces, open_cache
 from data.dataset import FaceDataset
-from evaluation.calibration import expected_calibration_error
+from evaluation.calibration import calibration_results
 from evaluation.evaluate import evaluate, measure_latency
 from evaluation.fusion import fuse
 from evaluation.leaks import refuse_training_people, refuse_training_pictures
@@ -108,6 +108,11 @@ class Task:
     all_paths: pd.Series  # of the whole data set, which the cache holds
     images: np.ndarray  # the cache
     second_paths: pd.Series | None  # of the same faces in --second-image-dir
+
+    @property
+    def temperature(self):
+        """That of the model file, which was fitted on faces of other folds; so that it says nothing of these."""
+        return None if self.split.startswith("the validation set") else self.model.record.get("temperature")
 
 
 @dataclass
@@ -151,7 +156,8 @@ def show_errors(folder, tasks, evaluated):
     errors = rank(pd.concat([find_errors(one.predictions, task.images) for one, task in pairs]))
     write_errors(folder, errors, tasks[0].model.class_names)
     answers = [
-        Answers(task.path, one.predictions, task.model, task.images, task.config.image_dir) for one, task in pairs
+        Answers(task.path, one.predictions, task.model, task.images, task.config.image_dir, task.temperature)
+        for one, task in pairs
     ]
     command = f"{python_command()} {shlex.join(sys.argv)}"
     write_report(Path(folder) / PAGE, study_of_models(answers, command))
@@ -233,7 +239,7 @@ def make_report(task, predictions, latency, compute):
         "size_mib": size_mib(task.model),
         "faces": len(predictions.faces),
         **predictions.metrics(),
-        "ece": expected_calibration_error(predictions.labels, predictions.predicted, predictions.probabilities),
+        **calibration_results(predictions.labels, predictions.predicted, predictions.probabilities, task.temperature),
         "twins": int(task.twins.sum()),
         "without_twins": predictions.where(~task.twins).metrics() if not task.twins.all() else None,
         "decoder": predictions.decoder,
@@ -255,7 +261,7 @@ def print_report(report, predictions):
     print(f"eval accuracy: {report['top1']:.2%}")
     print(f"one-off accuracy: {report['one_off']:.2%}")
     print(f"mean absolute error: {report['mae']:.3f} classes")
-    print(calibration_line(report["ece"]))
+    print(calibration_line(*(report[name] for name in ("ece", "ece_calibrated", "temperature"))))
     if report["twins"] and report["without_twins"]:
         values = (f"{METRICS[name].title} {METRICS[name].show(v)}" for name, v in report["without_twins"].items())
         print(f"without the {report['twins']:,} faces whose picture is in a training fold: {', '.join(values)}")

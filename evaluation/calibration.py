@@ -130,6 +130,20 @@ def cross_fitted_temperatures(labels, probabilities, folds):
     return {fold: fit_temperature(labels[folds != fold], probabilities[folds != fold]) for fold in names}
 
 
+def calibration_results(labels, predicted, probabilities, temperature):
+    """{"ece": ..., "temperature": ..., "ece_calibrated": ...} as plain values.
+
+    Args:
+        labels, predicted, probabilities: as in `expected_calibration_error`.
+        temperature: that was fitted on other faces; None where there is none, and then the last two are None, too.
+    """
+    found = {"ece": expected_calibration_error(labels, predicted, probabilities)}
+    calibrated = None
+    if temperature is not None:
+        calibrated = expected_calibration_error(labels, predicted, apply_temperature(probabilities, temperature))
+    return {**found, "temperature": temperature, "ece_calibrated": calibrated}
+
+
 def risk_coverage(labels, predicted, probabilities):
     """The accuracy that is left where the model answers for its most confident faces only.
 

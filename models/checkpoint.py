@@ -133,7 +133,15 @@ def find_problem(content):
     mean, std = content["mean"], content["std"]
     if not len(mean) == len(std) == 3 or not all(-100 <= x <= 100 for x in mean + std) or min(std) < 0.001:
         return f"its 'mean' and 'std' are {mean} and {std}; expected three numbers each"
-    return find_problem_of_training(content)
+    return find_problem_of_temperature(content) or find_problem_of_training(content)
+
+
+def find_problem_of_temperature(content):
+    """Beside RECORD_FIELDS: what the probabilities are scaled by; a model that had no faces to fit it on lacks it."""
+    temperature = content.get("temperature", 1.0)
+    if not is_number(temperature) or not 0 < temperature < 1000:
+        return f"its 'temperature' is {temperature}; expected a number over 0"
+    return None
 
 
 def find_problem_of_training(content):

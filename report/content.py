@@ -15,7 +15,7 @@ from evaluation.calibration import (
 )
 from evaluation.metrics import METRICS, compute_metrics, largest_class, mean_and_std, single_answer
 from evaluation.subgroups import LEAST_FACES, LEAST_PEOPLE, image_statistics, subgroups
-from report.charts import chart
+from report.charts import Chart, Line, Scale
 from report.published import published_results
 from utils.cli import printable
 
@@ -31,7 +31,7 @@ COLUMN_TITLES = {
     "brightness": "brightness",
     "sharpness": "sharpness",
 }
-EPOCHS = ("epoch", "{:g}".format, 1)  # an axis of whole numbers
+EPOCHS = Scale("epoch", whole=True)
 GENDERS = {"f": "female", "m": "male"}
 
 
@@ -191,14 +191,14 @@ def calibration(study):
     pooled = study.pooled()
     if pooled is None:
         return None
-    folds = pooled.faces.table.fold.to_numpy()
-    temperatures = cross_fitted_temperatures(pooled.labels, pooled.probabilities, folds)
+    temperatures = temperatures_of(study, pooled)
     versions = {"before": pooled.probabilities}
     if temperatures:
-        after = pooled.probabilities.astype(np.float32)
-        for fold, temperature in temperatures.items():
-            after[folds == fold] = apply_temperature(pooled.probabilities[folds == fold], temperature)
-        versions["after"] = after
+        after = [
+            apply_temperature(one.predictions.probabilities, temperature)
+            for one, temperature in zip(study.answers, temperatures, strict=True)
+        ]
+        versions["after"] = np.concatenate(after)
     answers = pooled.labels, pooled.predicted
     rows = [
         {
@@ -213,12 +213,30 @@ def calibration(study):
     return {
         "bins": BINS,
         "rows": rows,
-        "temperatures": [(f"fold {fold}", f"{value:.3f}") for fold, value in temperatures.items()],
-        "reading": temperature_reading(list(temperatures.values())),
+        "temperatures": [
+            (printable(one.name), f"{value:.3f}") for one, value in zip(study.answers, temperatures, strict=False)
+        ],
+        "reading": temperature_reading(temperatures),
         "reliability": reliability_chart({name: reliability(*answers, p) for name, p in versions.items()}),
         "coverage": coverage_chart(coverages),
         "coverage_rows": coverage_rows(list(coverages.values())[-1]),
     }
+
+
+def temperatures_of(study, pooled):
+    """A temperature for each of the answers, none of which was fitted on the faces that it is for; [] where unknown.
+
+    They are the models' own; of a run that is not finished, those that its finished folds give each other.
+    """
+    stored = [one.temperature for one in study.answers]
+    if None not in stored:
+        return stored
+    folds = pooled.faces.table.fold
+    firsts = [one.predictions.faces.table.fold.iloc[0] for one in study.answers]
+    if len(set(firsts)) < len(firsts) or len(firsts) != folds.nunique():  # not one model per fold
+        return []
+    fitted = cross_fitted_temperatures(pooled.labels, pooled.probabilities, folds)
+    return [fitted[fold] for fold in firsts] if fitted else []
 
 
 def temperature_reading(temperatures):
@@ -233,28 +251,29 @@ def temperature_reading(temperatures):
 
 
 def reliability_chart(tables):
-    series = [{"x": [0, 1], "y": [0, 1], "plain": True}]
+    lines = [Line([0, 1], [0, 1], plain=True)]
     for (name, table), colour in zip(tables.items(), (0, 1), strict=False):
         look = {"colour": colour, "dotted": name == "after", "points": True}
-        series.append({"label": f"{name} scaling", "x": table.confidence, "y": table.accuracy, **look})
+        lines.append(Line(table.confidence, table.accuracy, f"{name} scaling", **look))
     words = "; ".join(
         f"{name}: " + ", ".join(f"{row.confidence:.0%} said, {row.accuracy:.0%} right" for row in table.itertuples())
         for name, table in tables.items()
     )
-    axes = ("confidence", "{:.0%}".format), ("share that is right", "{:.0%}".format)
-    return chart("Reliability", series, *axes, f"Reliability diagram. {words}.", (0, 1, 0, 1))
+    x, y = (Scale(title, "{:.0%}".format, 0, 1) for title in ("confidence", "share that is right"))
+    return Chart("Reliability", lines, x, y, f"Reliability diagram. {words}.")
 
 
 def coverage_chart(curves):
-    series = []
+    lines = []
     for (name, (coverage, accuracy)), colour in zip(curves.items(), (0, 1), strict=False):
         kept = np.unique(np.linspace(0, len(coverage) - 1, 160).round().astype(int))
         kept = kept[coverage[kept] >= min(0.05, coverage[-1])]  # of a few faces the accuracy says nothing
         look = {"colour": colour, "dotted": name == "after"}
-        series.append({"label": f"{name} scaling", "x": coverage[kept], "y": accuracy[kept], **look})
-    axes = ("share of faces that are answered", "{:.0%}".format), ("top-1 of these", "{:.0%}".format)
+        lines.append(Line(coverage[kept], accuracy[kept], f"{name} scaling", **look))
+    x = Scale("share of faces that are answered", "{:.0%}".format, 0, 1)
+    y = Scale("top-1 of these", "{:.0%}".format, high=1)
     words = "Accuracy against the share of faces that are answered; the table below has the numbers."
-    return chart("Accuracy against coverage", series, *axes, words, (0, 1, None, 1))
+    return Chart("Accuracy against coverage", lines, x, y, words)
 
 
 def coverage_rows(curve):
@@ -337,14 +356,13 @@ def training(study):
     tables = {fold: pd.DataFrame(rows) for fold, rows in study.history.items()}
     charts = [curve(tables, name, metric) for name, metric in METRICS.items()]
     first = tables[max(tables, key=lambda fold: len(tables[fold]))]
-    epochs, axis = first.epoch + 1, EPOCHS
-    for title, column, y in (
-        ("Learning rate", "lr", ("", "{:g}".format, True)),
-        ("GridMask probability", "gridmask_prob", ("", "{:.2g}".format)),
+    for title, column, scale in (
+        ("Learning rate", "lr", Scale(log=True)),
+        ("GridMask probability", "gridmask_prob", Scale(show="{:.2g}".format)),
     ):
-        values = first[column].clip(lower=1e-12) if len(y) > 2 else first[column]
+        values = first[column].clip(lower=1e-12) if scale.log else first[column]
         words = f"{title}: {values.iloc[0]:.3g} in the first epoch, {values.iloc[-1]:.3g} in the last one."
-        charts.append(chart(title, [{"x": epochs, "y": values, "colour": 5}], axis, y, words))
+        charts.append(Chart(title, [Line(first.epoch + 1, values, colour=5)], EPOCHS, scale, words))
     rows = [
         {
             "fold": f"fold {fold}",
@@ -361,20 +379,16 @@ def training(study):
 
 def curve(tables, name, metric):
     """A metric of the held-out folds over the epochs, and of the training faces, dotted, where the log has it."""
-    series, words = [], []
+    lines, words = [], []
     for fold, table in tables.items():
-        look = {"x": table.epoch + 1, "colour": fold % 5}
+        epochs, colour, held_out = table.epoch + 1, fold % 5, table[f"test_{name}"]
         if f"train_{name}" in table:
-            series.append({"y": table[f"train_{name}"], "dotted": True, **look})
-        series.append({"y": table[f"test_{name}"], "label": f"fold {fold}", **look})
-        words.append(
-            f"fold {fold} from {metric.show(series[-1]['y'].iloc[0])} to {metric.show(series[-1]['y'].iloc[-1])}"
-        )
+            lines.append(Line(epochs, table[f"train_{name}"], colour=colour, dotted=True))
+        lines.append(Line(epochs, held_out, f"fold {fold}", colour))
+        words.append(f"fold {fold} from {metric.show(held_out.iloc[0])} to {metric.show(held_out.iloc[-1])}")
     percentages = metric.format.endswith("%")
     highest = None
     if name == "loss":  # a spike of the held-out loss would flatten everything else
         highest = 1.2 * max(max(table.train_loss.max(), table.test_loss.iloc[-1]) for table in tables.values())
-    low = None if percentages else 0
-    y = ("", "{:.0%}".format if percentages else "{:g}".format)
-    described = f"{metric.title} of the held-out folds: {'; '.join(words)}."
-    return chart(metric.title, series, EPOCHS, y, described, (None, None, low, highest))
+    scale = Scale(show="{:.0%}".format if percentages else "{:g}".format, low=None if percentages else 0, high=highest)
+    return Chart(metric.title, lines, EPOCHS, scale, f"{metric.title} of the held-out folds: {'; '.join(words)}.")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from report.plots import plot_errors
+from report.plots import plot_errors, save
 from utils.errors import UserError
 from utils.files import replaced_outputs, write_csv
 from utils.foreign import exists, open_regular, reason
@@ -66,7 +66,7 @@ def write_errors(folder, errors, class_names):
                 Image.fromarray(image.transpose(1, 2, 0)).save(staging / name)
             write_csv(staging / MANIFEST, table[FIRST_COLUMNS + [name for name in table if name not in FIRST_COLUMNS]])
             if names:
-                plot_errors(errors, class_names, staging / CONTACT_SHEET)
+                save(plot_errors(errors, class_names), (staging / CONTACT_SHEET).with_suffix(""))
     except OSError as error:
         raise UserError(f"cannot write the misclassified images to '{folder}': {reason(error)}") from None
 

@@ -206,8 +206,8 @@ def mean_maps(study):
     """For each class the mean face and the mean map of the true class, over faces of all models.
 
     Returns:
-        A list of dicts with name, faces (how many), picture (a data URL), map (base64), grid (h, w); empty where there
-        is no network or no image.
+        A list of dicts with name, count (of faces), face uint8 (3, S, S) and map float (h, w) from 0 to 1; empty where
+        there is no network or no image.
     """
     parts = [one for one in study.answers if one.model is not None and one.images is not None]
     if not parts:
@@ -228,15 +228,23 @@ def mean_maps(study):
 
 
 def mean_of(faces, maps):
-    """The mean of faces and of their maps, as they are stored."""
-    mean = scaled(torch.from_numpy(maps.mean(0, keepdims=True, dtype=np.float64)))[0]
-    cells = (255 * mean).round().to(torch.uint8).numpy()
-    picture = to_jpeg(faces.mean(0, dtype=np.float64).round().astype(np.uint8), min(faces.shape[-1], 160))
+    """The mean of faces (N, 3, S, S) and of their maps (N, h, w)."""
     return {
-        "faces": f"{len(faces):,}",
-        "picture": "data:image/jpeg;base64," + to_text(picture),
-        "map": to_text(cells.tobytes()),
-        "grid": f"{maps.shape[1]},{maps.shape[2]}",
+        "count": len(faces),
+        "face": faces.mean(0, dtype=np.float64).round().astype(np.uint8),
+        "map": scaled(torch.from_numpy(maps.mean(0, keepdims=True, dtype=np.float64)))[0].numpy(),
+    }
+
+
+def embedded_map(mean):
+    """One of `mean_maps` as the page holds it: name, faces, picture (a data URL), map (base64), grid "h,w"."""
+    height, width = mean["map"].shape
+    return {
+        "name": mean["name"],
+        "faces": f"{mean['count']:,}",
+        "picture": "data:image/jpeg;base64," + to_text(to_jpeg(mean["face"], min(mean["face"].shape[-1], 160))),
+        "map": to_text((255 * mean["map"]).round().astype(np.uint8).tobytes()),
+        "grid": f"{height},{width}",
     }
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from report import content, gallery, labels
+from report.figures import draw_study
 from report.weights import parameters
 from utils.files import check_output, write_csv, write_text
 from utils.foreign import open_regular
@@ -27,12 +28,13 @@ SUSPECTS_SHOWN, TWINS_SHOWN = 200, 100
 SUSPECTS_FILE = "suspects.csv"
 
 
-def write_report(path, study, budget=BUDGET):
-    """Write the HTML report, and suspects.csv beside it.
+def write_report(path, study, formats=(), budget=BUDGET):
+    """Write the HTML report, and beside it suspects.csv and the plots.
 
     Args:
         path: the file; an earlier report is replaced once the new one is complete.
         study: the Study.
+        formats: names in plots.FORMATS, of the plots; none without.
         budget: the largest size of the page, in bytes. Thumbnails are made to fit.
 
     Returns:
@@ -50,6 +52,8 @@ def write_report(path, study, budget=BUDGET):
     write_text(path, page)
     if suspects is not None:
         write_csv(Path(path).with_name(SUSPECTS_FILE), suspects)
+    if formats:
+        draw_study(Path(path).parent, study, sections, formats)
     return {"bytes": len(page.encode()), **faces["summary"]}
 
 
@@ -176,7 +180,7 @@ def render(sections, faces):
         f" style-src '{digest(style)}'; script-src '{digest(script)}'"
     )
     return template("report.html").render(
-        **sections,
+        **{**sections, "mean_maps": [gallery.embedded_map(one) for one in sections["mean_maps"]]},
         summary=faces["summary"],
         generator=GENERATOR,
         policy=policy,

@@ -1,4 +1,6 @@
-"""The plots of a run. Each function takes data and the file to write."""
+"""The plots of a run as matplotlib figures, and how they become files. Each function takes data, none the run."""
+
+from pathlib import Path
 
 import matplotlib
 
@@ -6,22 +8,17 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import torch
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from evaluation.metrics import METRICS
 from models.network import Network
+from report.charts import peaks_above, tick_values
 from utils.files import atomic_write
 
-FOLD_COLOURS = (
-    "#4477AA",
-    "#EE6677",
-    "#228833",
-    "#CCBB44",
-    "#AA3377",
-)  # Tol's bright scheme, safe for colour-blind readers
+FORMATS = ("png", "pdf", "svg")
+# Okabe and Ito's palette, which colour-blind readers tell apart; the page's style has the same.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8860b", "#b3589a", "#3a3f45")
 INK, FAINT = "#222222", "#999999"
 
 STYLE = {
@@ -36,55 +33,83 @@ STYLE = {
     "figure.dpi": 130,
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.15,
+    # Journals ask for outlines (TrueType) in place of matplotlib's bitmap-like Type 3.
+    "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans",
+    # The same run gives the same bytes.
+    "svg.hashsalt": "age groups",
 }
 
 
-def save(figure, path):
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished)
+@plt.rc_context(STYLE)
+def save(figure, stem, formats=("png",)):
+    """Write a figure once per format: `stem`.png and the like. Raises UserError where a file cannot be written."""
+    stem = Path(stem)
+    undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    for name in formats:
+        with atomic_write(stem.with_name(f"{stem.name}.{name}")) as unfinished:
+            figure.savefig(unfinished, format=name, metadata=undated[name])
     plt.close(figure)
 
 
 @plt.rc_context(STYLE)
-def plot_learning_curves(history, path, loss="cross_entropy"):
-    """Loss and top-1 over the epochs: training dotted, held-out fold solid, one colour per fold.
+def plot_charts(charts, dotted=""):
+    """Charts beside each other, three to a row, with one legend for all of them.
 
     Args:
-        history: {fold: rows of log.csv}.
-        loss: the training loss; the held-out fold's is always cross entropy.
+        charts: a list of Chart.
+        dotted: what the dotted lines without a label are, for the legend.
     """
-    figure, (loss_axes, top1_axes) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for fold, rows in history.items():
-        table, colour = pd.DataFrame(rows), FOLD_COLOURS[fold]
-        epochs = table.epoch + 1
-        marker = "o" if len(table) == 1 else None  # a line of one point shows nothing
-        for axes, name in ((loss_axes, "loss"), (top1_axes, "top1")):
-            axes.plot(epochs, table[f"train_{name}"], ":", color=colour, linewidth=1.2, marker=marker)
-            axes.plot(
-                epochs, table[f"test_{name}"], "-", color=colour, linewidth=1.8, marker=marker, label=f"fold {fold}"
-            )
-    # A spike of the test loss would flatten everything else, so training and the end set the scale.
-    tables = [pd.DataFrame(rows) for rows in history.values()]
-    highest = max(max(table.train_loss.max(), table.test_loss.iloc[-1]) for table in tables)
-    loss_axes.set_ylim(0, 1.2 * highest)
-    loss_axes.set_title("cross entropy" if loss == "cross_entropy" else f"training: {loss}; held-out: cross entropy")
-    top1_axes.set_title("top-1 accuracy")
-    top1_axes.set_ylim(0, min(1, 1.15 * top1_axes.get_ylim()[1]))
-    top1_axes.yaxis.set_major_formatter(PercentFormatter(1))
-    for axes in (loss_axes, top1_axes):
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(axis="y", alpha=0.25)
-    handles, _ = top1_axes.get_legend_handles_labels()
-    styles = [
-        plt.Line2D([], [], color=INK, linestyle=s, label=n) for s, n in (("-", "held-out fold"), (":", "training"))
-    ]
-    figure.legend(handles=handles + styles, loc="outside right center", frameon=False)
-    save(figure, path)
+    columns = min(3, len(charts))
+    rows = -(-len(charts) // columns)
+    size = (4.4 * columns, 3.5 * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    labelled = {}
+    for axes, chart in zip(grid.flat, charts, strict=False):
+        draw_chart(axes, chart)
+        labelled |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    for axes in grid.flat[len(charts) :]:
+        axes.axis("off")
+    if dotted:
+        labelled[dotted] = plt.Line2D([], [], color=INK, linestyle=":")
+    if len(labelled) > 1:
+        figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def draw_chart(axes, chart):
+    for one in chart.lines:
+        colour = FAINT if one.plain else COLOURS[one.colour]
+        marker = "o" if one.points or len(one.x) == 1 else None  # a line of one point shows nothing
+        style = {"color": colour, "linestyle": ":" if one.dotted else "-", "linewidth": 1 if one.plain else 1.6}
+        axes.plot(one.x, one.y, marker=marker, markersize=4, label=one.label or "_", **style)
+    _, (_, high) = chart.ends()
+    for set_scale, set_limits, axis, scale, ends in zip(
+        (axes.set_xscale, axes.set_yscale),
+        (axes.set_xlim, axes.set_ylim),
+        (axes.xaxis, axes.yaxis),
+        (chart.x, chart.y),
+        chart.ends(),
+        strict=True,
+    ):
+        set_scale("log" if scale.log else "linear")
+        if ends[1] > ends[0]:
+            set_limits(*ends)
+            axis.set_major_locator(FixedLocator(tick_values(*ends, scale)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _, show=scale.show: show(value)))
+        axis.set_label_text(scale.title)
+    for one in chart.lines:
+        for k in peaks_above(one.y, high):
+            at, text = (np.asarray(one.x)[k], high), f"{np.asarray(one.y)[k]:.3g}"
+            axes.annotate(text, at, (0, 6), textcoords="offset points", ha="center", fontsize=8)
+            axes.plot(*at, "^", color=COLOURS[one.colour], markersize=6, clip_on=False)
+    axes.set_title(chart.title)
+    axes.grid(axis="y", alpha=0.25)
 
 
 @plt.rc_context(STYLE)
-def plot_confusion(confusion, class_names, path, title):
+def plot_confusion(confusion, class_names, title):
     """Shares of each true class, with the counts; the outlined band counts as right for one-off.
 
     Args:
@@ -118,51 +143,61 @@ def plot_confusion(confusion, class_names, path, title):
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_title(f"{title}: top-1 {accuracy:.1%}, one-off {near:.1%} (outlined)")
-    save(figure, path)
+    return figure
 
 
 @plt.rc_context(STYLE)
-def plot_parameters(model, path, title):
-    """Histograms of the parameters, per group of layers and over the whole network.
+def plot_parameters(groups, title):
+    """Histograms of the parameters (filled) and of untrained ones (outline), on a logarithmic scale.
 
     Weights that are stuck, dead or exploding show at once: healthy ones are centred near zero.
+
+    Args:
+        groups: {name: (values (N,), untrained values (N,))}.
     """
-    panels = {name: flat_parameters(part) for name, part in layer_groups(model).items()}
-    panels["whole network"] = flat_parameters(model)
-    figure, grid = plt.subplots(2, 4, figsize=(11, 5), layout="constrained")
-    for axes, (name, values), colour in zip(
-        grid.flat, panels.items(), ["#4477AA"] * (len(panels) - 1) + ["#222222"], strict=False
-    ):
+    columns = 4
+    rows = -(-(len(groups) + 1) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(11, 2.5 * rows), layout="constrained", squeeze=False)
+    for axes, (name, (values, untrained)) in zip(grid.flat, groups.items(), strict=False):
         # A quantile of some of the values is as good for choosing the axis, and needs no sorting of millions.
-        reach = 1.8 * np.quantile(np.abs(values[:: 1 + len(values) // 100_000]), 0.99)
-        counts, edges = np.histogram(values.clip(-reach, reach), bins=101, range=(-reach, reach))
-        axes.stairs(counts, edges, fill=True, color=colour)
+        reach = 1.8 * max(np.quantile(np.abs(part[:: 1 + len(part) // 100_000]), 0.99) for part in (values, untrained))
+        for part, look in ((values, {"fill": True, "alpha": 0.55}), (untrained, {"color": COLOURS[1]})):
+            counts, edges = np.histogram(part.clip(-reach, reach), bins=101, range=(-reach, reach))
+            axes.stairs(counts, edges, **{"color": COLOURS[0], **look})
         axes.set_yscale("log")
         axes.set_title(name)
-        axes.set_xlabel(f"{len(values):,} values, std {values.std():.3f}", fontsize=9)
+        spread = f"spread {values.std():.3f}, untrained {untrained.std():.3f}"
+        axes.set_xlabel(f"{len(values):,} values\n{spread}", fontsize=9)
         axes.yaxis.set_tick_params(labelsize=8)
-    for axes in grid.flat[len(panels) :]:
+    for axes in grid.flat[len(groups) :]:
         axes.axis("off")
-    grid.flat[-1].text(
-        0, 0.5, f"{title}\n\ncounts on a log scale;\nthe outermost bins hold\neverything beyond", va="center"
-    )
-    save(figure, path)
-
-
-def layer_groups(model):
-    """{name: part of the network}: a ResNet's stem and stages, or whatever another network consists of."""
-    parts = {name: part for name, part in model.named_children() if any(True for _ in part.parameters())}
-    if "conv1" in parts and "bn1" in parts:
-        parts = {"stem": torch.nn.ModuleList([parts.pop("conv1"), parts.pop("bn1")]), **parts}
-    return parts
-
-
-def flat_parameters(module):
-    return torch.cat([p.detach().flatten().float().cpu() for p in module.parameters()]).numpy()
+    key = "filled: trained\nline: untrained\ncounts on a log scale;\nthe outermost bins hold\neverything beyond"
+    grid.flat[-1].text(0, 0.5, f"{title}\n\n{key}", va="center")
+    return figure
 
 
 @plt.rc_context(STYLE)
-def plot_augmentation(faces, augmented, path):
+def plot_mean_maps(faces, maps, class_names):
+    """The mean face of each class, and beside it the mean map of what speaks for that class.
+
+    Args:
+        faces: list of uint8 (3, S, S).
+        maps: list of float (h, w) from 0 to 1.
+    """
+    figure, grid = plt.subplots(2, len(faces), figsize=(1.35 * len(faces), 3.0), squeeze=False, layout="constrained")
+    for axes in grid.flat:
+        axes.axis("off")
+    for column, face, heat, name in zip(grid.T, faces, maps, class_names, strict=True):
+        ends = (0, face.shape[2], face.shape[1], 0)
+        for axes in column:
+            axes.imshow(face.transpose(1, 2, 0))
+        column[1].imshow(heat, cmap="inferno", alpha=0.55, extent=ends, interpolation="bilinear", vmin=0, vmax=1)
+        column[0].set_title(name, loc="center")
+    return figure
+
+
+@plt.rc_context(STYLE)
+def plot_augmentation(faces, augmented):
     """Each row: a face as cached, then as the network saw it in training.
 
     Args:
@@ -180,11 +215,11 @@ def plot_augmentation(faces, augmented, path):
             axes.axis("off")
     grid[0, 0].set_title("as cached", fontweight="normal")
     grid[0, 1].set_title("in training", fontweight="normal")
-    save(figure, path)
+    return figure
 
 
 @plt.rc_context(STYLE)
-def plot_errors(errors, class_names, path, rows=5, columns=8):
+def plot_errors(errors, class_names, rows=5, columns=8):
     """A contact sheet of the most confident errors.
 
     Args:
@@ -205,11 +240,11 @@ def plot_errors(errors, class_names, path, rows=5, columns=8):
             loc="center",
             pad=3,
         )
-    save(figure, path)
+    return figure
 
 
 @plt.rc_context(STYLE)
-def plot_ablation(table, path):
+def plot_ablation(table):
     """Each variant's differences from the baseline, with 95 % intervals over people; best on top.
 
     Args:
@@ -229,4 +264,4 @@ def plot_ablation(table, path):
         side.set_yticks(range(len(rows)), rows.variant)
         side.grid(axis="x", color="#eeeeee")
         side.set_axisbelow(True)
-    save(figure, path)
+    return figure

@@ -25,6 +25,7 @@ class Answers:
         model: the Network; None where it is not there.
         images: uint8 (N, 3, S, S), the cache; None where it is not there.
         image_dir: the folder of the original photographs; "" where it is not known.
+        temperature: of the model's probabilities, fitted on other faces; None where there is none.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Answers:
     model: Network | None = None
     images: np.ndarray | None = None
     image_dir: str = ""
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def study_of_run(settings, predictions, history, models, faces=None, images=None
             predictions = with_faces(predictions, faces)
         for fold, model in models.items():
             own = predictions.where(predictions.faces.table.fold == fold)
-            answers.append(Answers(f"fold {fold}", own, model, images, settings["image_dir"]))
+            temperature = model.record.get("temperature")
+            answers.append(Answers(f"fold {fold}", own, model, images, settings["image_dir"], temperature))
     if faces is not None:
         places, report = label_places(settings["label_dir"], settings["image_dir"], settings["label_policy"])
         facts += data_facts(report, faces, pairs)

@@ -3,6 +3,7 @@
 from evaluation.calibration import BINS
 from evaluation.metrics import METRICS, largest_class, mean_and_std, per_class, single_answer
 from utils.cli import printable
+from utils.files import write_text
 
 WIDTH = 10
 
@@ -28,13 +29,43 @@ def cross_validation_table(results, predictions):
     for name, row in rows:
         lines.append(f"{name:10}" + "".join(f"{show(column, row[column]):>{WIDTH}}" for column in columns))
     lines.append(constant_line(predictions.labels, predictions.faces.class_names))
-    lines.append(calibration_line(results["mean"]["ece"]))
+    mean = results["mean"]
+    lines.append(calibration_line(mean["ece"], mean.get("ece_calibrated"), mean.get("temperature")))
     return "\n".join(lines + twins_line(results) + warnings_of(predictions))
 
 
-def calibration_line(error):
-    """What the probabilities are worth."""
-    return f"expected calibration error: {error:.2%} ({BINS} bins)"
+def write_latex_table(path, results):
+    r"""Write the table of folds for a paper; it needs \usepackage{booktabs}.
+
+    Args:
+        path: the file.
+        results: the content of results.json.
+    """
+    names = [name for name in METRICS if name != "loss"]
+    rows = [(f"fold {fold['fold']}", fold) for fold in results["folds"]] + [("mean", results["mean"])]
+    if len(results["folds"]) > 1:
+        rows.append((r"$\pm$ std", results["std"]))
+    cells = [[title, *(show(name, row[name]).replace("%", r"\%") for name in names)] for title, row in rows]
+    body = [" & ".join(row) + r" \\" for row in cells]
+    body.insert(len(results["folds"]), r"\midrule")
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * len(names)}}}",
+        r"\toprule",
+        " & ".join(["held out", *(METRICS[name].title for name in names)]) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def calibration_line(error, calibrated=None, temperature=None):
+    """What the probabilities are worth, as they are and after temperature scaling."""
+    line = f"expected calibration error: {error:.2%} ({BINS} bins)"
+    if calibrated is None:
+        return line
+    return f"{line}, {calibrated:.2%} after temperature scaling (T = {temperature:.3f})"
 
 
 def twins_line(results):

@@ -5,26 +5,40 @@ import torch
 
 from models import create_model
 from report.charts import histogram
-from report.plots import flat_parameters, layer_groups
+from utils.cli import printable
 
 SHRUNK, GROWN = 0.2, 5.0  # ratios of the spread to the untrained one that deserve a word
 
 
 def parameters(study):
     """The parameters of the first model, by group of layers; None without a model that can be made anew."""
-    model = next((one.model for one in study.answers if one.model is not None and one.model.description), None)
-    if model is None:
-        return None
-    name = next(one.name for one in study.answers if one.model is model)
+    for answers in study.answers:
+        if groups := compared_values(answers.model):
+            rows = [group_row(name, *values) for name, values in groups.items()]
+            return {"model": printable(answers.name), "rows": rows, "reading": reading(rows)}
+    return None
+
+
+def compared_values(model):
+    """{group of layers: (values (N,), those of an untrained network)}; {} without a model that can be made anew."""
+    if model is None or not model.description:
+        return {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        fresh = create_model(**model.description)
-    untrained = layer_groups(fresh)
-    rows = [
-        group_row(key, flat_parameters(part), flat_parameters(untrained[key]))
-        for key, part in layer_groups(model).items()
-    ]
-    return {"model": name, "rows": rows, "reading": reading(rows)}
+        untrained = layer_groups(create_model(**model.description))
+    return {name: (flat_values(part), flat_values(untrained[name])) for name, part in layer_groups(model).items()}
+
+
+def layer_groups(model):
+    """{name: part of the network}: a ResNet's stem and stages, or whatever another network consists of."""
+    parts = {name: part for name, part in model.named_children() if any(True for _ in part.parameters())}
+    if "conv1" in parts and "bn1" in parts:
+        parts = {"stem": torch.nn.ModuleList([parts.pop("conv1"), parts.pop("bn1")]), **parts}
+    return parts
+
+
+def flat_values(module):
+    return torch.cat([p.detach().flatten().float().cpu() for p in module.parameters()]).numpy()
 
 
 def group_row(name, values, fresh):

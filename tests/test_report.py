@@ -257,21 +257,21 @@ def write_and_read(tmp_path, study, **settings):
 
 
 def test_axes():
-    axis = charts.Axis(0, 1, 50, 150, "{:.0%}".format)
+    axis = charts.Axis(0, 1, 50, 150, charts.Scale(show="{:.0%}".format))
     assert axis.ticks() == [(50, "0%"), (70, "20%"), (90, "40%"), (110, "60%"), (130, "80%"), (150, "100%")]
     assert charts.round_values(0.13, 0.52) == [0.2, 0.3, 0.4, 0.5]
     assert charts.round_values(1, 3, least_step=1) == [1, 2, 3]
     assert charts.log_values(1e-4, 0.1) == pytest.approx([1e-4, 1e-3, 1e-2, 0.1])
     assert charts.log_values(0.005, 0.05) == pytest.approx([0.005, 0.01, 0.02, 0.05])
-    assert charts.Axis(3, 3, 0, 100)(3) == 50
+    assert charts.Axis(3, 3, 0, 100, charts.Scale())(3) == 50
 
 
 def test_a_loss_above_the_axis_is_an_arrow(tmp_path):
     found = content.training(large_study(tmp_path, model=False))
-    loss = next(chart for chart in found["charts"] if chart["title"] == "loss")
-    assert [arrow[1] for line in loss["lines"] for arrow in line["arrows"]] == ["40"]
+    loss = next(chart for chart in found["charts"] if chart.title == "loss")
+    assert [arrow[1] for line in loss.svg()["lines"] for arrow in line["arrows"]] == ["40"]
     assert found["rows"][0]["epochs"] == "4 of 4"
-    assert [chart["title"] for chart in found["charts"][-2:]] == ["Learning rate", "GridMask probability"]
+    assert [chart.title for chart in found["charts"][-2:]] == ["Learning rate", "GridMask probability"]
 
 
 def test_json_cannot_end_a_script():

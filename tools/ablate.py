@@ -109,9 +109,9 @@ def main():
     write_csv(root / "ablation.csv", table)
     text = "\n".join(markdown(rows) for rows in tables[::-1])
     write_text(root / "ablation.md", text)
-    from report.plots import plot_ablation  # brings torch
+    from report.plots import plot_ablation, save  # brings torch
 
-    plot_ablation(tables[-1], root / "ablation.png")
+    save(plot_ablation(tables[-1]), root / "ablation")
     print(f"\n{text}")
     print(f"{printable(root)}/ holds ablation.csv, ablation.md and ablation.png")
 

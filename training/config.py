@@ -100,6 +100,8 @@ class EvaluationConfig:
         choices=(*DECODERS, "val"),
     )  # fmt: skip
     plots: bool = option(True, "save plots and report.html at the end")
+    plot_format: tuple = option(("png",), "file formats of the plots", choices=("png", "pdf", "svg"))
+    tensorboard: bool = option(False, "write scalars, augmented faces and confusion matrices for TensorBoard")
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,10 @@ DEMO_DEFAULTS = {
     "lr_steps": (3,),
 }
 # Where a run's files are and how fast it runs do not change what it learns.
-FREE_TO_CHANGE = ("run_dir", "cache_dir", "label_dir", "image_dir", "folds", "threads", "compile", "plots")
+FREE_TO_CHANGE = (
+    *("run_dir", "cache_dir", "label_dir", "image_dir", "folds", "threads", "compile"),
+    *("plots", "plot_format", "tensorboard"),
+)
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,9 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
             raise UserError("--nesterov with --momentum 0: Nesterov's form needs a momentum above 0")
         if self.warmup and self.warmup >= self.epochs:
             raise UserError(f"--warmup {self.warmup}: expected less than the {self.epochs} --epochs")
+        if not self.plot_format or len(set(self.plot_format)) < len(self.plot_format):
+            given = " ".join(self.plot_format)
+            raise UserError(f"--plot-format {given}: name each format once, out of png, pdf, svg")
         if not self.folds or len(set(self.folds)) < len(self.folds):
             raise UserError(f"--folds {' '.join(map(str, self.folds))}: name each fold once, out of 0 to 4")
 

@@ -105,12 +105,17 @@ def evaluate_split(config, epoch, images, faces, state, compute):
 
 
 def final_predictions(config, images, test, val, state, compute):
-    """The reported Predictions for the held-out fold, with the decoder that is best on the validation faces."""
-    tested = evaluate_split(config, config.epochs - 1, images, test, state, compute)
-    if config.decode != "val":
-        return tested
-    validated = evaluate_split(config, config.epochs - 1, images, val, state, compute)
-    return dataclasses.replace(tested, decoder=best_decoder(validated.probabilities, validated.labels))
+    """The reported Predictions for the held-out fold, with the decoder that is best on the validation faces.
+
+    Returns:
+        (Predictions for the held-out fold, Predictions for the validation faces or None where there are none).
+    """
+    tested, validated = (
+        evaluate_split(config, config.epochs - 1, images, faces, state, compute) for faces in (test, val)
+    )
+    if config.decode == "val":
+        tested = dataclasses.replace(tested, decoder=best_decoder(validated.probabilities, validated.labels))
+    return tested, validated
 
 
 class EpochMeter:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.calibration import expected_calibration_error
+from evaluation.calibration import calibration_results
 from evaluation.metrics import METRICS, mean_and_std, per_class
 from evaluation.predictions import read_predictions
 from utils.errors import UserError
@@ -30,7 +30,7 @@ def fold_result(record, rows, predictions, image_size):
         **{f"{name}_over_epochs": float(np.mean([row[f"test_{name}"] for row in final])) for name in METRICS},
         **{f"{name}_without_twins": value for name, value in others.items()},
         **{name: float(value) for name, value in rows[-1].items() if name.startswith("val_")},
-        "ece": expected_calibration_error(own.labels, own.predicted, own.probabilities),
+        **calibration_results(own.labels, own.predicted, own.probabilities, record.get("temperature")),
         "decoder": record["decoder"],
         "train_faces": record["train_faces"],
         "test_faces": len(own.faces),

@@ -16,6 +16,7 @@ import torch
 
 from augment import gridmask_probability
 from data.adience import FOLDS
+from evaluation.calibration import cross_fitted_temperatures, fit_temperature
 from evaluation.metrics import METRICS
 from evaluation.predictions import predictions_digest, read_predictions
 from models.checkpoint import is_number, load_model, save_model
@@ -39,8 +40,8 @@ VAL_COLUMNS = [f"val_{name}" for name in METRICS]  # behind them, where --val-fr
 PROGRESS_FORMAT = "age-training-progress"
 # What a run writes; where such a file lies without a config.json, it is of something else.
 OUTPUTS = (
-    *("fold_*.pt", "log.csv", "predictions.csv", "results.json", "report.html", "suspects.csv"),
-    *("*curves.png", "confusion.png", "*errors.png"),
+    *("fold_*.pt", "log.csv", "predictions.csv", "results.json", "results.tex", "report.html", "suspects.csv"),
+    *("*curves.???", "confusion.???", "*errors.???"),
 )
 
 
@@ -196,8 +197,13 @@ class Run:
         columns = LOG_COLUMNS + (VAL_COLUMNS if self.config.val_fraction else [])
         write_csv(self.folder / "log.csv", pd.DataFrame(rows, columns=columns))
 
-    def finish_fold(self, fold, state, train, val, tested):
-        """Record a trained fold: the predictions first, since the model file marks the fold as done."""
+    def finish_fold(self, fold, state, train, val, tested, validated=None):
+        """Record a trained fold: the predictions first, since the model file marks the fold as done.
+
+        Args:
+            train, val: the Faces that it learned from, and those that it was tuned on.
+            tested, validated: Predictions for the held-out fold and for `val`; None where `val` is empty.
+        """
         if not self.writes:
             return
         self.write_predictions(fold, tested)
@@ -218,6 +224,8 @@ class Run:
             "history": self.history[fold],
             **provenance(self.compute),
         }
+        if validated is not None:
+            record["temperature"] = fit_temperature(validated.labels, validated.probabilities)
         save_model(self.model_path(fold), state.evaluated_model, record)
         self.records[fold] = record
         self.progress_path(fold).unlink(missing_ok=True)
@@ -234,10 +242,24 @@ class Run:
         digests = {fold: record.get("predictions_sha256") for fold, record in self.records.items()}
         return read_predictions(self.predictions_path, digests)
 
+    def save_temperatures(self, predictions):
+        """Put into each model file the temperature that fits the held-out faces of the other folds best.
+
+        A model with validation faces has one of theirs already.
+        """
+        answers = predictions.labels, predictions.probabilities, predictions.faces.table.fold
+        for fold, temperature in cross_fitted_temperatures(*answers).items():
+            record = self.records[fold]
+            if not record["val_albums"] and record.get("temperature") != temperature:
+                model = load_model(self.model_path(fold))
+                self.records[fold] = {**record, "temperature": temperature}
+                save_model(self.model_path(fold), model, self.records[fold])
+
     def finish(self):
         """Write results.json, of every finished fold in the directory, and return its content."""
         self.write_log()  # a kill may have come between the last epoch's progress and its log
         predictions = self.predictions()
+        self.save_temperatures(predictions)
         folds = [
             fold_result(self.records[fold], self.history[fold], predictions, self.config.image_size)
             for fold in self.finished_folds()
