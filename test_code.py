@@ -40,6 +40,10 @@ def read_command_line():
     split.add_argument("--fold", type=int, metavar="N", help="another fold than the one held out (of other data)")
     split.add_argument("--set", choices=("test", "val"), default="test", help="held-out fold or validation faces")
     parser.add_argument("--decode", choices=tuple(DECODERS), help="decoder (default: from the model file)")
+    parser.add_argument(
+        "--by", nargs="+", default=[], metavar="COLUMN",
+        help="metrics by subgroup: label, gender, yaw, score, album_size, image_size, brightness, sharpness",
+    )  # fmt: skip
     parser.add_argument("--show-errors", action="store_true", help="write the misclassified images")
     parser.add_argument("--error-dir", default="error", metavar="DIR", help="folder for them (default: error)")
     parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
@@ -81,14 +85,24 @@ from evaluation.evaluate import evaluate, measure_latency
 from evaluation.fusion import fuse
 from evaluation.leaks import refuse_training_people, refuse_training_pictures
 from evaluation.predictions import Predictions
+from evaluation.subgroups import check_columns
 from evaluation.views import VIEWS, enlarged_size, second_paths, ten_crop_probabilities
 from models.checkpoint import load_model
 from models.network import Network, parameter_count, size_mib
 from models.plain import digest
+from report.content import subgroup_table
 from report.errors import check_error_folder, find_errors, rank, write_errors
 from report.page import check_report, write_report
 from report.study import Answers, study_of_models
-from report.tables import calibration_line, confusion_table, constant_line, models_table, per_class_table, warnings_of
+from report.tables import (
+    calibration_line,
+    confusion_table,
+    constant_line,
+    models_table,
+    per_class_table,
+    subgroups_table,
+    warnings_of,
+)
 from training.config import Config, recorded_config
 from training.results import class_results
 from utils.device import Compute, keep_large_buffers
@@ -144,23 +158,28 @@ def main():
     fusions = [fusion for fusion in fusions if fusion]
     for fusion in fusions:
         print_fusion(fusion)
+    if options.by or options.show_errors:
+        command = f"{python_command()} {shlex.join(sys.argv)}"
+        study = study_of_models(list(map(make_answers, tasks, evaluated)), command)
+    if options.by:
+        print(f"\n{subgroups_table(subgroup_table(study, options.by))}")
     if options.show_errors:
-        show_errors(options.error_dir, tasks, evaluated)
+        show_errors(options.error_dir, tasks, evaluated, study)
     if options.json:
         write_json(options.json, reports + [{"fusion": fusion} for fusion in fusions])
 
 
-def show_errors(folder, tasks, evaluated):
+def make_answers(task, one):
+    """What a page and a table of subgroups are made from."""
+    return Answers(task.path, one.predictions, task.model, task.images, task.config.image_dir, task.temperature)
+
+
+def show_errors(folder, tasks, evaluated, study):
     """Write the misclassified images, their list and a page that shows them. Raises UserError."""
-    pairs = list(zip(evaluated, tasks, strict=True))
-    errors = rank(pd.concat([find_errors(one.predictions, task.images) for one, task in pairs]))
+    found = [find_errors(one.predictions, task.images) for one, task in zip(evaluated, tasks, strict=True)]
+    errors = rank(pd.concat(found))
     write_errors(folder, errors, tasks[0].model.class_names)
-    answers = [
-        Answers(task.path, one.predictions, task.model, task.images, task.config.image_dir, task.temperature)
-        for one, task in pairs
-    ]
-    command = f"{python_command()} {shlex.join(sys.argv)}"
-    write_report(Path(folder) / PAGE, study_of_models(answers, command))
+    write_report(Path(folder) / PAGE, study)
     print(f"\nwrote {len(errors):,} misclassified images and errors.csv to {printable(folder)}/; see {PAGE} there")
 
 
@@ -181,6 +200,7 @@ def prepare(path, options):
     if faces.class_names != model.class_names:
         theirs, ours = ", ".join(model.class_names), ", ".join(faces.class_names)
         raise UserError(f"'{path}' knows the classes {theirs}; these labels have {ours}")
+    check_columns(options.by, faces.table)
     chosen, split = choose_faces(path, model.record, faces, options)
     refuse_training_people(path, model.record, chosen, split)
     images = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)

@@ -139,13 +139,29 @@ def group_faces(predictions, columns=None, extra=None):
     groups = []
     for column in [name for name in COLUMNS if name in table] if columns is None else columns:
         if column not in table:
-            raise UserError(f"the faces have no column '{column}'; they have {', '.join(map(str, table.columns))}")
+            raise UserError(f"the faces have no column '{column}'")
         names, positions = COLUMNS.get(column, by_name)(table[column])
         present = np.unique(positions[positions >= 0])
         groups += [(column, names[position], positions == position) for position in present]
         if (positions < 0).any():
             groups.append((column, UNKNOWN, positions < 0))
     return groups
+
+
+def check_columns(columns, table):
+    """Whether faces can be grouped by these columns, before anything is computed for it.
+
+    Args:
+        columns: the names.
+        table: of the faces; what COLUMNS has beside is made from their images and albums.
+
+    Raises:
+        UserError: they cannot.
+    """
+    known = [*COLUMNS, *(name for name in table if name not in (*COLUMNS, "path"))]
+    for column in columns:
+        if column not in known:
+            raise UserError(f"--by {column}: choose from {', '.join(known)}")
 
 
 def by_name(values):

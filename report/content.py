@@ -1,5 +1,7 @@
 """What each section of a report says, as plain values for the template. None stands for a section without data."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -16,6 +18,7 @@ from evaluation.calibration import (
 from evaluation.metrics import METRICS, compute_metrics, largest_class, mean_and_std, single_answer
 from evaluation.subgroups import LEAST_FACES, LEAST_PEOPLE, image_statistics, subgroups
 from report.charts import Chart, Line, Scale
+from report.gallery import image_size
 from report.published import published_results
 from utils.cli import printable
 
@@ -283,27 +286,45 @@ def coverage_rows(curve):
     return [(percent(share, 0), percent(accuracy[at], 1)) for share, at in zip(COVERAGES, positions, strict=True)]
 
 
-def groups(study, sizes=None):
-    """The table of subgroups.
-
-    Args:
-        sizes: a table with width and height of the faces of `study.pooled(distinct=True)`; None where unknown.
-    """
-    pooled = study.pooled(distinct=True)
-    if pooled is None:
+def groups(study):
+    """The table of subgroups."""
+    table = subgroup_table(study)
+    if table is None:
         return None
-    extra = statistics_of(study)
-    if extra is None:
-        extra = pd.DataFrame(index=range(len(pooled.faces)))
-    if sizes is not None:
-        extra[["width", "height"]] = sizes.to_numpy()
-    table = subgroups(pooled, extra=extra, draws=DRAWS)
     blocks = [
         {"title": COLUMN_TITLES.get(column, column), "rows": [group_row(row) for row in part.to_dict("records")]}
         for column, part in table.groupby("column", sort=False)
     ]
     marked = int(table.marked.sum())
     return {"blocks": blocks, "marked": marked, "least_faces": LEAST_FACES, "least_people": LEAST_PEOPLE}
+
+
+def subgroup_table(study, columns=None):
+    """The table of `subgroups`, over the faces of all models; None without any.
+
+    Args:
+        columns: names in COLUMNS or other columns of the faces; None takes all of COLUMNS that can be had.
+    """
+    pooled = study.pooled(distinct=True)
+    if pooled is None:
+        return None
+    extra = pd.DataFrame(index=range(len(pooled.faces)))
+    if columns is None or {"brightness", "sharpness"} & set(columns):
+        extra = pd.concat([extra, statistics_of(study)], axis=1)
+    if columns is None or "image_size" in columns:
+        extra = pd.concat([extra, photograph_sizes(study)], axis=1)
+    return subgroups(pooled, columns, extra, draws=DRAWS)
+
+
+def photograph_sizes(study):
+    """A table with width and height of the photographs of `study.pooled(distinct=True)`, NaN for one that cannot be
+    read; None where their folder is not known."""
+    folders = {one.image_dir for one in study.answers}
+    if len(folders) != 1 or "" in folders:
+        return None
+    (folder,) = folders
+    sizes = [image_size(Path(folder) / path) for path in study.pooled(distinct=True).faces.table.path]
+    return pd.DataFrame(sizes, columns=["width", "height"], dtype=float)
 
 
 def statistics_of(study):

@@ -79,7 +79,7 @@ def make_sections(study, suspects):
         "results": content.results(study),
         "confusion": content.confusion(study),
         "calibration": content.calibration(study),
-        "groups": content.groups(study, photograph_sizes(study)),
+        "groups": content.groups(study),
         "training": content.training(study),
         "parameters": parameters(study),
         "mean_maps": gallery.mean_maps(study),
@@ -87,17 +87,6 @@ def make_sections(study, suspects):
         "suspects_count": 0 if suspects is None else len(suspects),
         "twins": labels.twins(study),
     }
-
-
-def photograph_sizes(study):
-    """A table with width and height of the photographs, NaN for one that cannot be read; None without a folder."""
-    pooled = study.pooled(distinct=True)
-    folders = {one.image_dir for one in study.answers}
-    if pooled is None or len(folders) != 1 or "" in folders:
-        return None
-    (folder,) = folders
-    sizes = [gallery.image_size(Path(folder) / path) for path in pooled.faces.table.path]
-    return pd.DataFrame(sizes, columns=["width", "height"], dtype=float)
 
 
 def make_faces(study, suspects, sections, budget):

@@ -2,6 +2,7 @@
 
 from evaluation.calibration import BINS
 from evaluation.metrics import METRICS, largest_class, mean_and_std, per_class, single_answer
+from evaluation.subgroups import LEAST_FACES, SIGNIFICANCE
 from utils.cli import printable
 from utils.files import write_text
 
@@ -121,6 +122,43 @@ def per_class_table(confusion, class_names):
     for name, faces, exact, near in zip(class_names, *per_class(confusion), strict=True):
         lines.append(f"{name:<8} {faces:7,}  {percent(exact)}   {percent(near)}")
     return "\n".join(lines)
+
+
+def subgroups_table(table):
+    """Each group's metrics, with the 95 % interval of top-1 and the gap to all other faces in points.
+
+    Args:
+        table: that of `subgroups`.
+    """
+    names = ("top1", "one_off", "mae")
+    titles = [METRICS[name].title for name in names]
+    width = max(len(printable(name)) for name in [*table.column, *("  " + group for group in table.group), "subgroup"])
+    lines = [
+        f"{'subgroup':{width}}  faces  {titles[0]:>7}  {'95 %':>14}  {titles[1]:>7}  {titles[2]:>6}  {'ECE':>6}"
+        f"  {'gap':>6}  {'p':>7}"
+    ]
+    for column, rows in table.groupby("column", sort=False):
+        lines.append(printable(column))
+        lines += [
+            f"  {printable(row.group):{width - 2}}  {row.faces:5,}  {group_cells(row)}" for row in rows.itertuples()
+        ]
+    lines.append(
+        f"gap: top-1 of the group minus that of all other faces, in points; * marks p under {SIGNIFICANCE} after"
+        " Holm's correction"
+    )
+    return "\n".join(lines)
+
+
+def group_cells(row):
+    """The numbers of a group; a missing one is a dash."""
+    if row.too_few:
+        return f"too few (under {LEAST_FACES})"
+    values = (METRICS[name].show(getattr(row, name)) for name in ("top1", "one_off", "mae"))
+    interval = "-" if row.top1_low != row.top1_low else f"{100 * row.top1_low:.2f} to {100 * row.top1_high:.2f}"
+    exact, near, error = values
+    gap, p = ("-", "-") if row.gap != row.gap else (f"{100 * row.gap:+.1f}", f"{row.p_corrected:.3f}")
+    mark = " *" if row.marked else ""
+    return f"{exact:>7}  {interval:>14}  {near:>7}  {error:>6}  {row.ece:6.1%}  {gap:>6}  {p:>7}{mark}"
 
 
 def percent(fraction):

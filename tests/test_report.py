@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -26,8 +27,9 @@ from evaluation.calibration import expected_calibration_error
 from evaluation.label_issues import find_label_issues
 from evaluation.predictions import Predictions
 from models import create_model
-from report import charts, content, gallery, labels, page, published
+from report import charts, content, gallery, labels, page, published, tables
 from report.page import to_json, write_report
+from report.plots import plot_charts
 from report.study import Answers, Study, study_of_models, study_of_run, unfinished_note
 from tools import report as tool
 from utils.errors import UserError
@@ -207,10 +209,60 @@ def test_small_groups_say_too_few(tmp_path):
 
 def test_image_sizes_make_groups(tmp_path):
     study = large_study(tmp_path, faces=100, model=False)
-    sizes = page.photograph_sizes(study)
+    sizes = content.photograph_sizes(study)
     assert sizes.width.notna().sum() == 99 and set(sizes.width.dropna()) == {96.0}  # one photograph is missing
-    titles = [block["title"] for block in content.groups(study, sizes)["blocks"]]
+    titles = [block["title"] for block in content.groups(study)["blocks"]]
     assert "image size, pixels" in titles
+
+
+def test_subgroups_on_the_terminal():
+    """A group of 40 right and 10 wrong, one of 30 right and 30 wrong, and one of 5; every face is a person."""
+    right = [1] * 40 + [0] * 10 + [1] * 30 + [0] * 30 + [1] * 5
+    one = answers_of([0] * 115, [[0.8, 0.2, 0] if r else [0, 0.2, 0.8] for r in right])
+    one.predictions.faces.table["light"] = ["bright"] * 50 + ["dark"] * 60 + ["odd"] * 5
+    lines = tables.subgroups_table(content.subgroup_table(Study("", [one]), ["light"])).splitlines()
+    assert [line.split() for line in (lines[1], lines[4])] == [
+        ["light"],
+        "odd 5 too few (under 30)".split(),
+    ]
+    bright, dark = (line.split() for line in lines[2:4])
+    assert bright[:3] == ["bright", "50", "80.00%"] and bright[4] == "to" and bright[6:8] == ["80.00%", "0.400"]
+    assert bright[9] == "+26.2" and bright[-1] == "*"  # against 35 of 65
+    assert dark[:3] == ["dark", "60", "50.00%"] and dark[9] == "-31.8" and dark[-1] == "*"  # against 45 of 55
+
+
+def test_a_latex_table(tmp_path):
+    folds = [{"fold": k, "top1": 0.5 + k / 4, "one_off": 0.75, "mae": 0.5} for k in (0, 1)]
+    results = {"folds": folds, "mean": {"top1": 0.625, "one_off": 0.75, "mae": 0.5},
+               "std": {"top1": 0.17677, "one_off": 0.0, "mae": 0.0}}  # fmt: skip
+    tables.write_latex_table(tmp_path / "results.tex", results)
+    assert (
+        (tmp_path / "results.tex").read_text()
+        == r"""\begin{tabular}{lrrr}
+\toprule
+held out & top-1 & one-off & MAE \\
+\midrule
+fold 0 & 50.00\% & 75.00\% & 0.500 \\
+fold 1 & 75.00\% & 75.00\% & 0.500 \\
+\midrule
+mean & 62.50\% & 75.00\% & 0.500 \\
+$\pm$ std & 17.68\% & 0.00\% & 0.000 \\
+\bottomrule
+\end{tabular}
+"""
+    )
+
+
+def test_plots_in_other_formats(tmp_path):
+    study = large_study(tmp_path / "faces")
+    write_report(tmp_path / "run" / "report.html", study, ("pdf", "svg"))
+    stems = ["calibration", "confusion", "learning_curves", "mean_maps", *(f"parameters_fold_{k}" for k in range(3))]
+    found = sorted(path.name for path in (tmp_path / "run").iterdir() if path.suffix in (".pdf", ".svg", ".png"))
+    assert found == sorted(f"{stem}.{ending}" for stem in stems for ending in ("pdf", "svg"))
+    for path in (tmp_path / "run").glob("*.pdf"):
+        assert path.read_bytes().startswith(b"%PDF") and b"/Type3" not in path.read_bytes()
+    for path in (tmp_path / "run").glob("*.svg"):
+        ElementTree.parse(path)
 
 
 def test_suspects_are_those_of_the_ordinal_rule(tmp_path):
@@ -272,6 +324,15 @@ def test_a_loss_above_the_axis_is_an_arrow(tmp_path):
     assert [arrow[1] for line in loss.svg()["lines"] for arrow in line["arrows"]] == ["40"]
     assert found["rows"][0]["epochs"] == "4 of 4"
     assert [chart.title for chart in found["charts"][-2:]] == ["Learning rate", "GridMask probability"]
+
+
+def test_a_loss_above_the_axis_is_an_arrow_in_files_too(tmp_path):
+    curves = content.training(large_study(tmp_path, model=False))["charts"]
+    figure = plot_charts(curves)
+    loss = next(axes for axes in figure.axes if axes.get_title(loc="left") == "loss")
+    assert [text.get_text() for text in loss.texts] == ["40"]
+    assert loss.get_ylim()[1] < 3
+    assert {axes.get_title(loc="left") for axes in figure.axes if axes.get_yscale() == "log"} == {"Learning rate"}
 
 
 def test_json_cannot_end_a_script():

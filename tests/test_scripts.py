@@ -15,6 +15,8 @@ import pytest
 import torch
 from conftest import ROOT, small_rows, write_images, write_labels
 from PIL import Image
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 import main
 import test_code
@@ -80,8 +82,9 @@ class TestTraining:
         run = experiment[0] / "run"
         names = {path.name for path in run.iterdir()}
         pictures = {"learning_curves.png", "confusion.png", "augmentation.png", "worst_errors.png"}
+        pictures |= {"calibration.png", "mean_maps.png"}
         files = {".lock", "config.json", "log.csv", "predictions.csv", "results.json", "fold_0.pt", "fold_3.pt"}
-        files |= {"report.html", "suspects.csv"}
+        files |= {"report.html", "suspects.csv", "results.tex"}
         assert names == files | pictures | {"parameters_fold_0.png", "parameters_fold_3.png"}
         for picture in pictures:
             with Image.open(run / picture) as image:
@@ -135,6 +138,34 @@ class TestTraining:
         error = (confidence - (table.label == table.prediction)).abs()
         assert [fold["ece"] for fold in results["folds"]] == pytest.approx(error.groupby(table.fold).mean().tolist())
         assert f"expected calibration error: {error.mean():.2%} (15 bins)" in printed
+
+    def test_each_temperature_fits_the_faces_of_the_other_fold(self, experiment):
+        run = experiment[0] / "run"
+        table = pd.read_csv(run / "predictions.csv")
+        results = json.loads((run / "results.json").read_text())
+        for result, other in zip(results["folds"], (3, 0), strict=True):
+            faces = table[table.fold == other]
+            scores = np.log(faces[[name for name in faces if name.startswith("p_")]].to_numpy(float))
+
+            def cross_entropy(log_temperature, scores=scores, labels=faces.label):
+                scaled = scores / np.exp(log_temperature)
+                return (logsumexp(scaled, axis=1) - scaled[range(8), labels]).mean()
+
+            best = np.exp(minimize_scalar(cross_entropy, bounds=np.log([0.05, 20]), method="bounded").x)
+            assert result["temperature"] == pytest.approx(best, rel=1e-3)
+            assert load_model(run / f"fold_{result['fold']}.pt").record["temperature"] == result["temperature"]
+        mean = results["mean"]
+        expected = f"{mean['ece_calibrated']:.2%} after temperature scaling (T = {mean['temperature']:.3f})"
+        assert expected in experiment[1]
+
+    def test_a_temperature_of_validation_faces_stays(self, small_faces_once, tmp_path, monkeypatch):
+        """It is fitted on faces that no model is judged by, so that the other folds have no say."""
+        arguments = [*paths(small_faces_once, tmp_path), *TINY, "--val-fraction", 0.3, "--no-plots", "--run-dir", "run"]
+        assert call(main, [*arguments, "--folds", 3], monkeypatch) == 0
+        alone = load_model("run/fold_3.pt").record["temperature"]
+        assert json.loads(Path("run/results.json").read_text())["folds"][0]["temperature"] == alone
+        assert call(main, ["--run-dir", "run", "--resume", "--folds", 1], monkeypatch) == 0
+        assert load_model("run/fold_3.pt").record["temperature"] == alone
 
     def test_results_say_what_was_counted_and_how(self, experiment):
         run = experiment[0] / "run"
@@ -216,11 +247,26 @@ class TestEvaluation:
         (report,) = json.loads((tmp_path / "report.json").read_text())
         assert all(report[name] == recorded[name] for name in ("top1", "one_off", "mae", "decoder", "classes"))
         assert report["loss"] == pytest.approx(recorded["loss"])
+        assert report["temperature"] == recorded["temperature"]
+        assert report["ece_calibrated"] == pytest.approx(recorded["ece_calibrated"], abs=1e-5)
         assert report["model"] == str(run / "fold_3.pt")
         assert report["confusion"] == recorded["confusion"]
         assert report["latency"]["one"]["seconds"] > 0
         assert "true \\ predicted" in printed
         assert "always answering 0-2: top-1 12.50%, one-off 25.00%, MAE 3.500" in printed
+
+    def test_subgroups(self, experiment, monkeypatch, capsys):
+        run = experiment[0] / "run"
+        assert call(test_code, [run / "fold_3.pt", "--by", "gender", "image_size"], monkeypatch) == 0
+        lines = capsys.readouterr().out.splitlines()
+        start = next(k for k, line in enumerate(lines) if line.startswith("subgroup"))
+        assert {"gender", "image_size"} <= set(lines[start + 1 : -1])
+        assert sum(int(line.split()[1]) for line in lines[start + 2 : lines.index("image_size")]) == 8
+        assert all("too few (under 30)" in line for line in lines[start + 2 : -1] if line.startswith("  "))
+        assert call(test_code, [run / "fold_3.pt", "--by", "hair"], monkeypatch) == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith("error: --by hair: choose from label, gender, yaw, score, album_size, image_size")
+        assert "eval accuracy" not in printed.out
 
     def test_error_images(self, experiment, monkeypatch, capsys, tmp_path):
         folder = tmp_path / "error"

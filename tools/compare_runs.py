@@ -42,6 +42,9 @@ def main():
     print(comparison_table(comparisons), flush=True)
     command = f"{python_command()} -m tools.compare_runs {shlex.join(sys.argv[1:])}"
     result = write_comparison(options.output, comparisons, printable(command))
+    sizes = dict.fromkeys(str(run.settings.get("image_size")) for run in (reference, *others))
+    if len(sizes) > 1:
+        print(f"note: trained at {', '.join(sizes)} px; that the photographs are the same is known by their paths only")
     print(f"\nwrote {printable(options.output)}, {result['bytes'] / 1e6:.1f} MB")
     if result["missing"]:
         print(
@@ -116,7 +119,7 @@ def check_distinct(folder, results, other_folder, other_results):
 
 
 def check_alike(first, results, predictions, other, other_results, other_predictions):
-    """Raises UserError where two runs do not have the same classes, folds, faces, labels and pixels."""
+    """Raises UserError where two runs do not have the same classes, folds, faces, labels and, at one size, pixels."""
     folds, other_folds = (sorted(int(fold["fold"]) for fold in one["folds"]) for one in (results, other_results))
     if folds != other_folds:
         raise UserError(
@@ -126,17 +129,17 @@ def check_alike(first, results, predictions, other, other_results, other_predict
     if other_predictions.faces.class_names != predictions.faces.class_names:
         raise UserError(f"'{other}' has other classes than '{first}'")
     faces, other_faces = (in_order(one).faces.table[FACE] for one in (predictions, other_predictions))
-    if other_results["data_fingerprint"] != results["data_fingerprint"] or not faces.equals(other_faces):
+    same_size = image_size(results) == image_size(other_results)
+    if not faces.equals(other_faces) or (
+        same_size and other_results["data_fingerprint"] != results["data_fingerprint"]
+    ):
         raise UserError(
-            f"'{other}' saw other faces, labels or pixels than '{first}': both need the same files, label policy and"
-            f" image size{sizes(settings_of(results), settings_of(other_results))}"
+            f"'{other}' saw other faces, labels or pixels than '{first}': both need the same files and label policy"
         )
 
 
-def sizes(settings, other_settings):
-    """' (64 and 48 px)' where the sizes differ."""
-    first, second = (one.get("image_size") for one in (settings, other_settings))
-    return f" ({second} and {first} px)" if first != second else ""
+def image_size(results):
+    return settings_of(results).get("image_size")
 
 
 def in_order(predictions):
