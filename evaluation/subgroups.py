@@ -139,7 +139,7 @@ def group_faces(predictions, columns=None, extra=None):
     groups = []
     for column in [name for name in COLUMNS if name in table] if columns is None else columns:
         if column not in table:
-            raise UserError(f"the faces have no column '{column}'")
+            raise UserError(f"the faces have no column '{column}'; they have {', '.join(map(str, table.columns))}")
         names, positions = COLUMNS.get(column, by_name)(table[column])
         present = np.unique(positions[positions >= 0])
         groups += [(column, names[position], positions == position) for position in present]

@@ -152,7 +152,7 @@ def test_predictions_of_another_run_are_refused(copied, call):
 
 def test_halving_keeps_the_better_half_by_the_validation_faces(small_faces_once, tmp_path):
     """Two rounds, of 1 epoch and of 2."""
-    variants = ["relu", "no flip", "rotation 20"]
+    variants = ["relu", "rotation 20"]
     more = ["--val-fraction", "0.3", "--rounds", "2", "--judge", "loss", "--folds", "0", "--only", *variants]
     command = [sys.executable, "-m", "tools.ablate", *arguments_of(small_faces_once, tmp_path, *more)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -163,7 +163,7 @@ def test_halving_keeps_the_better_half_by_the_validation_faces(small_faces_once,
         log = pd.read_csv(root / "1_epochs" / f"{variant.replace(' ', '_')}_seed0" / "log.csv")
         assert list(log.epoch) == [0]
         losses[variant] = log.val_loss[0]
-    kept = sorted(variants, key=losses.get)[:2]
+    kept = sorted(variants, key=losses.get)[:1]
     assert f"validation loss keeps {', '.join(kept)}\n" in done.stdout
     assert {path.name for path in root.glob("*_seed0")} == {
         f"{name.replace(' ', '_')}_seed0" for name in ["baseline", *kept]

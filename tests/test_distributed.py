@@ -55,7 +55,7 @@ def test_one_process_writes_and_prints(trained):
     folder, printed = trained
     assert printed.count("evaluate one model:") == 1
     assert printed.count("fold 3  epoch   2/2") == 1
-    names = {".lock", "config.json", "fold_3.pt", "log.csv", "predictions.csv", "results.json"}
+    names = {".lock", "config.json", "fold_3.pt", "log.csv", "predictions.csv", "results.json", "results.tex"}
     assert {path.name for path in (folder / "run").iterdir()} == names
     assert load_model(folder / "run" / "fold_3.pt").record["trained_on"] == "CPU, 1 thread, fp32, 2 processes"
 

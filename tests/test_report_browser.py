@@ -248,6 +248,16 @@ def test_hostile_names_are_shown(opened, page):
     assert not every(opened, "img[src=x]")
 
 
+def test_a_suspect_leads_to_its_face_in_the_gallery(opened):
+    link = one(opened, "#labels td.path a")
+    name = link.text
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", link)
+    link.click()
+    wait(opened, lambda: count(opened) == 1)
+    assert one(opened, "[name=search]").get_attribute("value") == name
+    wait(opened, lambda: name in label_of(opened))
+
+
 def test_thumbnails_and_download(opened, page):
     button = one(opened, "#download")
     opened.execute_script("arguments[0].scrollIntoView()", button)

@@ -325,7 +325,11 @@
     form.addEventListener("change", changed);
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("reset", () => setTimeout(update));
-    window.addEventListener("hashchange", () => { if (readAddress()) update(false); });
+    window.addEventListener("hashchange", () => {
+      if (!readAddress()) return;
+      update(false);
+      document.getElementById("gallery").scrollIntoView();
+    });
     let asked = false;
     grid.addEventListener("scroll", () => {
       if (!asked) requestAnimationFrame(() => { asked = false; draw(); });
