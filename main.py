@@ -35,7 +35,7 @@ from data import Pictures, load_faces, make_demo_faces, open_cache, split_faces
 from report import board, figures, page, study, tables
 from training.engine import epoch_pipeline, evaluate_split, final_predictions, preview_augment, train_one_epoch
 from training.merge import merge_runs
-from training.optim import TrainState, check_training_sets
+from training.optim import TrainState, check_initial_weights, check_training_sets
 from training.progress import FoldProgress, describe, print_twins
 from training.run import Run, check_folder, current_commit
 from utils.device import Compute, keep_large_buffers
@@ -74,6 +74,7 @@ def train(arguments):
     describe(config, compute, faces.class_names, current_commit())
     pictures = Pictures.of(images)
     print_twins(pictures.across_folds(faces), faces)
+    check_initial_weights(config, faces, pictures)
     run = Run(config, arguments.resume, compute, faces.fingerprint(images), pictures)
     device_images = compute.to_device(images)
     with run, Interruption(compute.distributed) as interruption:

@@ -80,6 +80,7 @@ import torch
 
 from data import Faces, load_faces, open_cache
 from data.dataset import FaceDataset
+from data.duplicates import signatures_of
 from evaluation.calibration import calibration_results
 from evaluation.evaluate import evaluate, measure_latency
 from evaluation.fusion import fuse
@@ -204,7 +205,8 @@ def prepare(path, options):
     chosen, split = choose_faces(path, model.record, faces, options)
     refuse_training_people(path, model.record, chosen, split)
     images = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)
-    twins = refuse_training_pictures(path, model.record, chosen, split, images)
+    signatures = signatures_of(images[chosen.table.index])
+    twins = refuse_training_pictures(path, model.record, chosen, split, signatures)
     second = options.second_image_dir and second_paths(options.second_image_dir, faces.table.path, config)
     return Task(str(path), model, config, split, chosen, twins, faces.table.path, images, second)
 

@@ -133,14 +133,26 @@ def find_problem(content):
     mean, std = content["mean"], content["std"]
     if not len(mean) == len(std) == 3 or not all(-100 <= x <= 100 for x in mean + std) or min(std) < 0.001:
         return f"its 'mean' and 'std' are {mean} and {std}; expected three numbers each"
-    return find_problem_of_temperature(content) or find_problem_of_training(content)
+    return find_problem_of_training(content) or find_problem_of_options(content)
 
 
-def find_problem_of_temperature(content):
-    """Beside RECORD_FIELDS: what the probabilities are scaled by; a model that had no faces to fit it on lacks it."""
+def find_problem_of_options(content):
+    """What is wrong with the fields that a model file may lack, as text, or None.
+
+    temperature: what its probabilities are scaled by, where there were faces to fit it on. initial_people and
+    initial_pictures: whom and what its initial weights were trained on, where they came from another model file.
+    """
     temperature = content.get("temperature", 1.0)
     if not is_number(temperature) or not 0 < temperature < 1000:
         return f"its 'temperature' is {temperature}; expected a number over 0"
+    people = content.get("initial_people", [])
+    if not isinstance(people, list) or not all(isinstance(name, str) for name in people):
+        return "its 'initial_people' is not a list of texts"
+    pictures = content.get("initial_pictures")
+    if pictures is not None:
+        alike = isinstance(pictures, torch.Tensor) and pictures.dtype == torch.uint8
+        if not alike or pictures.shape[1:] != content["train_pictures"].shape[1:]:
+            return "its 'initial_pictures' are not like its 'train_pictures'"
     return None
 
 

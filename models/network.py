@@ -49,6 +49,14 @@ class Network(nn.Module):
         return self.head.probabilities(self(images))
 
 
+def layer_groups(model):
+    """{name: part of the network}: a ResNet's stem and stages, or whatever another network consists of."""
+    parts = {name: part for name, part in model.named_children() if any(True for _ in part.parameters())}
+    if "conv1" in parts and "bn1" in parts:
+        parts = {"stem": nn.ModuleList([parts.pop("conv1"), parts.pop("bn1")]), **parts}
+    return parts
+
+
 def parameter_count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from models import create_model
+from models.network import layer_groups
 from report.charts import histogram
 from utils.cli import printable
 
@@ -27,14 +28,6 @@ def compared_values(model):
         torch.manual_seed(0)
         untrained = layer_groups(create_model(**model.description))
     return {name: (flat_values(part), flat_values(untrained[name])) for name, part in layer_groups(model).items()}
-
-
-def layer_groups(model):
-    """{name: part of the network}: a ResNet's stem and stages, or whatever another network consists of."""
-    parts = {name: part for name, part in model.named_children() if any(True for _ in part.parameters())}
-    if "conv1" in parts and "bn1" in parts:
-        parts = {"stem": torch.nn.ModuleList([parts.pop("conv1"), parts.pop("bn1")]), **parts}
-    return parts
 
 
 def flat_values(module):

@@ -55,6 +55,11 @@ class NetworkConfig:
     init: str = option("pytorch", "initial weights of the convolutions", choices=("pytorch", "he"))
     zero_init: bool = option(False, "initialise each ResNet block as the identity")
     width: float = option(1.0, "number of channels of a ResNet, relative to the published one", low=0.0625, high=4)
+    init_from: str = option(
+        "", "start from these weights: a model file, or a state dict of torchvision or timm", metavar="FILE"
+    )
+    pretrained: bool = option(False, "start from torchvision's ImageNet weights, which are downloaded")
+    freeze: tuple = option((), "layers that keep their first weights, such as stem layer1", kind=str, metavar="LAYER")
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,15 @@ class OptimizationConfig:
     lr_gamma: float = option(0.1, "factor of each learning rate decay", low=0, high=1)
     warmup: float = option(0.0, "epochs of linear learning rate warm-up", low=0, high=100_000)
     optimizer: str = option(
-        "sgd", "optimizer; muon orthogonalises the updates of convolutions", choices=("sgd", "muon")
+        "sgd", "optimizer; muon orthogonalises the updates of convolutions", choices=("sgd", "muon", "adamw")
     )
     # The report names neither, so PyTorch's defaults are used: with momentum 0.9 the effective rate is ten times the
     # published one, and the network stalls.
-    momentum: float = option(0.0, "momentum", low=0, high=1)
+    momentum: float = option(0.0, "momentum of sgd and muon", low=0, high=1)
     weight_decay: float = option(0.0, "weight decay", low=0, high=1)
     nesterov: bool = option(False, "Nesterov momentum of SGD; Muon's is always Nesterov's")
     decay_weights_only: bool = option(False, "exempt biases and normalisation layers from weight decay")
+    head_lr_factor: float = option(1.0, "learning rate of the last layer, relative to the others'", low=0, high=1000)
     averaging: float = option(
         0.0, "horizon of the moving average of the weights, as a share of all steps; 0 disables it", low=0, high=1
     )
@@ -181,6 +187,8 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
             raise UserError("--decode val: there are no validation faces to choose on; add --val-fraction 0.1")
         if self.first_size and not 40 <= self.first_size <= self.image_size:
             raise UserError(f"--first-size {self.first_size}: expected 40 to the --image-size {self.image_size}, or 0")
+        if self.pretrained and self.init_from:
+            raise UserError(f"--pretrained and --init-from '{self.init_from}': a network starts from one of them")
         if self.nesterov and not self.momentum:
             raise UserError("--nesterov with --momentum 0: Nesterov's form needs a momentum above 0")
         if self.warmup and self.warmup >= self.epochs:
@@ -210,7 +218,8 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-NETWORK_OPTIONS = [f.name for f in dataclasses.fields(NetworkConfig) if f.name != "model"]
+# What a network is made from, beside its name; the others of its section are about its first weights.
+NETWORK_OPTIONS = "image_size negative_slope shortcut attention init zero_init width".split()
 
 
 def in_epochs(value, epochs):

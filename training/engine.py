@@ -38,7 +38,7 @@ def train_one_epoch(state, batches, augment, meter, compute, progress, interrupt
     Raises:
         UserError: the loss is not finite.
     """
-    state.network.train()
+    state.train_mode()
     meter.begin()
     for batch in prefetch(batches, compute.device):
         # Learning rate and dropout follow from the step number, so that a resumed run repeats them.

@@ -17,6 +17,7 @@ import torch
 from augment import gridmask_probability
 from data.adience import FOLDS
 from evaluation.calibration import cross_fitted_temperatures, fit_temperature
+from evaluation.leaks import people_seen, pictures_seen
 from evaluation.metrics import METRICS
 from evaluation.predictions import predictions_digest, read_predictions
 from models.checkpoint import is_number, load_model, save_model
@@ -224,6 +225,8 @@ class Run:
             "history": self.history[fold],
             **provenance(self.compute),
         }
+        if state.initial and state.initial.record:
+            record |= seen_before(state.initial.record, {*record["twins"]}, {*val.table.path, *test.table.path})
         if validated is not None:
             record["temperature"] = fit_temperature(validated.labels, validated.probabilities)
         save_model(self.model_path(fold), state.evaluated_model, record)
@@ -276,6 +279,21 @@ class Run:
         }
         write_json(self.folder / "results.json", results)
         return results
+
+
+def seen_before(initial, twins, judged):
+    """What the record of a model says of the faces that its initial weights were trained on.
+
+    Args:
+        initial: the record of the model file that the weights are from.
+        twins: paths of faces whose picture is among the training faces.
+        judged: paths of the faces that the model is judged and tuned by.
+    """
+    return {
+        "initial_people": sorted(people_seen(initial)),
+        "initial_pictures": torch.from_numpy(pictures_seen(initial)),
+        "twins": sorted(twins | (set(initial["twins"]) & judged)),
+    }
 
 
 def check_fold(path, content, fold, config, whole):

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torchvision.transforms.v2.functional import resize
 
+from evaluation.leaks import people_seen
 from models.checkpoint import load_model
 from models.plain import digest
 from utils.errors import UserError
@@ -56,7 +57,7 @@ def teacher_models(runs, fold, faces):
         model = load_model(path)
         if model.class_names != faces.class_names:
             raise UserError(f"--teacher: '{path}' knows the classes {', '.join(model.class_names)}")
-        if strangers := set(model.record["train_people"]) - set(faces.people):
+        if strangers := people_seen(model.record) - set(faces.people):
             raise UserError(
                 f"--teacher: '{path}' was trained on {len(strangers):,} people who are not in the training folds here,"
                 f" such as {min(strangers)}; its answers would tell about those who are held out"

@@ -1,0 +1,271 @@
+"""Starting from trained weights: what comes from a file, what is new, and whom the weights may have seen."""
+
+import sys
+import urllib.error
+
+import pytest
+import torch
+import torchvision
+from conftest import ROOT
+
+import main
+import test_code
+from models import create_model
+from models.checkpoint import load_model, save_model
+from models.plain import load_plain
+from training.initial import InitialWeights, describe_initial, initial_weights, load_initial
+from training.optim import TrainState, check_optimizer_state, make_optimizer, parameter_groups
+from utils.cli import run_script
+from utils.errors import UserError
+
+TINY = (
+    "--image-size 40 --width 0.125 --epochs 1 --batch-size 16 --lr 0.01 --threads 1 --precision fp32 --no-plots".split()
+)
+NAMES = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+")
+
+
+def network(names=NAMES, **options):
+    model = create_model("resnet18", "softmax", len(names), **options).eval()
+    model.class_names = names
+    return model
+
+
+@pytest.fixture(scope="module")
+def torchvision_model():
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None).eval()
+    for name, value in model.named_buffers():  # as after training
+        if "running" in name:
+            value.copy_(torch.rand(value.shape) + 0.5)
+    return model
+
+
+@pytest.mark.parametrize("nested", [None, "state_dict", "model"])
+def test_torchvision_weights_compute_the_same(torchvision_model, tmp_path, nested):
+    state = torchvision_model.state_dict()
+    torch.save({nested: state, "epoch": 3} if nested else state, tmp_path / "resnet18.pth")
+    initial = initial_weights(str(tmp_path / "resnet18.pth"), False, "resnet18")
+    model = network(shortcut="1x1", negative_slope=0.0)
+    came = load_initial(model, initial)
+    images = torch.randn(2, 3, 64, 64)
+    torchvision_model.fc = torch.nn.Identity()
+    with torch.no_grad():
+        assert torch.allclose(model.features(images), torchvision_model(images), atol=1e-5)
+    # 64 * 3 * 49 + 2 * 64 of the stem; the last layer has other classes.
+    assert came["stem"] == (9536, 9536) and came["fc"] == (0, 512 * 8 + 8)
+    assert describe_initial(initial, came).splitlines() == [
+        f"initial weights: {tmp_path / 'resnet18.pth'}; new: fc",
+        "  whom and what they were trained on is not known; the held-out faces may be among it",
+    ]
+
+
+def test_in_the_published_network_biases_become_zero_and_its_shortcuts_are_new(torchvision_model):
+    model = network()
+    before = model.layer2[0].downsample[0].weight.clone()
+    came = load_initial(model, InitialWeights("file", torchvision_model.state_dict()))
+    assert torch.equal(model.conv1.weight, torchvision_model.conv1.weight)
+    assert model.conv1.bias.eq(0).all() and model.layer4[1].conv2.bias.eq(0).all()
+    assert torch.equal(model.layer2[0].downsample[0].weight, before)  # 3x3, theirs is 1x1
+    part, whole = came["layer2"]
+    assert whole - part == 64 * 128 * 9 + 128  # that convolution and its bias
+    # Convolutions of 64 * 128 * 9 + 128, thrice 128 * 128 * 9 + 128 and the shortcut's; five normalisations of 2 * 128.
+    assert "layer2 (517,888 of 591,744 values came)" in describe_initial(InitialWeights("file", {}), came)
+
+
+def test_a_model_of_ours_comes_whole_and_its_classes_count():
+    torch.manual_seed(0)
+    ours = network(width=0.125)
+    same = InitialWeights("file", ours.state_dict(), class_names=NAMES)
+    copy = network(width=0.125)
+    came = load_initial(copy, same)
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), copy.state_dict().values(), strict=True))
+    assert "new: nothing" in describe_initial(same, came)
+    other = network(tuple("abcdefgh"), width=0.125)
+    before = other.fc.weight.clone()
+    assert load_initial(other, same)["fc"] == (0, 64 * 8 + 8)  # as many classes, but others
+    assert torch.equal(other.fc.weight, before)
+
+
+def test_what_does_not_fit_is_refused():
+    small = InitialWeights("small.pt", network(width=0.125).state_dict(), class_names=NAMES)
+    message = r"'small.pt' has a 'conv1.weight' of \(8, 3, 7, 7\); this network's is \(64, 3, 7, 7\)"
+    with pytest.raises(UserError, match=message):
+        load_initial(network(), small)
+    with pytest.raises(UserError, match=r"'x\.pth' has no 'conv1.weight': it is of another network"):
+        load_initial(network(), InitialWeights("x.pth", {"features.0.weight": torch.zeros(3)}))
+    state = network(width=0.125).state_dict()
+    state["layer1.0.conv1.weight"][0] = float("nan")
+    with pytest.raises(UserError, match=r"'nan\.pth' holds numbers that are not finite"):
+        load_initial(network(width=0.125), InitialWeights("nan.pth", state))
+
+
+def call(script, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *map(str, arguments)])
+    try:
+        run_script(script.main)
+    except SystemExit as ending:
+        return ending.code
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read 'FILE': No such file or directory"),
+        (b"text", "--init-from: 'FILE' is damaged or holds more than tensors and plain values; expected a model file"),
+        ([1, 2], "--init-from: 'FILE' holds a list; expected a state dict"),
+        ({"epoch": 3}, "--init-from: 'FILE' has no 'conv1.weight': it is of another network"),
+    ],
+)
+def test_bad_files(content, message, small_faces_once, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    labels, images = small_faces_once
+    where = [
+        "--label-dir",
+        labels,
+        "--image-dir",
+        images,
+        "--cache-dir",
+        tmp_path / "cache",
+        "--run-dir",
+        tmp_path / "r",
+    ]
+    assert call(main, monkeypatch, *where, *TINY, "--init-from", path) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and message.replace("FILE", str(path)) in error
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--freeze layer5", "--freeze layer5: choose from stem, layer1, layer2, layer3, layer4, fc"),
+        ("--freeze stem layer1 layer2 layer3 layer4 fc", "nothing is left to train"),
+        ("--pretrained --init-from x.pt", "--pretrained and --init-from 'x.pt': a network starts from one of them"),
+        (
+            "--pretrained",
+            "resnet18-f37072fd.pth: <urlopen error no network>; fetch it where there is a network, and give",
+        ),
+        (
+            "--pretrained --model levi_hassner --image-size 227",
+            "--pretrained: torchvision has no weights of levi_hassner",
+        ),
+    ],
+)
+def test_bad_options(options, message, small_faces_once, tmp_path, monkeypatch, capsys):
+    def offline(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    labels, images = small_faces_once
+    tiny = [*TINY[:2], *TINY[4:]] if "--model" in options else TINY
+    where = [
+        "--label-dir",
+        labels,
+        "--image-dir",
+        images,
+        "--cache-dir",
+        tmp_path / "cache",
+        "--run-dir",
+        tmp_path / "r",
+    ]
+    assert call(main, monkeypatch, *where, *tiny, *options.split()) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and message in error
+
+
+@pytest.fixture(scope="module")
+def first(small_faces_once, tmp_path_factory):
+    """A model that holds fold 3 out, and the options that lead to its data."""
+    folder = tmp_path_factory.mktemp("initial")
+    labels, images = small_faces_once
+    where = ["--label-dir", labels, "--image-dir", images, "--cache-dir", folder / "cache"]
+    with pytest.MonkeyPatch.context() as patch:
+        assert call(main, patch, *where, *TINY, "--folds", 3, "--run-dir", folder / "first") == 0
+    return folder / "first" / "fold_3.pt", where
+
+
+def test_frozen_layers_keep_weights_and_statistics(first, tmp_path, monkeypatch, capsys):
+    path, where = first
+    options = ["--init-from", path, "--freeze", "stem", "layer1", "--optimizer", "adamw", "--folds", 3]
+    assert call(main, monkeypatch, *where, *TINY, *options, "--run-dir", tmp_path / "next") == 0
+    assert f"initial weights: {path}; new: nothing" in capsys.readouterr().out
+    old, new = (load_plain(file)["state_dict"] for file in (path, tmp_path / "next" / "fold_3.pt"))
+    kept = {name for name in old if torch.equal(old[name], new[name])}
+    assert {name for name in old if name.startswith(("conv1.", "bn1.", "layer1."))} <= kept
+    assert not {"layer2.0.conv1.weight", "layer2.0.bn1.running_mean", "layer4.1.bn2.weight", "fc.weight"} & kept
+
+
+def test_held_out_people_are_refused_however_many_steps_ago_they_were_seen(first, tmp_path, monkeypatch, capsys):
+    path, where = first
+    options = [*where, *TINY, "--run-dir"]
+    assert call(main, monkeypatch, *options, tmp_path / "other", "--folds", 1, "--init-from", path) == 2
+    assert f"'{path}' was trained on people of these faces: 8 of 8 in fold 1" in capsys.readouterr().err
+    assert (
+        call(main, monkeypatch, *options, tmp_path / "val", "--folds", 3, "--val-fraction", 0.3, "--init-from", path)
+        == 2
+    )
+    assert "in the validation faces of fold 3" in capsys.readouterr().err
+    assert call(main, monkeypatch, *options, tmp_path / "next", "--folds", 3, "--init-from", path) == 0
+    model = load_model(tmp_path / "next" / "fold_3.pt")
+    assert model.record["initial_people"] == load_model(path).record["train_people"]
+    # Were it trained on one face alone, its first weights would have seen the others all the same.
+    record = {**model.record, "train_people": ["x/1"], "train_faces": 1}
+    record["train_pictures"] = record["train_pictures"][:1]
+    save_model(tmp_path / "alone.pt", model, record)
+    capsys.readouterr()
+    assert call(test_code, monkeypatch, tmp_path / "alone.pt", "--fold", 1, "--cache-dir", tmp_path / "cache") == 2
+    assert "was trained on people of these faces: 8 of 8 in fold 1" in capsys.readouterr().err
+
+
+def test_a_stopped_run_resumes_to_the_same_bits_from_the_same_weights_only(first, tmp_path, monkeypatch, capsys):
+    path, where = first
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(path.read_bytes())
+    options = [*where, *TINY[:4], "--epochs", 2, *TINY[6:], "--folds", 3, "--optimizer", "adamw", "--init-from", copy]
+    assert call(main, monkeypatch, *options, "--run-dir", tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(main.FoldProgress, "epoch_done", lambda *_: sys.exit(77))
+        assert call(main, patch, *options, "--run-dir", tmp_path / "stopped") == 77
+    model = load_model(copy)
+    changed = {**model.state_dict(), "fc.bias": model.fc.bias.detach() + 1}
+    model.load_state_dict(changed)
+    save_model(copy, model, model.record)
+    capsys.readouterr()
+    assert call(main, monkeypatch, "--run-dir", tmp_path / "stopped", "--resume") == 2
+    assert "is damaged: its initial weights were others" in capsys.readouterr().err
+    copy.write_bytes(path.read_bytes())
+    assert call(main, monkeypatch, "--run-dir", tmp_path / "stopped", "--resume") == 0
+    ours, theirs = (load_plain(tmp_path / run / "fold_3.pt")["state_dict"] for run in ("whole", "stopped"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_last_layer_has_a_learning_rate_of_its_own():
+    model = network(width=0.125)
+    groups = parameter_groups(model, 0.01, weights_only=True, head_lr_factor=10)
+    found = {(group["lr_factor"], group["weight_decay"]): len(group["params"]) for group in groups}
+    # fc has a weight and a bias; 20 convolutions, each with a bias and a normalisation.
+    assert found == {(1.0, 0.01): 20, (1.0, 0.0): 60, (10, 0.01): 1, (10, 0.0): 1}
+    state = TrainState.__new__(TrainState)
+    state.optimizer = make_optimizer("sgd", groups, 0.1, 0.0, False)
+    state.set_learning_rate(0.02)
+    assert {(group["lr_factor"], group["lr"]) for group in state.optimizer.param_groups} == {(1.0, 0.02), (10, 0.2)}
+
+
+def test_the_first_step_of_adamw_by_hand():
+    # Both moments are bias-corrected, so that the first step is lr * sign(gradient), after a decay of lr * 0.1.
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = make_optimizer("adamw", [{"params": [weight], "weight_decay": 0.1, "lr_factor": 1.0}], 0.01, 0.9, False)
+    (weight * torch.tensor([3.0, 0.5])).sum().backward()
+    optimizer.step()
+    assert weight.tolist() == pytest.approx([0.999 - 0.01, -1.998 - 0.01], abs=1e-5)
+    state = optimizer.state_dict()
+    check_optimizer_state(optimizer, state)
+    state["state"][0]["exp_avg_sq"] = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"its momentum is torch.float32 \(3,\)"):
+        check_optimizer_state(optimizer, state)

@@ -1,0 +1,175 @@
+"""Where the first weights come from: one of our model files, or a state dict of torchvision's or timm's network."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from evaluation.leaks import refuse_training_people, refuse_training_pictures
+from models.checkpoint import FORMAT, load_model
+from models.network import layer_groups
+from models.plain import digest, first_line
+from utils.cli import printable
+from utils.errors import UserError, is_out_of_memory
+from utils.foreign import open_regular
+
+STATE_DICT_LIMIT = 4096  # MiB
+NESTED = ("state_dict", "model")  # where training scripts keep the weights within their files
+LEAST_SHARE = 0.5  # of the network's values; what shares less is another network
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights to start from.
+
+    Attributes:
+        name: the file, or whose weights they are.
+        state: {name: tensor}.
+        record: what the model file records of its training; {} where it is not known.
+        class_names: of the model file; () where they are not known.
+        digest: a SHA-256 of the state.
+    """
+
+    name: str
+    state: dict
+    record: dict = field(default_factory=dict)
+    class_names: tuple = ()
+    digest: str = ""
+
+
+def initial_weights(path, pretrained, network):
+    """The weights that --init-from or --pretrained asks for; None without either. Raises UserError.
+
+    Args:
+        path: a file, or "".
+        pretrained: whether torchvision's ImageNet weights are wanted.
+        network: the name of the network.
+    """
+    if pretrained:
+        state = download_state(network)
+        return InitialWeights(f"torchvision's {network}", state, digest=digest(state))
+    if not path:
+        return None
+    content = load_state(path)
+    if content.get("format") == FORMAT:
+        model = load_model(path)
+        state = model.state_dict()
+        return InitialWeights(path, state, model.record, model.class_names, digest(state))
+    state = next((content[name] for name in NESTED if isinstance(content.get(name), dict)), content)
+    state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    return InitialWeights(path, state, digest=digest(state))
+
+
+def load_state(path):
+    """The dict in a file of torch.save; loading it runs no code. Raises UserError."""
+    with open_regular(path, STATE_DICT_LIMIT) as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can fail in any way, deep within zip, pickle or torch
+            if is_out_of_memory(error):
+                raise
+            problem = "is damaged or holds more than tensors and plain values"
+            raise UserError(f"--init-from: '{path}' {problem}; expected a model file or a state dict") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--init-from: '{path}' holds a {type(content).__name__}; expected a state dict")
+    return content
+
+
+def download_state(network):
+    """Torchvision's ImageNet weights, from its cache or the network. Raises UserError."""
+    from torchvision.models import get_model_weights
+
+    try:
+        weights = get_model_weights(network).DEFAULT
+    except ValueError:
+        raise UserError(f"--pretrained: torchvision has no weights of {network}; use a resnet") from None
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"--pretrained: cannot download {weights.url}: {first_line(error)}; fetch it where there is a network, and"
+            " give the file to --init-from"
+        ) from None
+
+
+def load_initial(model, initial):
+    """Copy the weights that fit into a new network.
+
+    A convolution's bias that the textbook's network lacks becomes 0: a normalisation follows, so that the network
+    computes the same. Other parameters without a counterpart of the same shape keep their new values.
+
+    Args:
+        model: a Network with class names.
+        initial: InitialWeights.
+
+    Returns:
+        {group of layers: (its values that came, all of its values)}.
+
+    Raises:
+        UserError: fewer than half of the network's values came, apart from its last layer.
+    """
+    own = model.state_dict()
+    # The last layer's rows are classes: of others, they mean something else.
+    same_classes = initial.class_names == tuple(model.class_names)
+    fitting = {
+        name: value.to(own[name].dtype)
+        for name, value in initial.state.items()
+        if name in own and value.shape == own[name].shape and (same_classes or not name.startswith("fc."))
+    }
+    for name in own.keys() - fitting.keys():
+        if name.endswith(".bias") and own[name].ndim == 1 and name.replace(".bias", ".weight") in fitting:
+            fitting[name] = torch.zeros_like(own[name])
+    came = count_values(model, fitting)
+    body = [counts for name, counts in came.items() if name != "fc"]
+    if sum(part for part, _ in body) < LEAST_SHARE * sum(whole for _, whole in body):
+        raise UserError(mismatch(initial, own))
+    if not all(value.isfinite().all() for value in fitting.values()):
+        raise UserError(f"--init-from: '{initial.name}' holds numbers that are not finite")
+    model.load_state_dict({**own, **fitting})
+    return came
+
+
+def count_values(model, fitting):
+    """{group of layers: (values of its parameters in `fitting`, all of its parameters' values)}."""
+    named, counts = {id(value): name for name, value in model.named_parameters()}, {}
+    for group, part in layer_groups(model).items():
+        sizes = {named[id(parameter)]: parameter.numel() for parameter in part.parameters()}
+        counts[group] = (sum(size for name, size in sizes.items() if name in fitting), sum(sizes.values()))
+    return counts
+
+
+def mismatch(initial, own):
+    """Why hardly anything fits, with the first tensor that differs."""
+    for name, value in own.items():
+        if name not in initial.state:
+            return f"--init-from: '{initial.name}' has no '{name}': it is of another network"
+        if initial.state[name].shape != value.shape:
+            found, expected = tuple(initial.state[name].shape), tuple(value.shape)
+            return f"--init-from: '{initial.name}' has a '{name}' of {found}; this network's is {expected}"
+    return f"--init-from: '{initial.name}' is of another network"
+
+
+def describe_initial(initial, came):
+    """'initial weights: FILE; new: fc' and the like."""
+    new = [name for name, (part, whole) in came.items() if part == 0 and whole]
+    partly = [f"{name} ({part:,} of {whole:,} values came)" for name, (part, whole) in came.items() if 0 < part < whole]
+    lines = [f"initial weights: {printable(initial.name)}; new: {', '.join([*new, *partly]) or 'nothing'}"]
+    if not initial.record:
+        lines.append("  whom and what they were trained on is not known; the held-out faces may be among it")
+    return "\n".join(lines)
+
+
+def refuse_seen_faces(initial, faces, split, signatures):
+    """Refuse weights that have seen faces which a model is judged or tuned by.
+
+    Args:
+        initial: InitialWeights.
+        faces: these Faces.
+        split: what they are, in words.
+        signatures: uint8 (N, 96), of their pictures.
+
+    Raises:
+        UserError: they have, other than the copies that the model file counts itself.
+    """
+    if initial.record:
+        refuse_training_people(initial.name, initial.record, faces, split)
+        refuse_training_pictures(initial.name, initial.record, faces, split, signatures)
