@@ -17,6 +17,7 @@ MODELS = {
     "resnet50": "resnet",
     "resnet101": "resnet",
     "resnet152": "resnet",
+    "mobilenet_v3_small": "mobilenet",
     "levi_hassner": "alexnet",
     "alexnet": "alexnet",
 }

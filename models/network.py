@@ -1,5 +1,7 @@
 """What all networks have in common."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -10,6 +12,7 @@ class Network(nn.Module):
     Attributes:
         mean, std: per channel, of RGB in [0, 1]; images are normalised with them. These are ImageNet's, which face
             networks use too.
+        pretrained_names: {start of a name in torchvision's weights: the start of ours}, where they differ.
         fixed_size: whether the image size is part of the network.
         image_size: side of its input, in pixels; None until it is known.
         class_names: the K names in order; empty until they are known.
@@ -19,6 +22,7 @@ class Network(nn.Module):
 
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
+    pretrained_names: ClassVar[dict] = {}
     fixed_size = False
 
     def __init__(self):

@@ -182,7 +182,7 @@ def test_options_show_the_recipes_defaults():
     text = make_parser(vars(Config(recipe="modern"))).format_help()
     for title in ("data:", "network:", "optimisation:", "augmentation:", "evaluation:", "machine:"):
         assert f"\n{title}\n" in text
-    assert re.search(r"--momentum X\s+momentum \(default: 0.9\)", text)
+    assert re.search(r"--momentum X\s+momentum of sgd and muon \(default: 0.9\)", text)
     assert re.search(r"--warmup X\s+epochs of linear learning rate warm-up\s+\(default:\s+10.0\)", text)
 
 

@@ -72,6 +72,17 @@ def test_in_the_published_network_biases_become_zero_and_its_shortcuts_are_new(t
     assert "layer2 (517,888 of 591,744 values came)" in describe_initial(InitialWeights("file", {}), came)
 
 
+def test_torchvision_names_a_mobilenet_otherwise():
+    torch.manual_seed(0)
+    theirs = torchvision.models.mobilenet_v3_small(weights=None).eval()
+    model = create_model("mobilenet_v3_small", "coral", 5).eval()
+    came = load_initial(model, InitialWeights("file", theirs.state_dict()))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(model.features(images), theirs.avgpool(theirs.features(images)).flatten(1), atol=1e-6)
+    assert came == {"backbone": (927_008, 927_008), "fc": (0, 576 + 4)}
+
+
 def test_a_model_of_ours_comes_whole_and_its_classes_count():
     torch.manual_seed(0)
     ours = network(width=0.125)

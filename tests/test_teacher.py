@@ -1,5 +1,6 @@
 """Learning from trained networks: what they answer, how much it counts, and whom they may have seen."""
 
+import math
 import shutil
 import sys
 
@@ -59,6 +60,19 @@ def test_its_share_of_the_loss_by_hand():
     assert loss.item() == pytest.approx(0.75 * label + 0.25 * taught)
 
 
+def test_temperature_by_hand():
+    """At T = 2 probabilities of 0.9 and 0.1 become 3 : 1, and the student's of 0.8 and 0.2 become 2 : 1."""
+
+    class Head:
+        def probabilities(self, outputs):
+            return outputs.softmax(1)
+
+    criterion = Criterion(cross_entropy, None, lambda images: torch.tensor([[0.9, 0.1]]), 1.0, Head(), temperature=2.0)
+    outputs = torch.tensor([[0.8, 0.2]]).log()
+    expected = -4 * (0.75 * math.log(2 / 3) + 0.25 * math.log(1 / 3))
+    assert criterion(outputs, Targets(torch.tensor([0])), torch.zeros(1, 3, 4, 4)).item() == pytest.approx(expected)
+
+
 def call(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *map(str, arguments)])
     try:
@@ -81,6 +95,10 @@ def test_a_student_learns_something_else_and_resumes_exactly(taught, tmp_path, m
     assert call(monkeypatch, *taught("student")) == 0
     weights = {name: load_plain(tmp_path / name / "fold_3.pt")["state_dict"] for name in ("teacher", "student")}
     assert not torch.equal(weights["teacher"]["conv1.weight"], weights["student"]["conv1.weight"])
+
+    assert call(monkeypatch, *taught("file", "--teacher", tmp_path / "teacher" / "fold_3.pt")) == 0
+    by_file = load_plain(tmp_path / "file" / "fold_3.pt")["state_dict"]
+    assert all(torch.equal(by_file[name], value) for name, value in weights["student"].items())
 
     with monkeypatch.context() as patch:
         patch.setattr(Interruption, "agreed", stop_after(3))

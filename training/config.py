@@ -87,8 +87,11 @@ class OptimizationConfig:
     averaging: float = option(
         0.0, "horizon of the moving average of the weights, as a share of all steps; 0 disables it", low=0, high=1
     )
-    teacher: tuple = option((), "finished runs whose models of the same fold teach this one", kind=str)
+    teacher: tuple = option(
+        (), "finished runs, whose models of the same fold teach this one, or model files", kind=str, metavar="RUN"
+    )
     teacher_weight: float = option(0.5, "share of the teacher's answers in the loss", low=0, high=1)
+    teacher_temperature: float = option(1.0, "temperature of the teacher's answers", low=0.1, high=100)
     balance: str = option("none", "class balancing by sampling or by loss", choices=("none", "sampling", "loss"))
     first_size: int = option(
         0,

@@ -107,12 +107,12 @@ def load_initial(model, initial):
     Raises:
         UserError: fewer than half of the network's values came, apart from its last layer.
     """
-    own = model.state_dict()
+    own, found = model.state_dict(), renamed(initial.state, model.pretrained_names)
     # The last layer's rows are classes: of others, they mean something else.
     same_classes = initial.class_names == tuple(model.class_names)
     fitting = {
         name: value.to(own[name].dtype)
-        for name, value in initial.state.items()
+        for name, value in found.items()
         if name in own and value.shape == own[name].shape and (same_classes or not name.startswith("fc."))
     }
     for name in own.keys() - fitting.keys():
@@ -121,11 +121,20 @@ def load_initial(model, initial):
     came = count_values(model, fitting)
     body = [counts for name, counts in came.items() if name != "fc"]
     if sum(part for part, _ in body) < LEAST_SHARE * sum(whole for _, whole in body):
-        raise UserError(mismatch(initial, own))
+        raise UserError(mismatch(initial.name, found, own))
     if not all(value.isfinite().all() for value in fitting.values()):
         raise UserError(f"--init-from: '{initial.name}' holds numbers that are not finite")
     model.load_state_dict({**own, **fitting})
     return came
+
+
+def renamed(state, starts):
+    """The tensors of a state under our names; `starts` is {start of a name: the start of ours}."""
+    ours = {}
+    for name, value in state.items():
+        start = next((start for start in starts if name.startswith(start)), "")
+        ours[starts.get(start, "") + name.removeprefix(start)] = value
+    return ours
 
 
 def count_values(model, fitting):
@@ -137,15 +146,15 @@ def count_values(model, fitting):
     return counts
 
 
-def mismatch(initial, own):
+def mismatch(path, found, own):
     """Why hardly anything fits, with the first tensor that differs."""
     for name, value in own.items():
-        if name not in initial.state:
-            return f"--init-from: '{initial.name}' has no '{name}': it is of another network"
-        if initial.state[name].shape != value.shape:
-            found, expected = tuple(initial.state[name].shape), tuple(value.shape)
-            return f"--init-from: '{initial.name}' has a '{name}' of {found}; this network's is {expected}"
-    return f"--init-from: '{initial.name}' is of another network"
+        if name not in found:
+            return f"--init-from: '{path}' has no '{name}': it is of another network"
+        if found[name].shape != value.shape:
+            theirs, ours = tuple(found[name].shape), tuple(value.shape)
+            return f"--init-from: '{path}' has a '{name}' of {theirs}; this network's is {ours}"
+    return f"--init-from: '{path}' is of another network"
 
 
 def describe_initial(initial, came):

@@ -95,12 +95,15 @@ class Criterion:
         teacher: a function of normalised images that returns probabilities (B, K), or None.
         teacher_weight: the share of the teacher's answers, from 0 to 1.
         head: the student's head, which turns its outputs into probabilities.
+        temperature: what the logarithms of both's probabilities are divided by for the teacher's share, which is
+            multiplied by its square (Hinton et al., 2015, section 2). Over 1, more is learned from unlikely classes.
     """
 
-    def __init__(self, loss, class_weights=None, teacher=None, teacher_weight=0.0, head=None):
+    def __init__(self, loss, class_weights=None, teacher=None, teacher_weight=0.0, head=None, temperature=1.0):
         self.loss = loss
         self.class_weights = class_weights
         self.teacher, self.teacher_weight, self.head = teacher, teacher_weight, head
+        self.temperature = temperature
 
     def __call__(self, outputs, targets, images=None):
         """Outputs float (B, D), Targets as returned by TrainAugment -> a scalar.
@@ -121,5 +124,8 @@ class Criterion:
 
     def taught(self, outputs, images):
         """Cross entropy of the student's probabilities, of the teacher's as targets."""
-        logarithms = self.head.probabilities(outputs).clamp_min(torch.finfo(torch.float32).tiny).log()
-        return -(self.teacher(images) * logarithms).sum(1)
+        student, teacher = (
+            probabilities.clamp_min(torch.finfo(torch.float32).tiny).log() / self.temperature
+            for probabilities in (self.head.probabilities(outputs), self.teacher(images))
+        )
+        return -(teacher.softmax(1) * student.log_softmax(1)).sum(1) * self.temperature**2

@@ -52,7 +52,9 @@ class TrainState:
         teacher = Teacher(models, compute) if models else None
         self.teachers = teacher.digests if teacher else []
         loss = getattr(losses, config.loss)
-        self.criterion = losses.Criterion(loss, weights, teacher, config.teacher_weight, self.model.head)
+        self.criterion = losses.Criterion(
+            loss, weights, teacher, config.teacher_weight, self.model.head, config.teacher_temperature
+        )
         self.sampling = class_weights(labels, num_classes)[labels] if config.balance == "sampling" else None
         self.average = None
         if config.averaging:

@@ -44,7 +44,7 @@ def teacher_models(runs, fold, faces):
     """The models of finished runs that held the same fold out, as a list of Networks.
 
     Args:
-        runs: run directories.
+        runs: run directories, or model files.
         fold: the held-out fold.
         faces: the Faces to train on; the teachers have seen no other people.
 
@@ -53,7 +53,7 @@ def teacher_models(runs, fold, faces):
     """
     models = []
     for run in runs:
-        path = Path(run) / f"fold_{fold}.pt"
+        path = Path(run) if Path(run).suffix == ".pt" else Path(run) / f"fold_{fold}.pt"
         model = load_model(path)
         if model.class_names != faces.class_names:
             raise UserError(f"--teacher: '{path}' knows the classes {', '.join(model.class_names)}")
