@@ -9,6 +9,17 @@ import torch.nn.functional as F
 LARGEST_CROP_RATIO = 4 / 3  # width / height, or its inverse; torchvision's default
 
 
+def resize(images, size):
+    """Images (B, 3, S, S), float or uint8 -> (B, 3, size, size), bilinear and antialiased.
+
+    As torchvision's `resize`, whose import takes as long as torch's.
+    """
+    if images.shape[-1] == size:
+        return images
+    resized = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else resized
+
+
 class RandomAffine:
     """Random crop, horizontal flip, rotation, scale and shift, in this order, in one interpolation.
 

@@ -4,9 +4,9 @@ import functools
 import warnings
 
 import torch
-from torchvision.transforms.v2.functional import resize
 
 from augment.color import normalize
+from augment.geometry import resize
 from augment.mixing import Targets
 
 # Pixels per part and thread on a CPU: enough to outweigh the overhead of a call, few enough to stay in the cache.
@@ -50,7 +50,7 @@ class TrainAugment:
             Float images (B, 3, image_size, image_size) and their Targets.
         """
         self.to_device(images.device)
-        images = resize(images, [self.image_size, self.image_size])
+        images = resize(images, self.image_size)
         parameters = [for_each_tensor(lambda tensor: tensor[positions], p) for p in self.parameters]
         if images.device.type == "cpu":
             images = self.in_parts(images, parameters)

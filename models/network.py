@@ -68,3 +68,34 @@ def parameter_count(model):
 def size_mib(model):
     """Size of the parameters in fp32, in MiB."""
     return parameter_count(model) * 4 / 2**20
+
+
+def multiply_adds(model, image_size):
+    """Multiplications with additions of convolutions and linear layers for one image, counted from shapes alone.
+
+    Args:
+        model: a Network; its values are neither read nor changed.
+        image_size: side of the image, in pixels.
+    """
+    counts = []
+
+    def count(layer, inputs, output):
+        weights_per_output = layer.weight[0].numel()
+        counts.append(weights_per_output * output.numel() // len(output))
+
+    copy = create_like(model)
+    for layer in copy.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        # Without `forward`, whose autocast does not know this device.
+        copy.head(copy.eval().features(torch.zeros(1, 3, image_size, image_size, device="meta")))
+    return sum(counts)
+
+
+def create_like(model):
+    """A network of the same description on the meta device, which has shapes and no values."""
+    from models import create_model  # which imports the networks, which import this file
+
+    with torch.device("meta"):
+        return create_model(**model.description)

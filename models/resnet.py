@@ -26,6 +26,8 @@ class ResNet(Network):
         zero_init: whether the blocks start as identities (Goyal et al., 2017, section 5.1).
         width: the number of channels, relative to the paper's 64 to 512; 0.25 makes a network of a sixteenth of the
             size.
+        inner_width: the number of channels within the blocks, relative to `width`'s; what the shortcuts add stays. A
+            trained network is pruned to fewer (training/initial.py).
         init: "pytorch" leaves PyTorch's own initial weights; "he" draws those of the convolutions from a normal
             distribution scaled for the slope (He et al., "Delving Deep into Rectifiers", ICCV 2015, equation 15).
 
@@ -44,6 +46,7 @@ class ResNet(Network):
         zero_init=False,
         init="pytorch",
         width=1.0,
+        inner_width=1.0,
     ):
         super().__init__()
         check_choice("shortcut", shortcut, ("3x3", "1x1"))
@@ -51,9 +54,11 @@ class ResNet(Network):
         check_choice("init", init, ("pytorch", "he"))
         block, counts = LAYOUTS[depth]
         check_range("width", width, 1 / 16, 4)
+        check_range("inner_width", inner_width, 1 / 64, 1)
         check_range("negative_slope", negative_slope, 0, 1)
         channels = [round(width * paper) for paper in (64, 128, 256, 512)]
-        make_block = partial(block, slope=negative_slope, shortcut=shortcut, attention=attention)
+        look = {"slope": negative_slope, "shortcut": shortcut, "attention": attention}
+        make_block = partial(block, inner_width=inner_width, **look)
         self.conv1 = nn.Conv2d(3, channels[0], 7, stride=2, padding=3, bias=shortcut == "3x3")
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.act = nn.LeakyReLU(negative_slope, inplace=True)
@@ -88,13 +93,14 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut (Figure 5, left)."""
 
     expansion = 1
+    inner_norms = (("conv1", "bn1", "conv2"),)  # the channels between two convolutions
 
-    def __init__(self, in_channels, width, stride, slope, shortcut, attention):
+    def __init__(self, in_channels, width, stride, slope, shortcut, attention, inner_width):
         super().__init__()
-        bias = shortcut == "3x3"
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=bias)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        bias, inner = shortcut == "3x3", max(1, round(inner_width * width))
+        self.conv1 = nn.Conv2d(in_channels, inner, 3, stride=stride, padding=1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, width, 3, padding=1, bias=bias)
         self.bn2 = nn.BatchNorm2d(width)
         self.attn = ATTENTION[attention](width)
         self.act = nn.LeakyReLU(slope, inplace=True)
@@ -121,15 +127,16 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions beside a shortcut (Figure 5, right); the 3x3 one strides, as in torchvision."""
 
     expansion = 4
+    inner_norms = (("conv1", "bn1", "conv2"), ("conv2", "bn2", "conv3"))
 
-    def __init__(self, in_channels, width, stride, slope, shortcut, attention):
+    def __init__(self, in_channels, width, stride, slope, shortcut, attention, inner_width):
         super().__init__()
-        bias, out_channels = shortcut == "3x3", width * self.expansion
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=bias)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=bias)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=bias)
+        bias, out_channels, inner = shortcut == "3x3", width * self.expansion, max(1, round(inner_width * width))
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=bias)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=bias)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.attn = ATTENTION[attention](out_channels)
         self.act = nn.LeakyReLU(slope, inplace=True)

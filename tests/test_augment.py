@@ -26,7 +26,7 @@ from augment.color import (
     adjust_saturation,
     normalize,
 )
-from augment.geometry import RandomAffine, affine_matrices, draw_crops, flip, warp
+from augment.geometry import RandomAffine, affine_matrices, draw_crops, flip, resize, warp
 from augment.gridmask import GridMask, grid_masks
 from augment.mixing import Mix, RandomErasing, box_masks
 from augment.pipeline import TrainAugment, to_network_input
@@ -351,6 +351,15 @@ class TestWarp:
         expected = reference.resized_crop(images, top, left, height, width, [32, 32], antialias=True)
         # At the very border torchvision repeats the crop's edge, where we see what lies beyond it.
         assert (ours - expected)[:, :, 2:-2, 2:-2].abs().max() < 1e-5
+
+    @pytest.mark.parametrize("size", [17, 24, 40, 48])
+    def test_resizing_is_torchvisions(self, size):
+        images = random_images(5, size=40)
+        assert torch.allclose(resize(images, size), reference.resize(images, [size, size]), atol=1e-6)
+        pixels = (255 * images).to(torch.uint8)
+        found, expected = resize(pixels, size), reference.resize(pixels, [size, size])
+        assert found.dtype == torch.uint8
+        assert (found.int() - expected.int()).abs().max() <= 1  # torchvision may compute with whole numbers
 
     def test_a_flip_is_torchvisions(self):
         images = random_images(4)

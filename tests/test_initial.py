@@ -44,7 +44,7 @@ def torchvision_model():
 def test_torchvision_weights_compute_the_same(torchvision_model, tmp_path, nested):
     state = torchvision_model.state_dict()
     torch.save({nested: state, "epoch": 3} if nested else state, tmp_path / "resnet18.pth")
-    initial = initial_weights(str(tmp_path / "resnet18.pth"), False, "resnet18")
+    initial = initial_weights(str(tmp_path / "resnet18.pth"), False, "resnet18", 0)
     model = network(shortcut="1x1", negative_slope=0.0)
     came = load_initial(model, initial)
     images = torch.randn(2, 3, 64, 64)

@@ -30,7 +30,9 @@ def test_the_names_are_those_of_the_tables():
 
 
 def test_options_of_a_network():
-    assert model_options("resnet18") == {"negative_slope", "shortcut", "attention", "zero_init", "init", "width"}
+    assert model_options("resnet18") == {
+        *("negative_slope", "shortcut", "attention", "zero_init", "init", "width", "inner_width")
+    }
     assert model_options("alexnet") == {"image_size"}
 
 
@@ -43,7 +45,7 @@ def test_options_of_a_network():
             ("resnet18", "softmax", 8),
             {"image_size": 224},
             "resnet18 has no option 'image_size'; its options are negative_slope, shortcut, attention, zero_init, init,"
-            " width$",
+            " width, inner_width$",
         ),
         (
             ("alexnet", "softmax", 8),
@@ -70,6 +72,7 @@ def test_a_description_rebuilds_the_network():
         "zero_init": False,
         "init": "pytorch",
         "width": 0.125,
+        "inner_width": 1.0,
     }
     again = create_model(**model.description)
     again.load_state_dict(model.state_dict())

@@ -43,7 +43,7 @@ from evaluation.predictions import read_predictions
 from models.checkpoint import load_model
 from report.page import check_report, write_report
 from report.study import NO_PAIRS, study_of_run
-from training.config import read_config
+from training.config import chosen_settings, read_config
 from training.run import load_progress
 from utils.device import Compute
 from utils.errors import UserError
@@ -115,13 +115,8 @@ def read_faces(config, cache_dir, required):
 
 
 def main_command(config):
-    """The command that trains such a run: every setting that is not the default of its recipe."""
-    usual = {
-        **vars(type(config)(recipe=config.recipe, epochs=config.epochs)),
-        **{name: default_of(FIELDS[name]) for name in ("recipe", "epochs")},
-    }
-    own = {name: value for name, value in vars(config).items() if value != usual[name] or name == "run_dir"}
-    return shlex.join(["python", "main.py", *as_flags(own)])
+    """The command that trains such a run."""
+    return shlex.join(["python", "main.py", *as_flags({"run_dir": config.run_dir, **chosen_settings(config)})])
 
 
 if __name__ == "__main__":

@@ -55,9 +55,11 @@ class NetworkConfig:
     init: str = option("pytorch", "initial weights of the convolutions", choices=("pytorch", "he"))
     zero_init: bool = option(False, "initialise each ResNet block as the identity")
     width: float = option(1.0, "number of channels of a ResNet, relative to the published one", low=0.0625, high=4)
+    inner_width: float = option(1.0, "number of channels within a ResNet's blocks, relative to them", low=0.02, high=1)
     init_from: str = option(
-        "", "start from these weights: a model file, or a state dict of torchvision or timm", metavar="FILE"
-    )
+        "", "start from these weights: a finished run, a model file, or a state dict of torchvision or timm",
+        metavar="FILE",
+    )  # fmt: skip
     pretrained: bool = option(False, "start from torchvision's ImageNet weights, which are downloaded")
     freeze: tuple = option((), "layers that keep their first weights, such as stem layer1", kind=str, metavar="LAYER")
 
@@ -222,7 +224,7 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # What a network is made from, beside its name; the others of its section are about its first weights.
-NETWORK_OPTIONS = "image_size negative_slope shortcut attention init zero_init width".split()
+NETWORK_OPTIONS = "image_size negative_slope shortcut attention init zero_init width inner_width".split()
 
 
 def in_epochs(value, epochs):
@@ -232,6 +234,13 @@ def in_epochs(value, epochs):
     if isinstance(value, tuple) and isinstance(value[0], Share):
         return tuple(sorted({max(1, round(share * epochs)) for share in value}))
     return value
+
+
+def chosen_settings(config):
+    """{name: value} of the settings that are not the defaults of the recipe: the options that give this Config."""
+    usual = vars(Config(recipe=config.recipe, epochs=config.epochs))
+    usual |= {name: default_of(FIELDS[name]) for name in ("recipe", "epochs")}
+    return {name: value for name, value in vars(config).items() if value != usual[name]}
 
 
 def from_record(path, record):

@@ -6,9 +6,9 @@ import math
 import time
 
 import torch
-from torchvision.transforms.v2.functional import resize
 
 from augment import make_mix, make_transforms
+from augment.geometry import resize
 from augment.pipeline import TrainAugment
 from data.dataset import FaceDataset, prefetch, shuffled_batches
 from evaluation.decode import best_decoder
@@ -99,7 +99,7 @@ def evaluate_split(config, epoch, images, faces, state, compute):
     if not len(faces):
         return None
     size = training_size(epoch, config.epochs, config.image_size, config.first_size)
-    view = functools.partial(resize, size=[size, size]) if size < config.image_size else None
+    view = functools.partial(resize, size=size) if size < config.image_size else None
     decoder = "argmax" if config.decode == "val" else config.decode
     return evaluate(state.evaluated_model, FaceDataset(images, faces), config.batch_size, compute, decoder, view)
 

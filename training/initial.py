@@ -1,6 +1,7 @@
 """Where the first weights come from: one of our model files, or a state dict of torchvision's or timm's network."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -8,6 +9,7 @@ from evaluation.leaks import refuse_training_people, refuse_training_pictures
 from models.checkpoint import FORMAT, load_model
 from models.network import layer_groups
 from models.plain import digest, first_line
+from models.pruning import pruned_state
 from utils.cli import printable
 from utils.errors import UserError, is_out_of_memory
 from utils.foreign import open_regular
@@ -36,19 +38,22 @@ class InitialWeights:
     digest: str = ""
 
 
-def initial_weights(path, pretrained, network):
+def initial_weights(path, pretrained, network, fold):
     """The weights that --init-from or --pretrained asks for; None without either. Raises UserError.
 
     Args:
-        path: a file, or "".
+        path: a file, a run directory, or "".
         pretrained: whether torchvision's ImageNet weights are wanted.
         network: the name of the network.
+        fold: the held-out fold; of a run directory, its model that held out the same fold is taken.
     """
     if pretrained:
         state = download_state(network)
         return InitialWeights(f"torchvision's {network}", state, digest=digest(state))
     if not path:
         return None
+    if Path(path).is_dir():
+        path = str(Path(path) / f"fold_{fold}.pt")
     content = load_state(path)
     if content.get("format") == FORMAT:
         model = load_model(path)
@@ -95,7 +100,8 @@ def load_initial(model, initial):
     """Copy the weights that fit into a new network.
 
     A convolution's bias that the textbook's network lacks becomes 0: a normalisation follows, so that the network
-    computes the same. Other parameters without a counterpart of the same shape keep their new values.
+    computes the same. Where the blocks of the new network have fewer channels within, those that contribute most come.
+    Other parameters without a counterpart of the same shape keep their new values.
 
     Args:
         model: a Network with class names.
@@ -107,7 +113,7 @@ def load_initial(model, initial):
     Raises:
         UserError: fewer than half of the network's values came, apart from its last layer.
     """
-    own, found = model.state_dict(), renamed(initial.state, model.pretrained_names)
+    own, found = model.state_dict(), pruned_state(model, renamed(initial.state, model.pretrained_names))
     # The last layer's rows are classes: of others, they mean something else.
     same_classes = initial.class_names == tuple(model.class_names)
     fitting = {

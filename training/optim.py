@@ -34,7 +34,7 @@ class TrainState:
         self.steps_per_epoch = steps_per_epoch(faces, config.batch_size, compute.distributed.world_size)
         torch.manual_seed(derive_seed(*self.seed, 0, Stream.INITIAL_WEIGHTS))
         self.model = build_model(config, faces.class_names).to(compute.device, memory_format=torch.channels_last)
-        self.initial = initial_weights(config.init_from, config.pretrained, config.model)
+        self.initial = initial_weights(config.init_from, config.pretrained, config.model, fold)
         if self.initial is not None:
             load_initial(self.model, self.initial)
         freeze(self.model, config.freeze)
@@ -158,11 +158,15 @@ def check_initial_weights(config, faces, pictures):
     Raises:
         UserError: they do not fit, or have seen held-out people or pictures.
     """
-    initial = initial_weights(config.init_from, config.pretrained, config.model)
-    if initial is None:
-        return
-    print(describe_initial(initial, load_initial(build_model(config, faces.class_names), initial)))
+    described = set()
     for fold in config.folds:
+        initial = initial_weights(config.init_from, config.pretrained, config.model, fold)
+        if initial is None:
+            return
+        came = load_initial(build_model(config, faces.class_names), initial)
+        if initial.name not in described:
+            print(describe_initial(initial, came))
+        described.add(initial.name)
         _, val, test = split_faces(faces, fold, config.val_fraction, config.seed)
         for part, split in ((test, f"fold {fold}"), (val, f"the validation faces of fold {fold}")):
             refuse_seen_faces(initial, part, split, pictures.signatures[part.table.index])

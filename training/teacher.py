@@ -8,8 +8,8 @@ the student (Beyer et al., "Knowledge Distillation: A Good Teacher is Patient an
 from pathlib import Path
 
 import torch
-from torchvision.transforms.v2.functional import resize
 
+from augment.geometry import resize
 from evaluation.leaks import people_seen
 from models.checkpoint import load_model
 from models.plain import digest
@@ -36,7 +36,7 @@ class Teacher:
         for model in self.models:
             for view in (images, images.flip(-1)):
                 with self.compute.autocast():
-                    views.append(model.probabilities(resize(view, [model.image_size, model.image_size])))
+                    views.append(model.probabilities(resize(view, model.image_size)))
         return torch.stack(views).mean(0)
 
 
