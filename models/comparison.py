@@ -85,7 +85,7 @@ class ComparisonHead(nn.Module):
         The log likelihoods are averaged over the references of a class, because these comparisons are not
         independent: eight classes count as eight comparisons.
         """
-        count, classes = len(features), torch.arange(self.num_classes, device=features.device)
+        count, classes = features.shape[0], torch.arange(self.num_classes, device=features.device)
         relation = torch.sign(classes[:, None] - classes[None, :]) + 1  # (K, K): of class k to a reference of class c
         total = self.log_prior.expand(count, -1)  # (B, K)
         for label in range(self.num_classes):

@@ -4,8 +4,6 @@ A head is made with (in_features, num_classes). Its `probabilities` are computed
 where that is higher.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -95,14 +93,16 @@ def binomial_log_masses(outputs, num_classes):
     logit, temperature = outputs[:, :1], F.softplus(outputs[:, 1:]) + 0.05
     k = torch.arange(num_classes, device=outputs.device, dtype=outputs.dtype)
     trials = num_classes - 1
-    log_coefficients = math.lgamma(trials + 1) - torch.lgamma(k + 1) - torch.lgamma(trials - k + 1)
+    log_factorials = k.clamp_min(1).log().cumsum(0)  # of 0 to K - 1; ONNX has no lgamma
+    log_coefficients = log_factorials[-1] - log_factorials - log_factorials.flip(0)
     log_masses = log_coefficients + k * F.logsigmoid(logit) + (trials - k) * F.logsigmoid(-logit)  # (B, K)
     return log_masses / temperature
 
 
 def class_probabilities(exceedance):
     """P(label > k) for k < K - 1, (B, K - 1), not rising with k -> class probabilities (B, K), none of them zero."""
-    ones, zeros = exceedance.new_ones(len(exceedance), 1), exceedance.new_zeros(len(exceedance), 1)
+    first = exceedance[:, :1]
+    ones, zeros = torch.ones_like(first), torch.zeros_like(first)  # (B, 1)
     differences = torch.cat([ones, exceedance], 1) - torch.cat([exceedance, zeros], 1)  # (B, K)
     positive = differences.clamp_min(SMALLEST)
     return positive / positive.sum(1, keepdim=True)

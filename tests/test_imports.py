@@ -9,6 +9,7 @@ from conftest import ROOT
 FLOORS = {"utils": 1, "models": 2, "data": 2, "augment": 2, "evaluation": 3, "training": 4, "report": 4, "tools": 5}
 SCRIPTS = ("main", "test_code")  # the highest floor too, and no room for others
 LIBRARIES = {"torch", "torchvision", "numpy", "pandas", "PIL", "matplotlib", "tqdm", "filelock", "jinja2"}
+LIBRARIES |= {"onnx", "onnxruntime"}  # of the extra `export`
 FILES = [path for room in FLOORS for path in sorted((ROOT / room).rglob("*.py"))]
 FILES += [ROOT / f"{script}.py" for script in SCRIPTS]
 TORCH_FREE = ["utils.options", "training.arguments", "training.config", "models", "augment", "data", "training"]
@@ -40,7 +41,7 @@ def test_imports_point_down(path):
 
 def test_every_python_file_has_a_place():
     rooms = {path.relative_to(ROOT).parts[0] for path in ROOT.glob("*/*.py") if not path.parts[-2].startswith(".")}
-    assert rooms <= FLOORS.keys() | {"tests", "benchmarks", "runs", "docs"}
+    assert rooms <= FLOORS.keys() | {"tests", "benchmarks", "runs", "docs", "examples"}
     assert {path.stem for path in ROOT.glob("*.py")} == set(SCRIPTS)
 
 

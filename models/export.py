@@ -1,0 +1,246 @@
+"""ONNX files of a trained network: photographs of faces in, class probabilities out; and their 8-bit form.
+
+The packages onnx, onnxscript and onnxruntime are an extra (requirements-export.txt), imported where they are used.
+"""
+
+import contextlib
+import json
+import logging
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from models.network import size_mib
+from models.plain import first_line
+from utils.errors import UserError
+from utils.foreign import read_bytes
+
+PRODUCER = "age-groups"  # marks a file as ours
+LARGEST = 2000  # MiB of a network; protobuf, in which ONNX files are written, ends at 2048
+FILE_LIMIT = 2048  # MiB
+SMALLEST = torch.finfo(torch.float32).tiny  # what a probability of 0 counts as, as in evaluation/calibration.py
+# What takes the time; everything else stays in 32 bits.
+QUANTIZED = ["Conv", "Gemm", "MatMul", "LeakyRelu", "Relu", "Add", "MaxPool"]
+
+
+class FacePipeline(nn.Module):
+    """All that becomes of a face, as one network: normalisation, network, head and temperature.
+
+    Args:
+        model: a Network, which knows its mean and std.
+        temperature: of its probabilities, which become softmax(log(p) / temperature); None leaves them as they are.
+    """
+
+    def __init__(self, model, temperature=None):
+        super().__init__()
+        self.model, self.temperature = model, temperature
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(getattr(model, name)).view(3, 1, 1))
+
+    def forward(self, images):
+        """uint8 RGB (N, 3, S, S) -> class probabilities float32 (N, K)."""
+        images = (images.float() / 255 - self.mean) / self.std
+        probabilities = self.model.probabilities(images)
+        if self.temperature is None:
+            return probabilities
+        return (probabilities.clamp_min(SMALLEST).log() / self.temperature).softmax(1)
+
+
+def to_onnx(model, metadata):
+    """The ONNX form of a Network.
+
+    Args:
+        model: the Network, on the CPU, with its image size S. Its record may have a `temperature`.
+        metadata: {name: text}, stored in the file.
+
+    Returns:
+        onnx.ModelProto with the input `images`, uint8 (batch, 3, S, S), and the output `probabilities`, float32
+        (batch, K).
+
+    Raises:
+        UserError: the network is too large, or cannot be expressed in ONNX.
+    """
+    if size_mib(model) > LARGEST:
+        raise UserError(f"this network has {size_mib(model):,.0f} MiB; one ONNX file holds at most {LARGEST:,}")
+    pipeline = FacePipeline(model, model.record.get("temperature")).eval()
+    example = torch.zeros(2, 3, model.image_size, model.image_size, dtype=torch.uint8)
+    try:
+        with quiet():
+            program = torch.export.export(pipeline, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            if any(node.target in DECOMPOSITIONS for node in program.graph.nodes):
+                program = program.run_decompositions(DECOMPOSITIONS)
+            names = {"input_names": ["images"], "output_names": ["probabilities"]}
+            proto = torch.onnx.export(program, dynamo=True, verbose=False, **names).model_proto
+    except torch.onnx.OnnxExporterError as error:
+        raise UserError(f"this network cannot be exported: {first_line(error.__cause__ or error)}") from None
+    tidy(proto.graph)
+    return with_metadata(proto, metadata)
+
+
+def cumulative_product(values, dim):
+    return torch.stack([part.prod(dim) for part in prefixes(values, dim)], dim)
+
+
+def cumulative_minimum(values, dim):
+    return torch.stack([part.amin(dim) for part in prefixes(values, dim)], dim), None
+
+
+def prefixes(values, dim):
+    return [values.narrow(dim, 0, count) for count in range(1, values.shape[dim] + 1)]
+
+
+# Operators of models/heads.py that ONNX lacks, in those that it has.
+DECOMPOSITIONS = {
+    torch.ops.aten.cumprod.default: cumulative_product,
+    torch.ops.aten.cummin.default: cumulative_minimum,
+}
+
+
+@contextlib.contextmanager
+def quiet():
+    """No warnings and log lines of the packages within the block, which are about their own insides."""
+    earlier = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(earlier)
+
+
+def tidy(graph):
+    """Name the dynamic axis, and remove what the exporter notes of each node: source lines, with paths of this machine.
+
+    Shapes in between are removed too; onnxruntime infers them.
+    """
+    del graph.value_info[:]
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def with_metadata(proto, metadata):
+    from onnx import helper
+
+    proto.producer_name, proto.producer_version = PRODUCER, ""
+    helper.set_model_props(proto, metadata)
+    return proto
+
+
+def metadata_of(model, licence):
+    """{name: text} that an ONNX file tells of itself; values other than texts are JSON.
+
+    Args:
+        model: the Network, with its record.
+        licence: the terms of its training data, in words.
+    """
+    record = model.record
+    values = {
+        "class_names": list(model.class_names),
+        "image_size": model.image_size,
+        "framing": record.get("framing"),  # where the face lies: centre x, centre y, width, height, as shares
+        "temperature": record.get("temperature"),
+        "decoder": record["decoder"],
+        "fold": record["fold"],
+        "commit": record["commit"],
+        "licence": licence,
+    }
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def to_int8(proto, batches):
+    """The 8-bit form of an ONNX model, by static quantization.
+
+    Weights have a scale per channel and 7 bits: with 8, products overflow on processors without VNNI instructions.
+    Activations have 8 bits and a range from the mean of the batches' minima to the mean of their maxima. The
+    normalisation, the last layer and the probabilities stay in 32 bits.
+
+    Args:
+        proto: of `to_onnx`.
+        batches: a list of uint8 arrays (N, 3, S, S), the calibration faces, 25 or so in each.
+
+    Returns:
+        onnx.ModelProto of the same input, output and metadata.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with TemporaryDirectory() as folder, quiet():
+        source, prepared, quantized = (Path(folder) / f"{name}.onnx" for name in ("source", "prepared", "int8"))
+        onnx.save(proto, source)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            quantized,
+            calibration_reader(batches),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=QUANTIZED,
+            nodes_to_exclude=kept_in_float(onnx.load(prepared).graph),
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"CalibMovingAverage": True},  # the mean over the batches of their smallest and largest
+        )
+        small = onnx.load(quantized)
+    return with_metadata(small, {prop.key: prop.value for prop in proto.metadata_props})
+
+
+def calibration_reader(batches):
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.waiting = iter(batches)
+
+        def get_next(self):
+            images = next(self.waiting, None)
+            return None if images is None else {"images": images}
+
+    return Reader()
+
+
+def kept_in_float(graph):
+    """The names of the nodes before the first convolution, and from the last linear layer on: the head."""
+    kinds = [node.op_type for node in graph.node]  # in the order of computation
+    linear = [place for place, kind in enumerate(kinds) if kind in ("Gemm", "MatMul")]
+    head = linear[-1] if linear else len(kinds)
+    first = kinds.index("Conv") if "Conv" in kinds else 0
+    return [node.name for node in (*graph.node[:first], *graph.node[head:])]
+
+
+def open_session(content, threads=1):
+    """An onnxruntime.InferenceSession on the CPU.
+
+    Args:
+        content: a path, or the bytes of an ONNX file.
+        threads: the number of threads.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3  # errors only
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def is_export(path):
+    """Whether a file is an earlier export. Raises UserError where it cannot be read."""
+    import onnx
+
+    content = read_bytes(path, FILE_LIMIT)
+    try:
+        return onnx.load_model_from_string(content).producer_name == PRODUCER
+    except Exception:  # protobuf's own, whose package is not ours to import
+        return False
