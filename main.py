@@ -1,6 +1,7 @@
-"""Train one model per fold of Adience and print the cross-validation table.
+"""Train one model per fold of Adience, or of your own faces, and print the cross-validation table.
 
     python main.py --label-dir DIR --image-dir DIR
+    python main.py --label-file FACES.csv --image-dir DIR --age-groups 0-12 13-19 20-39 40-59 60+
     python main.py --demo
 
 Or set the two paths below and run `python main.py`.
@@ -31,7 +32,7 @@ if __name__ == "__main__":
     # Before the imports below, because torch takes seconds: --help and invalid options are answered at once.
     run_script(check_arguments)
 
-from data import Pictures, load_faces, make_demo_faces, open_cache, split_faces
+from data import Pictures, load_data, make_demo_faces, open_cache, split_faces
 from report import board, figures, page, study, tables
 from training.engine import epoch_pipeline, evaluate_split, final_predictions, preview_augment, train_one_epoch
 from training.merge import merge_runs
@@ -67,8 +68,9 @@ def train(arguments):
     if arguments.demo:
         make_demo_faces(config.label_dir)
 
-    faces, counts = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
+    faces, counts = load_data(**config.data_source)
     print(counts)
+    config = arguments.with_folds(config, faces)
     check_training_sets(config, faces, compute.distributed.world_size)
     images = open_cache(config.image_dir, faces.table.path, config.image_size, config.cache_dir)
     describe(config, compute, faces.class_names, current_commit())
@@ -78,6 +80,7 @@ def train(arguments):
     run = Run(config, arguments.resume, compute, faces.fingerprint(images), pictures)
     device_images = compute.to_device(images)
     with run, Interruption(compute.distributed) as interruption:
+        run.save_folds(faces)
         for fold in config.folds:
             if not run.is_finished(fold):
                 train_fold(fold, faces, device_images, run, interruption)

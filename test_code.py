@@ -3,7 +3,7 @@
     python test_code.py runs/NAME/fold_0.pt [more.pt ...] [--show-errors]
 
 The model file says which network, fold, label policy and image size it was trained with, and where the data was;
---label-dir and --image-dir say where it is now.
+--label-dir or --label-file, and --image-dir, say where it is now.
 """
 
 import dataclasses
@@ -17,7 +17,6 @@ from utils.cli import printable, python_command, run_script, start_script
 if __name__ == "__main__":
     start_script()  # before the imports below, which take a while
 
-from data.adience import FOLDS
 from evaluation.decode import DECODERS
 from evaluation.metrics import METRICS
 from training.config import FIELDS
@@ -27,7 +26,7 @@ from utils.foreign import read_json
 from utils.options import Parser, add_options, default_of
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic"}
-SETTINGS = "label_dir image_dir allow_missing batch_size".split()
+SETTINGS = "label_dir label_file image_dir allow_missing batch_size".split()
 MACHINE = "device precision threads".split()
 PAGE = "index.html"  # in --error-dir
 PIXELS_PER_BATCH = 512 * 224**2  # the most that a model file may ask for; --batch-size may ask for more
@@ -42,7 +41,8 @@ def read_command_line():
     parser.add_argument("--decode", choices=tuple(DECODERS), help="decoder (default: from the model file)")
     parser.add_argument(
         "--by", nargs="+", default=[], metavar="COLUMN",
-        help="metrics by subgroup: label, gender, yaw, score, album_size, image_size, brightness, sharpness",
+        help="metrics by subgroup: label, gender, yaw, score, album_size, image_size, brightness, sharpness, or age and"
+        " other columns of a CSV file",
     )  # fmt: skip
     parser.add_argument("--show-errors", action="store_true", help="write the misclassified images")
     parser.add_argument("--error-dir", default="error", metavar="DIR", help="folder for them (default: error)")
@@ -78,7 +78,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data import Faces, load_faces, open_cache
+from data import Faces, load_data, open_cache
 from data.dataset import FaceDataset
 from data.duplicates import signatures_of
 from evaluation.calibration import calibration_results
@@ -197,7 +197,7 @@ def prepare(path, options):
     if "batch_size" not in given:
         fitting = max(2, PIXELS_PER_BATCH // model.image_size**2)
         config = dataclasses.replace(config, batch_size=min(config.batch_size, fitting))
-    faces, _ = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
+    faces, _ = load_data(**config.data_source)
     if faces.class_names != model.class_names:
         theirs, ours = ", ".join(model.class_names), ", ".join(faces.class_names)
         raise UserError(f"'{path}' knows the classes {theirs}; these labels have {ours}")
@@ -224,7 +224,8 @@ def choose_faces(path, record, faces, options):
     chosen = faces.where(faces.table.fold == fold)
     if not len(chosen):
         asked = f"--fold {fold}" if options.fold is not None else f"'{path}' held out fold {fold}"
-        raise UserError(f"{asked}: these label files have the folds {' '.join(map(str, FOLDS))}")
+        present = " ".join(map(str, sorted(set(faces.table.fold))))
+        raise UserError(f"{asked}: these label files have the folds {present}")
     return chosen, f"fold {fold}"
 
 

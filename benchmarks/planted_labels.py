@@ -17,9 +17,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.adience import CANONICAL, FOLDS, read_rows, select_faces
+from data.adience import CANONICAL, FOLDS, label_places, read_rows, select_faces
 from evaluation.label_issues import find_label_issues
-from report.study import label_places
 from training.config import read_config
 from training.results import read_results
 

@@ -20,6 +20,7 @@ from utils.errors import UserError
 from utils.foreign import exists, read_text
 
 AGE_GROUPS = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+")
+DEFAULT_GROUPS = AGE_GROUPS  # of other data, too, unless it is given some of its own
 FOLDS = (0, 1, 2, 3, 4)
 HEADER = ("user_id original_image face_id age gender x y dx dy tilt_ang fiducial_yaw_angle fiducial_score").split()
 FACE_KEY = ["user_id", "face_id", "original_image"]  # identifies a face; a row with the same three is a repeat
@@ -145,13 +146,14 @@ def read_rows(label_dir):
     return pd.concat([read_fold_file(label_dir, fold) for fold in FOLDS], ignore_index=True)
 
 
-def require_folder(folder, what):
+def require_folder(folder, what, advice=HOW_TO_GET_ADIENCE):
+    """Raises UserError, with the advice, where a folder is not there."""
     try:
         exists = folder.is_dir()
     except OSError:  # a name that no file can have
         exists = False
     if not exists:
-        raise UserError(f"{what} '{folder}' does not exist or is not a folder; {HOW_TO_GET_ADIENCE}")
+        raise UserError("; ".join(filter(None, [f"{what} '{folder}' does not exist or is not a folder", advice])))
 
 
 def read_fold_file(label_dir, fold):
@@ -317,6 +319,14 @@ def find_prefix(rows, image_dir):
 
 def face_paths(table, prefix):
     return table.album + f"/{prefix}." + table.subject + "." + table.original_image
+
+
+def label_places(label_dir, image_dir, policy):
+    """({path: "fold_0_data.txt:17"} of every labelled face, the LabelReport). Raises UserError."""
+    rows = read_rows(label_dir)
+    table, report = select_faces(rows, policy)
+    paths = face_paths(table, find_prefix(rows, Path(image_dir)))
+    return dict(zip(paths, table.file + ":" + table.line.astype(str), strict=True)), report
 
 
 def find_present(table, image_dir):

@@ -1,7 +1,7 @@
 """The table of faces, together with the names of their classes."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,18 +14,21 @@ class Faces:
     Attributes:
         table: one row per face with the columns path (below the image directory), label (0 to K-1), fold, subject,
             album, gender, yaw (degrees) and score. Its index is the row of each face in the cache.
+            More columns may follow, which serve for subgroups.
         class_names: the K names of the classes, in order.
+        folds_drawn: whether the folds were drawn at random, because the data set has none.
     """
 
     table: pd.DataFrame
     class_names: tuple[str, ...]
+    folds_drawn: bool = False
 
     def __len__(self):
         return len(self.table)
 
     def where(self, mask):
         """The faces for which the boolean mask (N,) is true; they keep their index."""
-        return Faces(self.table[mask], self.class_names)
+        return replace(self, table=self.table[mask])
 
     @property
     def labels(self):

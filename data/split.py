@@ -1,6 +1,7 @@
 """Split the faces of an experiment into training, validation and test faces."""
 
 import numpy as np
+import pandas as pd
 
 
 def split_faces(faces, fold, val_fraction, seed):
@@ -30,3 +31,39 @@ def draw_albums(table, fraction, key):
     faces_before = np.concatenate([[0], sizes.to_numpy()[order].cumsum()[:-1]])
     drawn = order[faces_before < fraction * len(table)][: len(sizes) - 1]
     return set(sizes.index[drawn])
+
+
+def draw_folds(people, labels, seed, folds=5):
+    """Deal people to folds of about the same size, and about the same number of faces of each class.
+
+    The people with most faces come first, in random order where they have as many; each goes to the fold that has the
+    smallest share of their classes and of all faces so far (a greedy minimum of the sums of squares). Only folds are
+    considered that are smaller than the smallest one with this person, so that the sizes of two folds differ by at
+    most twice the faces of one person.
+
+    Args:
+        people: (N,) names, of each face's person.
+        labels: int (N,), 0 to K-1.
+        seed: decides the order of people with equally many faces; the order of the faces decides nothing.
+        folds: the number of folds.
+
+    Returns:
+        int64 (N,), the fold of each face.
+    """
+    person, names = pd.factorize(np.asarray(people, dtype=object), sort=True)
+    labels = np.asarray(labels)
+    counts = np.bincount(person, minlength=len(names))
+    shares = 1 / np.bincount(labels).clip(1)  # what a face is of its class
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-counts[order], kind="stable")]
+    by_person = np.split(labels[np.lexsort((labels, person))], counts.cumsum()[:-1])
+    filled, sizes = np.zeros((folds, len(shares))), np.zeros(folds)
+    chosen = np.zeros(len(names), np.int64)
+    for number in order:
+        classes, size = by_person[number], counts[number]
+        cost = filled[:, classes] @ shares[classes] + sizes * size / len(labels)
+        cost[sizes > sizes.min() + size] = np.inf
+        fold = chosen[number] = cost.argmin()
+        np.add.at(filled[fold], classes, 1)
+        sizes[fold] += size
+    return chosen[person]

@@ -16,6 +16,7 @@ LEAST_PEOPLE = 20  # of a group with intervals and a gap; the bootstrap's interv
 SIGNIFICANCE = 0.05
 MISSING = ("", "u")  # Adience writes u where the gender cannot be told
 UNKNOWN = "unknown"
+MOST_VALUES = 12  # of numbers that are groups of their own; more are grouped by quartile
 TURNS = (0, 15, 30)  # degrees to either side at which the groups of yaw end, but for the last one
 TURN_NAMES = ("frontal (0)", "over 0 to 15", "over 15 to 30", "over 30")
 CHUNK = 256  # images
@@ -140,7 +141,8 @@ def group_faces(predictions, columns=None, extra=None):
     for column in [name for name in COLUMNS if name in table] if columns is None else columns:
         if column not in table:
             raise UserError(f"the faces have no column '{column}'; they have {', '.join(map(str, table.columns))}")
-        names, positions = COLUMNS.get(column, by_name)(table[column])
+        grouping = COLUMNS.get(column) or (by_quartile if is_measure(table[column]) else by_name)
+        names, positions = grouping(table[column])
         present = np.unique(positions[positions >= 0])
         groups += [(column, names[position], positions == position) for position in present]
         if (positions < 0).any():
@@ -170,6 +172,12 @@ def by_name(values):
     return [str(name) for name in names], positions
 
 
+def is_measure(values):
+    """Whether values are numbers, or missing, and too many different ones for a group each."""
+    known = values[~values.isin(MISSING)]
+    return known.nunique() > MOST_VALUES and bool(pd.to_numeric(known, errors="coerce").notna().all())
+
+
 def by_turn(values):
     """Groups by how far a head is turned to either side, in degrees; returns the same as `by_name`."""
     turn = pd.to_numeric(values).abs().to_numpy(float)
@@ -182,7 +190,7 @@ def by_quartile(values):
     Returns:
         ({position: name}, positions (N,)), -1 where a value is missing.
     """
-    values = pd.to_numeric(values).to_numpy(float)
+    values = pd.to_numeric(values.mask(values.isin(MISSING))).to_numpy(float)
     known = np.isfinite(values)
     cuts = np.unique(np.quantile(values[known], [0.25, 0.5, 0.75])) if known.any() else []
     positions = np.where(known, np.searchsorted(cuts, values), -1)
@@ -202,8 +210,9 @@ def short(number):
     return np.format_float_positional(number, 3, fractional=False, trim="-")
 
 
-# How the faces are grouped by each column; any other one is grouped by name. The faces have label and album_size,
-# Adience's also gender, yaw and score; the others are columns of `extra`.
+# How the faces are grouped by each column; any other one is grouped by name, or by quartile where it holds many
+# numbers. The faces have label and album_size, Adience's also gender, yaw and score, those of a CSV file its own
+# columns; the others are columns of `extra`.
 COLUMNS = {
     "label": by_name,
     "gender": by_name,

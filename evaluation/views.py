@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.adience import load_faces
+from data import load_data
 from evaluation.evaluate import evaluate
 from utils.errors import UserError
 
@@ -52,12 +52,12 @@ def second_paths(image_dir, paths, config):
     Args:
         image_dir: the other folder.
         paths: of all faces in the first folder.
-        config: label_dir, label_policy and allow_missing are used.
+        config: its data_source is used, but for the folder.
 
     Raises:
         UserError: the folder does not hold the same faces.
     """
-    others, _ = load_faces(config.label_dir, image_dir, config.label_policy, config.allow_missing)
+    others, _ = load_data(**{**config.data_source, "image_dir": image_dir})
     # A path is the album, how the face was cut out, the person and the original image.
     first, second = (p.str.split("/").str[0] + "/" + p.str.split(".", n=1).str[1] for p in (paths, others.table.path))
     if not first.equals(second):

@@ -258,10 +258,13 @@ def face_columns(study, table, probabilities, maps, pictures):
     """
     missing = [None] * len(table)
     yaw = table.get("yaw", pd.Series(missing))
+    # A CSV file has no albums, and where it has no people either, the path stands for both.
+    album = table.album.mask(table.album == table.subject, "")
+    person = table.subject.mask(table.subject == table.path, "")
     return {
         "path": [printable(path) for path in table.path],
-        "person": [printable(subject) for subject in table.subject],
-        "album": [printable(album) for album in table.album],
+        "person": [printable(name) for name in person],
+        "album": [printable(name) for name in album],
         "gender": ["" if g not in ("f", "m") else g for g in table.get("gender", pd.Series(missing))],
         "yaw": [None if y is None or y != y else float(y) for y in yaw],
         "model": table.model.tolist(),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.adience import face_paths, find_prefix, read_rows, select_faces
+from data import DATA_SOURCE, place_labels
 from evaluation.predictions import Predictions, StoredPredictions
 from models.network import Network, parameter_count, size_mib
 from utils.errors import UserError
@@ -106,7 +106,7 @@ def study_of_run(settings, predictions, history, models, faces=None, images=None
             temperature = model.record.get("temperature")
             answers.append(Answers(f"fold {fold}", own, model, images, settings["image_dir"], temperature))
     if faces is not None:
-        places, report = label_places(settings["label_dir"], settings["image_dir"], settings["label_policy"])
+        places, report = place_labels(**{name: settings[name] for name in DATA_SOURCE})
         facts += data_facts(report, faces, pairs)
     facts += network_facts(models) + training_facts(settings, history, models)
     finished = set(settings["folds"]) <= set(models)
@@ -162,21 +162,15 @@ def with_faces(predictions, faces):
     return dataclasses.replace(predictions, faces=dataclasses.replace(predictions.faces, table=table))
 
 
-def label_places(label_dir, image_dir, policy):
-    """({path: "fold_0_data.txt:17"} of every labelled face, the LabelReport). Raises UserError."""
-    rows = read_rows(label_dir)
-    table, report = select_faces(rows, policy)
-    paths = face_paths(table, find_prefix(rows, Path(image_dir)))
-    return dict(zip(paths, table.file + ":" + table.line.astype(str), strict=True)), report
-
-
 def data_facts(report, faces, pairs):
-    people, albums = faces.people.nunique(), faces.table.album.nunique()
+    people, albums = f"{faces.people.nunique():,} people", f" in {faces.table.album.nunique():,} albums"
+    if faces.table.album.equals(faces.table.subject):  # the data set has none
+        albums = ""
     left_out = {"repeated rows": report.repeats, **report.left_out}
     without = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
     per_class = zip(faces.class_names, np.bincount(faces.labels, minlength=len(faces.class_names)), strict=True)
     facts = [
-        ("Data", f"{len(faces):,} faces of {people:,} people in {albums:,} albums, out of {report.rows:,} rows"),
+        ("Data", f"{len(faces):,} faces of {people}{albums}, out of {report.rows:,} rows"),
         ("Label policy", f"{report.policy}; left out: {without or 'nothing'}"),
         ("Faces per class", ", ".join(f"{name}: {count:,}" for name, count in per_class)),
     ]

@@ -118,9 +118,10 @@ def models_table(reports):
 
 
 def per_class_table(confusion, class_names):
-    lines = ["class      faces    top-1   one-off"]
+    width = max(8, *map(len, class_names))
+    lines = [f"{'class':<{width}}   faces    top-1   one-off"]
     for name, faces, exact, near in zip(class_names, *per_class(confusion), strict=True):
-        lines.append(f"{name:<8} {faces:7,}  {percent(exact)}   {percent(near)}")
+        lines.append(f"{name:<{width}} {faces:7,}  {percent(exact)}   {percent(near)}")
     return "\n".join(lines)
 
 
@@ -166,8 +167,9 @@ def percent(fraction):
 
 
 def confusion_table(confusion, class_names):
-    width = max(6, len(str(confusion.max())) + 1)
-    lines = ["true \\ predicted " + "".join(f"{name:>{width}}" for name in class_names)]
+    longest = max(map(len, class_names))
+    width, first = max(6, longest + 1, len(str(confusion.max())) + 1), max(17, longest)
+    lines = ["true \\ predicted".ljust(first) + "".join(f"{name:>{width}}" for name in class_names)]
     for name, row in zip(class_names, confusion, strict=True):
-        lines.append(f"{name:<17}" + "".join(f"{count:>{width}}" for count in row))
+        lines.append(f"{name:<{first}}" + "".join(f"{count:>{width}}" for count in row))
     return "\n".join(lines)

@@ -158,11 +158,24 @@ def test_quartiles_are_named_by_their_ranges():
         "5 to 6": [0, 5],
         "7 to 8.25": [6, 7],
     }
-    assert (
-        groups_of("score", [1, 1, 1, 1, np.nan, 0.51234]) == {"0.512": [5], "1": [0, 1, 2, 3], "unknown": [4]} or True
-    )
+    # Three quarters of the values are 1, so that no cut lies below it.
+    assert groups_of("score", [1, 1, 1, 1, np.nan, 0.51234]) == {"0.512 to 1": [0, 1, 2, 3, 5], "unknown": [4]}
     assert groups_of("score", [816, 816]) == {"816": [0, 1]}
     assert groups_of("score", [np.nan, None]) == {"unknown": [0, 1]}
+
+
+def test_another_column_of_many_numbers_is_grouped_by_quartile():
+    """As text, since a CSV file's own columns are; twelve different ones are groups of their own."""
+    many = [*map(str, range(13)), "2.5", ""]
+    assert {name: len(rows) for name, rows in groups_of("bmi", many).items()} == {
+        "0 to 2.5": 4,
+        "3 to 5": 3,
+        "6 to 8": 3,
+        "9 to 12": 4,
+        "unknown": 1,
+    }
+    assert len(groups_of("bmi", [*map(str, range(12)), "3", ""])) == 13
+    assert len(groups_of("bmi", [*map(str, range(13)), "many"])) == 14
 
 
 @given(st.lists(st.one_of(st.integers(0, 6), st.floats(-5, 5), st.none()), min_size=1, max_size=40))

@@ -19,7 +19,7 @@ from utils.errors import UserError
 from utils.foreign import exists
 from utils.options import Parser, add_options, default_of
 
-SETTINGS = "label_dir image_dir batch_size".split()
+SETTINGS = "label_dir label_file image_dir batch_size".split()
 MACHINE = "device precision threads".split()
 
 
@@ -52,7 +52,7 @@ import torch
 import torch.nn.functional as F
 
 from augment.pipeline import to_network_input
-from data import load_faces, open_cache, split_faces
+from data import load_data, open_cache, split_faces
 from data.dataset import FaceDataset, ordered_batches, prefetch
 from evaluation.evaluate import evaluate
 from evaluation.metrics import METRICS
@@ -85,7 +85,7 @@ def compare(path, options, compute):
         raise UserError(f"'{target}' exists; choose another --run-dir")
     given = {name: getattr(options, name) for name in (*SETTINGS, *MACHINE) if name in options}
     config = recorded_config(path, record, {"cache_dir": options.cache_dir, **given})
-    faces, _ = load_faces(config.label_dir, config.image_dir, config.label_policy, config.allow_missing)
+    faces, _ = load_data(**config.data_source)
     images = open_cache(config.image_dir, faces.table.path, trained.image_size, config.cache_dir)
     if faces.fingerprint(images) != record["data_fingerprint"]:
         raise UserError(f"'{path}' was trained on other faces, labels or pixels than these")

@@ -21,7 +21,7 @@ from utils.errors import UserError
 from utils.foreign import exists
 from utils.options import Parser, add_options
 
-SETTINGS = ("label_dir", "image_dir")
+SETTINGS = ("label_dir", "label_file", "image_dir")
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 CARD = "MODEL_CARD.md"
 PARITY_FACES, CALIBRATION_FACES, CALIBRATION_BATCH = 200, 500, 25
@@ -56,7 +56,7 @@ import numpy as np
 import torch
 
 from augment.pipeline import to_network_input
-from data import Faces, load_faces
+from data import Faces, load_data
 from data.adience import is_adience
 from data.cache import decode_face
 from evaluation.calibration import apply_temperature
@@ -125,7 +125,7 @@ def prepare(path, options):
         outputs["int8"] = folder / f"{path.stem}.int8.onnx"
     train = test = None
     licence = TERMS
-    if options.int8 or given or (exists(config.label_dir) and exists(config.image_dir)):
+    if options.int8 or given or (exists(config.label_file or config.label_dir) and exists(config.image_dir)):
         faces = read_faces(path, model, config)
         licence = ADIENCE_TERMS if is_adience(faces) else TERMS
         train, test = split(path, model.record, faces)
@@ -137,9 +137,9 @@ def prepare(path, options):
 def read_faces(path, model, config):
     """All Faces. Raises UserError where they are not at hand, or have other classes than the model."""
     try:
-        faces, _ = load_faces(config.label_dir, config.image_dir, config.label_policy, allow_missing=True)
+        faces, _ = load_data(**{**config.data_source, "allow_missing": True})
     except UserError as error:
-        raise UserError(f"{error}; --label-dir and --image-dir say where the data is") from None
+        raise UserError(f"{error}; --label-dir or --label-file, and --image-dir, say where the data is") from None
     if faces.class_names != model.class_names:
         theirs, ours = ", ".join(model.class_names), ", ".join(faces.class_names)
         raise UserError(f"'{path}' knows the classes {theirs}; these labels have {ours}")

@@ -1,6 +1,6 @@
 """Write report.html of a run, finished or still training: every mistake, and what the probabilities are worth.
 
-    python -m tools.report RUN [--label-dir DIR] [--image-dir DIR]
+    python -m tools.report RUN [--label-dir DIR | --label-file FILE] [--image-dir DIR]
 
 The run says where the data was; the options say where it is now. Without it the report has no photographs.
 """
@@ -18,13 +18,14 @@ from training.config import FIELDS
 from utils.options import Parser, add_options, default_of
 
 PAGE = "report.html"
+DATA = ("label_dir", "label_file", "image_dir")
 
 
 def read_command_line():
     parser = Parser(prog="python -m tools.report", description=__doc__.splitlines()[0])
     parser.add_argument("run", metavar="RUN", help="run directory of main.py")
     parser.add_argument("--output", metavar="FILE", help=f"file to write (default: {PAGE} in the run directory)")
-    add_options(parser, [FIELDS[name] for name in ("label_dir", "image_dir")], default_text="from the run")
+    add_options(parser, [FIELDS[name] for name in DATA], default_text="from the run")
     add_options(parser, [FIELDS[name] for name in ("cache_dir", "device", "threads")])
     parser.set_defaults(**{name: default_of(FIELDS[name]) for name in ("cache_dir", "device", "threads")})
     return parser.parse_args()
@@ -37,13 +38,13 @@ def check_arguments():
 if __name__ == "__main__":
     run_script(check_arguments)  # before torch is imported, which takes seconds
 
-from data import Pictures, load_faces, open_cache
+from data import Pictures, load_data, open_cache
 from data.adience import FOLDS
 from evaluation.predictions import read_predictions
 from models.checkpoint import load_model
 from report.page import check_report, write_report
 from report.study import NO_PAIRS, study_of_run
-from training.config import chosen_settings, read_config
+from training.config import chosen_settings, moved_data, read_config
 from training.run import load_progress
 from utils.device import Compute
 from utils.errors import UserError
@@ -54,8 +55,8 @@ from utils.options import as_flags, flag, to_record
 def main():
     options = read_command_line()
     run_dir = Path(options.run)
-    given = {name: getattr(options, name) for name in ("label_dir", "image_dir") if name in options}
-    config = dataclasses.replace(read_config(run_dir), run_dir=options.run, **given)
+    given = {name: getattr(options, name) for name in DATA if name in options}
+    config = dataclasses.replace(read_config(run_dir), run_dir=options.run, **moved_data(given))
     output = Path(options.output or run_dir / PAGE)
     check_report(output)
     compute = Compute.choose(options.device, "fp32", options.threads)
@@ -103,13 +104,13 @@ def read_faces(config, cache_dir, required):
     Raises:
         UserError: the files are not there, or are damaged.
     """
-    here = exists(config.label_dir) and exists(config.image_dir)
+    here = exists(config.label_file or config.label_dir) and exists(config.image_dir)
     if not here and not required:
         return None, None, NO_PAIRS
     try:
-        faces, _ = load_faces(config.label_dir, config.image_dir, config.label_policy, allow_missing=True)
+        faces, _ = load_data(**{**config.data_source, "allow_missing": True})
     except UserError as error:
-        raise UserError(f"{error}; {flag('label_dir')} and {flag('image_dir')} say where the data is") from None
+        raise UserError(f"{error}; {', '.join(map(flag, DATA))} say where the data is") from None
     images = open_cache(config.image_dir, faces.table.path, config.image_size, cache_dir)
     return faces, images, Pictures.of(images).pairs
 

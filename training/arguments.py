@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.demo import DEMO_DIR
-from training.config import DEMO_DEFAULTS, FIELDS, FREE_TO_CHANGE, SECTIONS, Config, differences, read_config
+from training.config import (
+    DEMO_DEFAULTS,
+    FIELDS,
+    FREE_TO_CHANGE,
+    SECTIONS,
+    Config,
+    differences,
+    moved_data,
+    read_config,
+)
 from utils.cli import python_command
 from utils.errors import UserError
 from utils.foreign import exists
@@ -21,6 +30,21 @@ class Arguments:
     resume: bool = False
     demo: bool = False
     merge: tuple = ()  # run directories to merge into config.run_dir
+    folds_chosen: bool = True  # whether config.folds are somebody's choice; otherwise all folds of the data are meant
+
+    def with_folds(self, config, faces):
+        """The Config with folds to hold out that these Faces have. Raises UserError where a chosen one is not there.
+
+        Args:
+            config: this config, or one made from it.
+            faces: the Faces of all folds.
+        """
+        present = tuple(sorted({int(fold) for fold in faces.table.fold}))
+        if not self.folds_chosen:
+            return dataclasses.replace(config, folds=present)
+        if absent := [fold for fold in config.folds if fold not in present]:
+            raise UserError(f"--folds {absent[0]}: these faces have the folds {' '.join(map(str, present))}")
+        return config
 
 
 def read_arguments(label_dir="", image_dir=""):
@@ -34,20 +58,30 @@ def read_arguments(label_dir="", image_dir=""):
         return Arguments(Config(**given), merge=tuple(merge))
     if demo and given.keys() & {"label_dir", "image_dir"}:
         raise UserError("--demo draws its own faces; omit --label-dir and --image-dir")
+    if demo and "label_file" in given:
+        raise UserError("--demo draws its own faces; omit --label-file")
     if resume:
-        run_dir = DEMO_DEFAULTS["run_dir"] if demo else default_of(FIELDS["run_dir"])
-        config = resumed_config({"run_dir": run_dir, **given})
+        config = resumed_config({"run_dir": default_run_dir(given, demo), **given})
         if demo and config.label_dir != DEMO_DIR:
             raise UserError(f"--demo: '{config.run_dir}' holds a run on other faces, in '{config.label_dir}'")
         return Arguments(config, resume=True, demo=demo)
     if demo:
         given = {"label_dir": DEMO_DIR, "image_dir": f"{DEMO_DIR}/aligned", **DEMO_DEFAULTS, **given}
-    config = Config(**{"label_dir": label_dir, "image_dir": image_dir, **given})
-    for name in ("label_dir", "image_dir"):
-        if not getattr(config, name):
-            option = name.replace("_", "-")
-            raise UserError(f"no --{option}: give it, or set {name.upper()} at the top of main.py, or try --demo")
-    return Arguments(config, demo=demo)
+    constants = {"label_dir": "" if given.get("label_file") else label_dir, "image_dir": image_dir}
+    config = Config(**{**constants, "run_dir": default_run_dir(given, demo), **given})
+    if not config.label_dir and not config.label_file:
+        advice = "give it, or set LABEL_DIR at the top of main.py, or try --demo; --label-file reads a CSV file"
+        raise UserError(f"no --label-dir: {advice}")
+    if not config.image_dir:
+        raise UserError("no --image-dir: give it, or set IMAGE_DIR at the top of main.py, or try --demo")
+    return Arguments(config, demo=demo, folds_chosen="folds" in given)
+
+
+def default_run_dir(given, demo):
+    """Where a run goes that is not told: for a CSV file, into a folder of its name."""
+    if given.get("label_file"):
+        return str(Path("runs") / Path(given["label_file"]).stem)
+    return DEMO_DEFAULTS["run_dir"] if demo else default_of(FIELDS["run_dir"])
 
 
 def resumed_config(given):
@@ -58,7 +92,7 @@ def resumed_config(given):
     recorded = read_config(folder)
     if differing := differences(recorded, given):
         raise UserError(f"'{folder}' was trained with other settings: {differing}")
-    free = {name: value for name, value in given.items() if name in FREE_TO_CHANGE}
+    free = moved_data({name: value for name, value in given.items() if name in FREE_TO_CHANGE})
     # A record may say where to read, but not where to write.
     free.setdefault("cache_dir", default_of(FIELDS["cache_dir"]))
     return dataclasses.replace(recorded, **free)
@@ -85,8 +119,9 @@ def shown_defaults():
 
 
 def make_parser(defaults, **settings):
-    usage = "main.py --label-dir DIR --image-dir DIR [options], or main.py --demo"
-    description = "Train one age-group model per fold of Adience."
+    data = ("--label-dir DIR --image-dir DIR [options]", "--label-file FACES.csv --image-dir DIR [options]", "--demo")
+    usage = "\n       ".join(f"main.py {options}" for options in data)
+    description = "Train one age-group model per fold of Adience, or of your own faces."
     parser = Parser(prog="main.py", usage=usage, description=description, **settings)
     parser.add_argument("--demo", action="store_true", help="use small drawn faces and settings that take two minutes")
     parser.add_argument(

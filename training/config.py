@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from augment import AugmentConfig
-from data.adience import FOLDS, LABEL_POLICIES
+from data import DATA_SOURCE
+from data.adience import DEFAULT_GROUPS, FOLDS, LABEL_POLICIES
+from data.groups import check_names
 from evaluation.decode import DECODERS
 from evaluation.metrics import METRICS
 from models import ATTENTION, MODELS, model_options
@@ -26,12 +28,22 @@ class DataConfig:
     title: ClassVar[str] = "data"
     label_dir: str = option("", "folder of fold_0_data.txt to fold_4_data.txt")
     image_dir: str = option("", "folder of the face images, Adience's 'aligned' or 'faces'")
-    run_dir: str = option("runs/adience", "folder for everything the run writes")
-    folds: tuple = option(FOLDS, "folds to hold out, one model each", choices=FOLDS)
+    label_file: str = option(
+        "", "CSV file of other faces, in place of --label-dir: columns path, age or label, and optionally person, fold",
+        metavar="FILE",
+    )  # fmt: skip
+    run_dir: str = option("runs/adience", "folder for everything the run writes; of a FACES.csv runs/FACES")
+    folds: tuple = option(
+        FOLDS, "folds to hold out, one model each; where it is not given, those that the data has", choices=FOLDS
+    )
+    age_groups: tuple = option(
+        DEFAULT_GROUPS, "classes of --label-file: ages in whole years, such as 0-12 13-19 20+, or its labels in order",
+        metavar="GROUP",
+    )  # fmt: skip
     seed: int = option(0, "random seed", low=0, high=2**32 - 1)
     label_policy: str = option(
         "strict",
-        "age labels to use: strict: the eight classes; fixed: odd intervals too; nearest: single ages too",
+        "age labels to use: strict: the classes only; fixed: odd intervals too; nearest: ages between classes too",
         choices=tuple(LABEL_POLICIES),
     )
     val_fraction: float = option(
@@ -165,7 +177,7 @@ DEMO_DEFAULTS = {
 }
 # Where a run's files are and how fast it runs do not change what it learns.
 FREE_TO_CHANGE = (
-    *("run_dir", "cache_dir", "label_dir", "image_dir", "folds", "threads", "compile"),
+    *("run_dir", "cache_dir", "label_dir", "label_file", "image_dir", "folds", "threads", "compile"),
     *("plots", "plot_format", "tensorboard"),
 )
 
@@ -188,6 +200,12 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
         self.check_combinations()
 
     def check_combinations(self):
+        if self.label_file and self.label_dir:
+            raise UserError(f"--label-file {self.label_file} with --label-dir {self.label_dir}: give one of the two")
+        if not self.label_file and self.age_groups != DEFAULT_GROUPS:
+            given = " ".join(self.age_groups)
+            raise UserError(f"--age-groups {given}: Adience's label files have classes of their own; add --label-file")
+        check_names(self.age_groups)
         if self.decode == "val" and not self.val_fraction:
             raise UserError("--decode val: there are no validation faces to choose on; add --val-fraction 0.1")
         if self.first_size and not 40 <= self.first_size <= self.image_size:
@@ -203,6 +221,11 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
             raise UserError(f"--plot-format {given}: name each format once, out of png, pdf, svg")
         if not self.folds or len(set(self.folds)) < len(self.folds):
             raise UserError(f"--folds {' '.join(map(str, self.folds))}: name each fold once, out of 0 to 4")
+
+    @property
+    def data_source(self):
+        """The settings that lead to the faces, for `data.load_data` and `data.place_labels`."""
+        return {name: getattr(self, name) for name in DATA_SOURCE}
 
     def network_options(self):
         """The options of the network, for `create_model`; imports the network's module, and so torch.
@@ -268,7 +291,17 @@ def recorded_config(path, record, given):
     if record["decoder"] not in DECODERS or record["metrics"].keys() != METRICS.keys():
         metrics = ", ".join(record["metrics"])
         raise UserError(f"'{path}' is damaged: its decoder is '{record['decoder']}' and its metrics are {metrics}")
-    return from_record(path, {**record["config"], **given})
+    return from_record(path, {**record["config"], **moved_data(given)})
+
+
+def moved_data(given):
+    """Given settings that say where recorded labels are now: a label file takes the place of a label directory, and
+    the other way round."""
+    if given.get("label_file"):
+        return {"label_dir": "", **given}
+    if given.get("label_dir"):
+        return {"label_file": "", "age_groups": DEFAULT_GROUPS, **given}
+    return given
 
 
 def read_config(folder):

@@ -11,9 +11,11 @@ from models.checkpoint import load_model
 from training.config import FREE_TO_CHANGE, read_config, show
 from training.run import Run, check_fold
 from utils.errors import UserError
-from utils.files import atomic_write, write_csv, write_json
-from utils.foreign import exists
+from utils.files import atomic_write, write_csv, write_json, write_text
+from utils.foreign import exists, read_text
 from utils.options import to_record
+
+FOLDS_LIMIT = 256  # MiB
 
 
 def merge_runs(sources, target, compute):
@@ -53,6 +55,9 @@ def merge_runs(sources, target, compute):
     for path in models.values():
         with atomic_write(target / path.name) as unfinished:
             shutil.copyfile(path, unfinished)
+    drawn = sources[0] / "folds.csv"  # settings and data are the same, and so are the folds that were drawn
+    if exists(drawn):
+        write_text(target / drawn.name, read_text(drawn, FOLDS_LIMIT))
     write_csv(target / "predictions.csv", pd.concat(tables).sort_values("fold", kind="stable"))
     record = to_record(first) | {"run_dir": str(target), "folds": sorted(models)}
     write_json(target / "config.json", record)

@@ -122,3 +122,5 @@ def print_twins(pairs, faces):
         first, second = (printable(faces.table.path[row]) for row in pairs[0])
         print(f"twins: {len(set(pairs.ravel())):,} faces show a picture that is in another fold too, such as {first}")
         print(f"  and {second}; results.json names them and has every metric without them")
+    else:
+        print("twins: none; no face shows a picture that is in another fold too")

@@ -42,7 +42,7 @@ PROGRESS_FORMAT = "age-training-progress"
 # What a run writes; where such a file lies without a config.json, it is of something else.
 OUTPUTS = (
     *("fold_*.pt", "log.csv", "predictions.csv", "results.json", "results.tex", "report.html", "suspects.csv"),
-    *("*curves.???", "confusion.???", "*errors.???"),
+    *("folds.csv", "*curves.???", "confusion.???", "*errors.???"),
 )
 
 
@@ -197,6 +197,12 @@ class Run:
         rows = [row for fold_rows in self.history.values() for row in fold_rows]
         columns = LOG_COLUMNS + (VAL_COLUMNS if self.config.val_fraction else [])
         write_csv(self.folder / "log.csv", pd.DataFrame(rows, columns=columns))
+
+    def save_folds(self, faces):
+        """Write folds.csv where the folds were drawn: the fold of each face, for a data set that has none."""
+        if self.writes and faces.folds_drawn:
+            table = faces.table[["path", "subject", "fold"]].rename(columns={"subject": "person"})
+            write_csv(self.folder / "folds.csv", table)
 
     def finish_fold(self, fold, state, train, val, tested, validated=None):
         """Record a trained fold: the predictions first, since the model file marks the fold as done.
@@ -356,7 +362,7 @@ def check_folder(folder, resume):
     folder = Path(folder)
     if links := [path for path in folder.glob("*") if path.is_symlink()]:
         raise UserError(f"'{links[0]}' is a link; a run writes into its own folder only: put a copy there")
-    for name in ("config.json", "log.csv", "predictions.csv", "results.json"):
+    for name in ("config.json", "log.csv", "folds.csv", "predictions.csv", "results.json"):
         if exists(folder / name) and not (folder / name).is_file():
             raise UserError(f"'{folder / name}' is no regular file; a run writes a file of this name: move it away")
     if exists(folder / "config.json"):

@@ -19,8 +19,8 @@ def option(default, text, **limits):
         default: the value where nothing else is chosen; a tuple for an option that takes several values.
         text: its help text.
         limits: choices (a collection of values), or low and high (both included); kind, the type, where the default is
-            an empty tuple; metavar, what stands for a value in the help text; internal=True hides the option from the
-            command line.
+            an empty tuple; internal=True hides the option from the command line; metavar, the word that stands for a
+            value in the help text.
     """
     return dataclasses.field(default=UNSET, metadata={"default": default, "help": text, **limits})
 
@@ -123,9 +123,8 @@ def argument_type(field):
         return {"action": argparse.BooleanOptionalAction}
     kind = kind_of(field)
     choices = field.metadata.get("choices")
-    metavar = field.metadata.get("metavar") or {int: "N", float: "X", str: "DIR"}[kind]
-    if choices:
-        metavar = "{" + ",".join(map(str, choices)) + "}"
+    usual = "{" + ",".join(map(str, choices)) + "}" if choices else {int: "N", float: "X", str: "DIR"}[kind]
+    metavar = field.metadata.get("metavar", usual)
     return {"type": kind, "metavar": metavar} | ({"nargs": "*"} if isinstance(default, tuple) else {})
 
 
