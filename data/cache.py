@@ -5,6 +5,7 @@ compared at every opening. The folder's name is a hash of the images' paths, len
 so a changed list, a replaced image or another size is another cache, built anew.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -184,16 +185,30 @@ def decode_face(path, size):
         uint8 array (3, size, size).
 
     Raises:
+        UserError: see `open_image`.
+    """
+    with open_image(path) as image:
+        # A JPEG decodes straight to 1/2, 1/4 or 1/8 of its size, which skips most of the work.
+        image.draft("RGB", (size, size))
+        square = centre_square(to_rgb(ImageOps.exif_transpose(image)), size)
+        return np.asarray(square).transpose(2, 0, 1)
+
+
+@contextlib.contextmanager
+def open_image(path):
+    """Open an image file, which is decoded within the block, where any error of Pillow's becomes a UserError.
+
+    Yields:
+        A PIL image, not decoded yet.
+
+    Raises:
         UserError: the file is not an image, is damaged, or has more pixels than a face image can have.
     """
     try:
         with open_regular(path, IMAGE_LIMIT) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise UserError(f"'{path}' is {image.width}x{image.height}, more pixels than a face image can have")
-            # A JPEG decodes straight to 1/2, 1/4 or 1/8 of its size, which skips most of the work.
-            image.draft("RGB", (size, size))
-            square = centre_square(to_rgb(ImageOps.exif_transpose(image)), size)
-            return np.asarray(square).transpose(2, 0, 1)
+            yield image
     except UnidentifiedImageError:
         raise UserError(f"'{path}' is no image of the formats {', '.join(IMAGE_FORMATS)}") from None
     except (UserError, MemoryError):

@@ -133,7 +133,8 @@ def find_problem(content):
     mean, std = content["mean"], content["std"]
     if not len(mean) == len(std) == 3 or not all(-100 <= x <= 100 for x in mean + std) or min(std) < 0.001:
         return f"its 'mean' and 'std' are {mean} and {std}; expected three numbers each"
-    return find_problem_of_training(content) or find_problem_of_options(content)
+    problem = find_problem_of_training(content) or find_problem_of_options(content)
+    return problem or find_problem_of_framing(content)
 
 
 def find_problem_of_options(content):
@@ -153,6 +154,18 @@ def find_problem_of_options(content):
         alike = isinstance(pictures, torch.Tensor) and pictures.dtype == torch.uint8
         if not alike or pictures.shape[1:] != content["train_pictures"].shape[1:]:
             return "its 'initial_pictures' are not like its 'train_pictures'"
+    return None
+
+
+def find_problem_of_framing(content):
+    """Beside RECORD_FIELDS: where the face lies in the training images (evaluation/detection.py); optional too."""
+    framing = content.get("framing")
+    if framing is None and "framing" not in content:
+        return None
+    if not isinstance(framing, list) or len(framing) != 4 or not all(map(is_number, framing)):
+        return f"its 'framing' is {framing}; expected four numbers: centre x, centre y, width, height"
+    if not all(0 < value <= 2 for value in framing[2:]) or not all(-2 <= value <= 2 for value in framing[:2]):
+        return f"its 'framing' is {framing}; expected a centre from -2 to 2, and a width and height over 0 and up to 2"
     return None
 
 

