@@ -95,7 +95,7 @@ class BasicBlock(nn.Module):
     expansion = 1
     inner_norms = (("conv1", "bn1", "conv2"),)  # the channels between two convolutions
 
-    def __init__(self, in_channels, width, stride, slope, shortcut, attention, inner_width):
+    def __init__(self, in_channels, width, stride, slope, shortcut, attention, inner_width=1.0):
         super().__init__()
         bias, inner = shortcut == "3x3", max(1, round(inner_width * width))
         self.conv1 = nn.Conv2d(in_channels, inner, 3, stride=stride, padding=1, bias=bias)
@@ -129,7 +129,7 @@ class Bottleneck(nn.Module):
     expansion = 4
     inner_norms = (("conv1", "bn1", "conv2"), ("conv2", "bn2", "conv3"))
 
-    def __init__(self, in_channels, width, stride, slope, shortcut, attention, inner_width):
+    def __init__(self, in_channels, width, stride, slope, shortcut, attention, inner_width=1.0):
         super().__init__()
         bias, out_channels, inner = shortcut == "3x3", width * self.expansion, max(1, round(inner_width * width))
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=bias)

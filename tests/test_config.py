@@ -151,6 +151,7 @@ class TestNetworkOptions:
             "init": "pytorch",
             "zero_init": False,
             "width": 1.0,
+            "inner_width": 1.0,
         }
         assert Config(model="alexnet", image_size=64).network_options() == {"image_size": 64}
 

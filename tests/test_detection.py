@@ -64,8 +64,9 @@ class TestGeometry:
         photograph[30:70, 60:100] = (255, 0, 0)
         expected = np.zeros((3, size, size), np.uint8)
         expected[0, size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = 255
-        assert np.array_equal(crop_face(photograph, (60, 30, 40, 40), CENTRED, size), expected)
-        assert np.array_equal(crop_face(Image.fromarray(photograph), (60, 30, 40, 40), CENTRED, size), expected)
+        for source in (photograph, Image.fromarray(photograph)):
+            face = crop_face(source, (60, 30, 40, 40), CENTRED, size)
+            assert np.array_equal(face > 127, expected > 127)  # shrinking softens the edges
 
     def test_nothing_is_distorted(self):
         """The framing is of tall boxes and this one is wide: a square in the photograph stays a square."""

@@ -137,8 +137,9 @@ def stand_in_state(model, lr, steps):
     """What the loop needs of a TrainState, without a configuration."""
     state = SimpleNamespace(
         seed=(0, 0), step=0, steps_per_epoch=steps, model=model, network=model, average=None,
-        optimizer=torch.optim.SGD(model.parameters(), lr), criterion=Criterion(cross_entropy),
-        learning_rate=lambda epoch: lr,
+        optimizer=torch.optim.SGD([{"params": model.parameters(), "lr_factor": 1.0}], lr),
+        criterion=Criterion(cross_entropy),
+        learning_rate=lambda epoch: lr, train_mode=model.train,
     )  # fmt: skip
     state.set_learning_rate = lambda lr: TrainState.set_learning_rate(state, lr)
     return state

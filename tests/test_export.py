@@ -374,7 +374,9 @@ def test_without_the_data_random_images_are_compared(small_faces, tmp_path, monk
     run_tool(monkeypatch, path)
     assert "on 20 random images: the faces are not at hand" in capsys.readouterr().out
     before = names_in(tmp_path)
-    with pytest.raises(UserError, match=r"the label directory '.*gone' does not exist .*--label-dir and --image-dir"):
+    with pytest.raises(
+        UserError, match=r"the label directory '.*gone' does not exist .*--label-dir or --label-file, and"
+    ):
         run_tool(monkeypatch, path, "--int8", "--output", tmp_path / "other")
     assert names_in(tmp_path) == before
 

@@ -24,6 +24,7 @@ def state(**settings):
 
 def test_weights_alone_decay():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    model.head = model[3]
     (every,) = parameter_groups(model, 0.1, weights_only=False)
     assert len(every["params"]) == 6
     weights, others = parameter_groups(model, 0.1, weights_only=True)
@@ -61,7 +62,7 @@ def test_the_average_has_its_horizon():
 
 
 def test_the_learning_rate_reaches_every_parameter_group():
-    cosine = state(schedule="cosine", warmup=2.0, lr=0.4, decay_weights_only=True)
+    cosine = state(schedule="cosine", warmup=2.0, lr=0.4, weight_decay=0.01, decay_weights_only=True)
     assert cosine.steps_per_epoch == 10
     cosine.set_learning_rate(cosine.learning_rate(10 / 10))  # one of ten epochs: half of the warm-up
     assert [group["lr"] for group in cosine.optimizer.param_groups] == pytest.approx([0.2, 0.2])

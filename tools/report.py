@@ -117,7 +117,8 @@ def read_faces(config, cache_dir, required):
 
 def main_command(config):
     """The command that trains such a run."""
-    return shlex.join(["python", "main.py", *as_flags({"run_dir": config.run_dir, **chosen_settings(config)})])
+    chosen = {**chosen_settings(config), "run_dir": config.run_dir}
+    return shlex.join(["python", "main.py", *as_flags(chosen)])
 
 
 if __name__ == "__main__":
