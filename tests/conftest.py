@@ -22,6 +22,15 @@ needs_real_labels = pytest.mark.skipif(not REAL_LABELS.is_dir(), reason="Adience
 needs_real_faces = pytest.mark.skipif(not REAL_FACES.is_dir(), reason="the real photographs are not here")
 
 
+# Those that take longest come first: a process takes a whole file at a time, and none should be left with a long one.
+SLOW_FILES = "scripts ablate resume report run_machine distributed compare_runs fails_closed augment pruning".split()
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}": place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))  # stable: otherwise as collected
+
+
 def row(album, image, person, age="(25, 32)", gender="f"):
     return [album, image, str(person), age, gender, "0", "0", "64", "64", "0", "0", "90"]
 
