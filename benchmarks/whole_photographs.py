@@ -49,7 +49,7 @@ class Pasted:
 
     def expected_box(self, framing):
         """Where the detector's box should be: left, top, width, height."""
-        x, y, width, height = framing
+        x, y, width, height = framing[:4]
         angle = np.deg2rad(self.degrees)
         right, down = (x - 0.5) * self.side, (y - 0.5) * self.side
         # Turned anticlockwise as PIL turns, with y downwards.
@@ -163,7 +163,7 @@ def compare_resolutions(photographs, training_paths):
         detection.LONGEST_SIDE = longest
         found, false, start = [], 0, time.perf_counter()
         for photograph, pasted in photographs:
-            boxes, _ = detect_faces(photograph)
+            boxes, _, _ = detect_faces(photograph)
             matches = match(pasted, boxes, framing)
             found += [number is not None for number in matches]
             false += len(boxes) - len(set(matches) - {None})
@@ -177,14 +177,14 @@ def measure_accuracy(photographs, predictor):
     """Print how many faces are found, and the metrics of each way to cut them."""
     model, framing = predictor.models[0], predictor.models[0].record["framing"]
     size = model.image_size
-    width, height = framing[2:]
+    width, height = framing[2:4]
     side = (width * height) ** 0.5
     bare = [0.5, 0.5, width / side, height / side]  # the square of the box's area around its centre
     half_wider = [0.5, 0.5, bare[2] / 1.5, bare[3] / 1.5]
-    ways = {"learned framing": framing, "bare box": bare, "box half as wide again": half_wider}
+    ways = {"box and points": framing, "box alone": framing[:4], "bare box": bare, "box half as wide again": half_wider}
     labels, found, false, crops = [], [], 0, {name: [] for name in ("plain crop", "true place", *ways)}
     for photograph, pasted in photographs:
-        boxes, _ = detect_faces(photograph)
+        boxes, points, _ = detect_faces(photograph)
         matches = match(pasted, boxes, framing)
         false += len(boxes) - len(set(matches) - {None})
         for face, number in zip(pasted, matches, strict=True):
@@ -194,8 +194,8 @@ def measure_accuracy(photographs, predictor):
             true = (face.x - face.side / 2, face.y - face.side / 2, face.side, face.side)
             crops["true place"].append(crop_face(photograph, true, (0.5, 0.5, 1, 1), size))
             for name, way in ways.items():
-                box = boxes[number] if number is not None else true
-                crops[name].append(crop_face(photograph, box, way, size))
+                box, at = (boxes[number], points[number]) if number is not None else (true, None)
+                crops[name].append(crop_face(photograph, box, way, size, at))
     labels, found = np.array(labels), np.array(found)
     print(f"{len(labels)} faces, {found.mean():.2%} found at an overlap of {OVERLAP}, {false} false boxes")
     print(f"framing {framing}; of the {found.sum()} found faces:")
@@ -226,9 +226,8 @@ def measure_speed(photographs, predictor, folder):
     found = timed("detect", lambda: [detect_faces(image) for image in images])
     framing, size = predictor.inputs[0]
     pairs = list(zip(images, found, strict=True))
-    cut = [[crop_face(image, box, framing, size) for box in boxes] for image, (boxes, _) in pairs]
-    timed("cut out", lambda: [crop_face(im, box, framing, size) for im, (boxes, _) in pairs for box in boxes])
-    crops = np.stack([crop for each in cut for crop in each])
+    faces = [(image, *face) for image, (boxes, points, _) in pairs for face in zip(boxes, points, strict=True)]
+    crops = timed("cut out", lambda: np.stack([crop_face(im, box, framing, size, at) for im, box, at in faces]))
     timed(f"network ({len(crops)} faces)", lambda: predictor.probabilities(predictor.models[0], crops))
     timed("decode, detect and cut out, in threads", lambda: list(map_ahead(predictor.find_faces, paths, 2)))
     timed("all, end to end", lambda: list(predictor.predict(paths)))

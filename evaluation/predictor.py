@@ -155,9 +155,11 @@ class AgePredictor:
         if not self.detect:
             return self.whole_image(photo)
         image, scale = load_photograph(photo)
-        boxes, confidences = detect_faces(image, self.threshold)
+        boxes, points, confidences = detect_faces(image, self.threshold)
         crops = {
-            (framing, size): np.stack([crop_face(image, box, framing, size) for box in boxes])
+            (framing, size): np.stack(
+                [crop_face(image, box, framing, size, at) for box, at in zip(boxes, points, strict=True)]
+            )
             for framing, size in set(self.inputs)
             if len(boxes)
         }

@@ -162,10 +162,11 @@ def find_problem_of_framing(content):
     framing = content.get("framing")
     if framing is None and "framing" not in content:
         return None
-    if not isinstance(framing, list) or len(framing) != 4 or not all(map(is_number, framing)):
-        return f"its 'framing' is {framing}; expected four numbers: centre x, centre y, width, height"
-    if not all(0 < value <= 2 for value in framing[2:]) or not all(-2 <= value <= 2 for value in framing[:2]):
-        return f"its 'framing' is {framing}; expected a centre from -2 to 2, and a width and height over 0 and up to 2"
+    if not isinstance(framing, list) or len(framing) not in (4, 14) or not all(map(is_number, framing)):
+        return f"its 'framing' is {framing}; expected 4 numbers: centre x, centre y, width, height; or 14, with points"
+    shares, places = framing[2:4], framing[:2] + framing[4:]
+    if not all(0 < value <= 2 for value in shares) or not all(-2 <= value <= 2 for value in places):
+        return f"its 'framing' is {framing}; expected places from -2 to 2, and a width and height over 0 and up to 2"
     return None
 
 

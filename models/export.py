@@ -143,7 +143,7 @@ def metadata_of(model, licence):
     values = {
         "class_names": list(model.class_names),
         "image_size": model.image_size,
-        "framing": record.get("framing"),  # where the face lies: centre x, centre y, width, height, as shares
+        "framing": record.get("framing"),  # evaluation/detection.py
         "temperature": record.get("temperature"),
         "decoder": record["decoder"],
         "fold": record["fold"],

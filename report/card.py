@@ -104,7 +104,7 @@ def describe(entry):
         "parameters": f"{parameter_count(model):,}",
         "mib": f"{size_mib(model):.2f}",
         "size": model.image_size,
-        "framing": [f"{share:.2f}" for share in record.get("framing") or []],
+        "framing": [f"{share:.2f}" for share in (record.get("framing") or [])[:4]],
         "train_faces": f"{record['train_faces']:,}",
         "train_people": f"{len(record['train_people']):,}",
         "twins": len(record["twins"]),

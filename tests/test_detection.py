@@ -1,5 +1,6 @@
 """Faces in photographs: found, and cut out as the training images are framed."""
 
+import dataclasses
 import importlib.util
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,17 @@ from PIL import Image
 from test_model_file import RECORD, make_model
 
 from evaluation import detection
-from evaluation.detection import crop_face, detect_faces, find_framing, framing_line, square_of
+from evaluation.detection import (
+    Square,
+    crop_face,
+    cut_square,
+    detect_faces,
+    find_framing,
+    framing_line,
+    square_of_box,
+    square_of_face,
+    square_of_points,
+)
 from models.checkpoint import load_model, save_model
 from models.plain import load_plain, save_plain
 from tools import add_framing
@@ -38,7 +49,7 @@ def portrait():
 @pytest.fixture(scope="module")
 def portrait_box(portrait):
     """Where the face is, by eye and within a few pixels: from the cap to the chin, from cheek to cheek."""
-    (box,), _ = detect_faces(portrait)
+    (box,), _, _ = detect_faces(portrait)
     assert box == pytest.approx([180, 120, 175, 212], abs=15)
     return box
 
@@ -48,15 +59,50 @@ class TestGeometry:
         ("box", "framing", "expected"),
         [
             # A side of sqrt(40 * 10 / 0.25) = 40 around the box's centre, (30, 25).
-            ((10, 20, 40, 10), CENTRED, (10, 5, 40)),
+            ((10, 20, 40, 10), CENTRED, Square(30, 25, 40)),
             # sqrt(400 / 0.16) = 50; the box's centre is a quarter from the left and three quarters from the top.
-            ((10, 20, 40, 10), (0.25, 0.75, 0.2, 0.8), (17.5, -12.5, 50)),
+            ((10, 20, 40, 10), (0.25, 0.75, 0.2, 0.8), Square(42.5, 12.5, 50)),
             # The face reaches beyond the image: the square is smaller than the box is high.
-            ((0, 0, 100, 144), (0.5, 0.5, 1.0, 1.44), (0, 22, 100)),
+            ((0, 0, 100, 144), (0.5, 0.5, 1.0, 1.44), Square(50, 72, 100)),
         ],
     )
     def test_the_square_puts_the_box_where_the_framing_says(self, box, framing, expected):
-        assert square_of(box, framing) == pytest.approx(expected)
+        assert dataclasses.astuple(square_of_box(box, framing)) == pytest.approx(dataclasses.astuple(expected))
+
+    def test_the_points_turn_the_square(self):
+        """A quarter turn clockwise takes right to down and down to left; by hand, with a side of 200."""
+        shares = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.5], [0.3, 0.8], [0.7, 0.8]])
+        points = np.array([[120, 60], [120, 140], [100, 100], [40, 60], [40, 140]], float)
+        assert dataclasses.astuple(square_of_points(points, shares)) == pytest.approx((100, 100, 200, 90))
+
+    def test_box_and_points_are_averaged(self):
+        """Points ask for a side of 45 around (40, 30), the box for 80 around (50, 50): 45 * 80 = 60 * 60."""
+        shares = np.array([[0.25, 0.25], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0.75, 0.75]])
+        points = [40, 30] + 45 * (shares - 0.5)
+        framing = [*CENTRED, *shares.flat]
+        found = square_of_face((30, 30, 40, 40), points, framing)
+        assert dataclasses.astuple(found) == pytest.approx((45, 40, 60, 0))
+        # Points that all but coincide say nothing.
+        found = square_of_face((30, 30, 40, 40), [40, 30] + (shares - 0.5), framing)
+        assert dataclasses.astuple(found) == pytest.approx((50, 50, 80, 0))
+
+    def test_a_square_within_a_square(self):
+        """80 pixels were cut 160 wide and turned by 90 degrees: a pixel to the right was two pixels down."""
+        inner, outer = Square(50, 40, 20, -30), Square(300, 200, 160, 90)
+        assert dataclasses.astuple(inner.within(outer, 80)) == pytest.approx((300, 220, 40, 60))
+
+    @pytest.mark.parametrize("angle", [90, -90, 180, 30])
+    @pytest.mark.parametrize("size", [100, 40])
+    def test_a_turned_square_comes_out_upright(self, angle, size):
+        """Cut out of a photograph that Pillow has turned; the square's upper left quarter is red."""
+        upright = Image.new("RGB", (300, 300), (0, 0, 90))
+        upright.paste((255, 0, 0), (100, 100, 150, 150))
+        turned = upright.rotate(-angle, Image.Resampling.BICUBIC)  # clockwise
+        face = cut_square(turned, Square(150, 150, 100, angle), size)
+        expected = np.asarray(upright.crop((100, 100, 200, 200)).resize((size, size), Image.Resampling.NEAREST))
+        wrong = (abs(face.astype(int) - expected) > 64).any(2)
+        assert wrong.mean() < 4 / size  # only along the borders of the quarter
+        assert not wrong[2 : size // 3, 2 : size // 3].any() and not wrong[2 * size // 3 :].any()
 
     @pytest.mark.parametrize("size", [80, 40, 20, 4])
     def test_a_drawn_rectangle_lies_where_the_framing_says(self, size):
@@ -95,7 +141,9 @@ class TestGeometry:
         photograph = np.zeros((200, 256, 3), np.uint8)
         photograph[..., 0], photograph[..., 1] = ramp, ramp[:200, None]
         framing = (x, y, share, share)
-        start_x, start_y, side = square_of((left, top, width, height), framing)
+        square = square_of_box((left, top, width, height), framing)
+        side = square.side
+        start_x, start_y = square.x - side / 2, square.y - side / 2
         face = crop_face(photograph, (left, top, width, height), framing, size).astype(float)
         steps = (np.arange(size) + 0.5) * side / size - 0.5
         margin = 1 + side / size  # of rounding, and of what is averaged at the borders
@@ -116,22 +164,26 @@ class TestDetector:
         two = Image.new("RGB", (640, 400), (90, 120, 90))
         two.paste(portrait.resize((128, 150)), (20, 200))
         two.paste(portrait.resize((256, 300)), (300, 50))
-        boxes, confidences = detect_faces(np.asarray(two))
+        boxes, points, confidences = detect_faces(np.asarray(two))
         rows = detectRGB(640, 400, two.tobytes())
         expected = sorted((row for row in rows if row[4] >= 70), key=lambda row: -row[2] * row[3])
         assert len(expected) == 2
         assert boxes.tolist() == [list(map(float, row[:4])) for row in expected]  # the largest first
         assert confidences.tolist() == [row[4] / 100 for row in expected]
+        for (left, top, width, height), places in zip(boxes, points, strict=True):
+            (right_eye, left_eye, nose, *mouth) = (places - [left, top]) / [width, height]
+            assert 0 < right_eye[0] < nose[0] < left_eye[0] < 1
+            assert 0 < max(right_eye[1], left_eye[1]) < nose[1] < min(mouth[0][1], mouth[1][1]) < 1
 
     def test_threads_find_the_same(self, portrait):
         images = [np.asarray(portrait.resize((160 + 8 * k, 190 + 8 * k))) for k in range(8)]
         alone = [detect_faces(image)[0].tolist() for image in images]
         with ThreadPoolExecutor(4) as pool:
-            assert [boxes.tolist() for boxes, _ in pool.map(detect_faces, images)] == alone
+            assert [boxes.tolist() for boxes, _, _ in pool.map(detect_faces, images)] == alone
 
     @pytest.mark.parametrize("scale", [0.1, 0.3, 4])
     def test_large_and_small_photographs(self, portrait, portrait_box, scale):
-        (box,), (confidence,) = detect_faces(portrait.resize((round(512 * scale), round(600 * scale))))
+        (box,), _, (confidence,) = detect_faces(portrait.resize((round(512 * scale), round(600 * scale))))
         assert box / scale == pytest.approx(portrait_box, abs=20)
         assert 0.7 <= confidence <= 1
 
@@ -141,8 +193,8 @@ class TestDetector:
             np.zeros((1, 1, 3), np.uint8),
             np.zeros((1, 5000, 3), np.uint8),
         ):
-            boxes, confidences = detect_faces(image)
-            assert (boxes.shape, confidences.shape) == ((0, 4), (0,))
+            boxes, points, confidences = detect_faces(image)
+            assert (boxes.shape, points.shape, confidences.shape) == ((0, 4), (0, 5, 2), (0,))
         assert len(detect_faces(portrait, threshold=0.99)[0]) == 0
 
     def test_without_the_package(self, monkeypatch):
@@ -160,13 +212,35 @@ class TestDetector:
         paths = sorted(REAL_FACES.glob("aligned/*/*.jpg"))[::300]
         framing, found, seen = find_framing(paths)
         assert found == seen == len(paths)
-        assert framing == pytest.approx([0.485, 0.435, 0.853, 1.04], abs=0.04)
+        assert framing[:4] == pytest.approx([0.485, 0.435, 0.853, 1.04], abs=0.04)
+        assert framing[4:8] == pytest.approx([0.28, 0.29, 0.67, 0.29], abs=0.04)  # the eyes
+
+    def test_a_turned_face_is_turned_upright(self, portrait):
+        """The portrait and its turned copies give the same crop: their distance is a fraction of that of no turning."""
+        framing, box, points = find_framing_of(portrait)
+        expected = crop_face(portrait, box, framing, 64, points).astype(float)
+        for angle in (-25, -10, 10, 25):
+            turned = portrait.rotate(angle, Image.Resampling.BICUBIC, center=(268, 226))
+            boxes, points, _ = detect_faces(turned)
+            face = crop_face(turned, boxes[0], framing, 64, points[0]).astype(float)
+            upright = crop_face(turned, boxes[0], framing, 64).astype(float)
+            assert abs(face - expected).mean() < 0.6 * abs(upright - expected).mean()
+
+
+def find_framing_of(image):
+    """The framing of a wide crop of the portrait."""
+    boxes, points, _ = detect_faces(image)
+    square = square_of_box(boxes[0], (0.5, 0.45, 0.4, 0.5))
+    relative = (points[0] - [square.x - square.side / 2, square.y - square.side / 2]) / square.side
+    return [0.5, 0.45, 0.4, 0.5, *relative.flat], boxes[0], points[0]
 
 
 def write_faces(folder, portrait, box, count, framing=(0.5, 0.45, 0.4, 0.5)):
     """Images cut from the portrait with its face at a known place, as wide crops have it."""
     folder.mkdir(parents=True)
-    left, top, side = square_of(box, framing)
+    square = square_of_box(box, framing)
+    side = square.side
+    left, top = square.x - side / 2, square.y - side / 2
     for k in range(count):
         shift = 4 * (k - count // 2)  # their median is none
         area = (left + shift, top + shift, left + shift + side, top + shift + side)
@@ -180,7 +254,7 @@ class TestFraming:
         framing, found, seen = find_framing(sorted(tmp_path.glob("faces/*")))
         width, height = portrait_box[2:]
         side = (width * height / 0.2) ** 0.5
-        assert framing == pytest.approx([0.5, 0.45, width / side, height / side], abs=0.03)
+        assert framing[:4] == pytest.approx([0.5, 0.45, width / side, height / side], abs=0.03)
         assert (found, seen) == (5, 5)
 
     def test_faces_cut_by_it_have_it(self, portrait, portrait_box, tmp_path):
@@ -188,7 +262,7 @@ class TestFraming:
         framing = (0.45, 0.5, 0.35, 0.43)
         face = crop_face(portrait, portrait_box, framing, 160)
         Image.fromarray(face.transpose(1, 2, 0)).save(tmp_path / "face.png")
-        assert find_framing([tmp_path / "face.png"])[0] == pytest.approx(framing, abs=0.05)
+        assert find_framing([tmp_path / "face.png"])[0][:4] == pytest.approx(framing, abs=0.05)
 
     def test_too_few_faces(self, tmp_path, portrait, portrait_box):
         write_faces(tmp_path / "faces", portrait, portrait_box, 2)
@@ -213,13 +287,15 @@ class TestModelFile:
     @pytest.mark.parametrize(
         ("framing", "problem"),
         [
-            ([0.5, 0.5, 0.4], "expected four numbers"),
-            ([0.5, 0.5, 0.4, float("nan")], "expected four numbers"),
-            ("centre", "expected four numbers"),
-            (None, "expected four numbers"),
+            ([0.5, 0.5, 0.4], "expected 4 numbers"),
+            ([0.5] * 13, "expected 4 numbers"),
+            ([0.5] * 13 + [9.0], "expected places from -2 to 2"),
+            ([0.5, 0.5, 0.4, float("nan")], "expected 4 numbers"),
+            ("centre", "expected 4 numbers"),
+            (None, "expected 4 numbers"),
             ([0.5, 0.5, 0.0, 0.4], "over 0 and up to 2"),
             ([0.5, 0.5, 0.4, 2.5], "over 0 and up to 2"),
-            ([9.0, 0.5, 0.4, 0.4], "a centre from -2 to 2"),
+            ([9.0, 0.5, 0.4, 0.4], "expected places from -2 to 2"),
         ],
     )
     def test_a_wrong_framing_is_refused(self, framing, problem, tmp_path):
@@ -238,7 +314,7 @@ class TestModelFile:
         assert call(add_framing, [*paths, "--image-dir", tmp_path / "faces"], monkeypatch) == 0
         assert "medians of 3 faces in 3 training images" in capsys.readouterr().out
         for path, old in zip(paths, before, strict=True):
-            assert load_model(path).record["framing"] == pytest.approx([0.5, 0.45, 0.4, 0.5], abs=0.03)
+            assert load_model(path).record["framing"][:4] == pytest.approx([0.5, 0.45, 0.4, 0.5], abs=0.03)
             new = load_plain(path)
             assert new.keys() == old.keys() | {"framing"}
             assert detection_digest(new) == detection_digest(old)

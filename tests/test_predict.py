@@ -209,7 +209,7 @@ class TestPredictor:
     def test_the_face_is_framed_as_the_model_asks(self, model, portrait):
         from evaluation.detection import crop_face, detect_faces
 
-        (box,), _ = detect_faces(portrait)
+        (box,), _, _ = detect_faces(portrait)
         (face,) = AgePredictor(model, precision="fp32")(portrait)
         crop = Image.fromarray(crop_face(portrait, box, FRAMING, 48).transpose(1, 2, 0))
         expected = expected_probabilities(model, crop, 2.0)
