@@ -3,11 +3,12 @@
     python benchmarks/mutation_test.py [--cases 10000] [--cold 500] [--jobs 2] [--seed 0]
     python benchmarks/mutation_test.py --only images:17 [--cold-only] [--seed 0]
 
-Label files, images, model files, caches and everything in a run directory are broken: bytes, cut, emptied, removed,
-replaced by a folder, a named pipe, a link to /dev/zero or another run's file; JSON and model files also in their
-content, with a right checksum. `--cases` run in this process, by calling a script's main(); `--cold` start the real
-script. Whatever the input: exit status 0 or 2 (1 only from tools.check_data), on 2 one printable line of at most 500
-characters on standard error and no file changed, bounded time and memory, and after 0 all that was good is still good.
+Label files, tables of one's own faces, images, photographs, model files, caches and everything in a run directory are
+broken: bytes, cut, emptied, removed, replaced by a folder, a named pipe, a link to /dev/zero or another run's file;
+JSON and model files also in their content, with a right checksum. `--cases` run in this process, by calling a script's
+main(); `--cold` start the real script. Whatever the input: exit status 0 or 2 (1 only from tools.check_data and
+predict.py, which report findings), on 2 one printable line of at most 500 characters on standard error and no file
+changed, bounded time and memory, and after 0 all that was good is still good.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import main as main_script
+import predict
 import test_code
 from data.adience import CANONICAL, FOLDS, HEADER
 from models.checkpoint import load_model
@@ -60,15 +62,20 @@ SETTINGS = (
     " --no-plots"
 ).split()
 DATA = ["--label-dir", "labels", "--image-dir", "aligned"]
+OWN = ["--label-file", "own.csv", "--image-dir", "aligned", "--age-groups", "0-9", "10-24", "25-47", "48+"]
 SCRIPTS = {
     "main": (main_script.main, ["main.py"]),
     "test_code": (test_code.main, ["test_code.py"]),
     "check_data": (check_data.main, ["-m", "tools.check_data"]),
     "ablate": (ablate.main, ["-m", "tools.ablate"]),
+    "predict": (predict.main, ["predict.py"]),
 }
+FINDINGS = ("check_data", "predict")  # scripts that report what they find by status 1
 KINDS = {  # kind of input: its share of the cases
-    "labels": 30,
-    "images": 36,
+    "labels": 26,
+    "own labels": 4,
+    "images": 30,
+    "photographs": 6,
     "model bytes": 12,
     "model content": 10,
     "run files": 8,
@@ -83,6 +90,7 @@ def make_home(home):
     """Faces, and what the scripts make of them.
 
     labels/, aligned/: forty faces; mixed/: the same people in pictures of all formats.
+    own.csv: the faces of aligned/ with ages in years; runs/own: fold 0 of it.
     runs/done: folds 0 and 1; runs/begun: fold 0, and a step of fold 1; runs/other: as runs/done, another seed.
     ablation/: two finished runs and their comparison.
     """
@@ -90,6 +98,7 @@ def make_home(home):
     os.chdir(home)
     make_faces(np.random.default_rng(0))
     expect_success("main", *DATA, "--run-dir", "runs/done", "--folds", "0", "1", *SETTINGS)
+    expect_success("main", *OWN, "--run-dir", "runs/own", "--folds", "0", *SETTINGS)
     expect_success("main", *DATA, "--run-dir", "runs/other", "--folds", "0", "1", "--seed", "1", *SETTINGS)
     agreed, steps = Interruption.agreed, iter(range(1, 4))
 
@@ -117,6 +126,7 @@ def make_faces(rng):
     ages = list(CANONICAL)
     formats = [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {"quality": 80})]
     Path("labels").mkdir()
+    own = ["path,age,person,gender"]
     for fold in FOLDS:
         lines = ["\t".join(HEADER)]
         for k in range(FACES_PER_FOLD):
@@ -127,7 +137,9 @@ def make_faces(rng):
                 path = Path(folder, album, f"landmark_aligned_face.{person}.{name}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(path, format=kind, **options)
+            own.append(f"{path.relative_to(folder)},{10 * k + 0.5},{person // 2},f")
         Path("labels", f"fold_{fold}_data.txt").write_text("\n".join(lines) + "\n")
+    Path("own.csv").write_text("\n".join(own) + "\n")
 
 
 def expect_success(script, *arguments):
@@ -372,6 +384,35 @@ def label_case(chance):
     return Case("main", ["--run-dir", "runs/done", "--resume"], [path], how, outputs=("cache",), run="runs/done")
 
 
+def own_label_case(chance):
+    path = Path("own.csv")
+    how = chance.choices(["bytes", "cells", "place"], [5, 4, 1])[0]
+    if how == "bytes":
+        path.write_bytes(mutate(path.read_bytes(), chance))
+    elif how == "cells":
+        break_table(path, chance)
+    else:
+        how = replace_by(path, chance, [*Path("labels").glob("fold_*"), *Path("aligned").rglob("*.jpg")])
+    reader = chance.choice(["new", "resume", "test_code"])
+    if reader == "test_code":
+        arguments = ["runs/own/fold_0.pt", "--threads", "1"]
+        return Case("test_code", arguments, [path], how, outputs=("cache",))
+    if reader == "resume":
+        return Case("main", ["--run-dir", "runs/own", "--resume"], [path], how, "", ("cache", "runs/own"), altered=True)
+    arguments = [*OWN, "--run-dir", "runs/new", "--folds", "0", *SETTINGS]
+    return Case("main", arguments, [path], how, outputs=("cache", "runs/new"))
+
+
+def photograph_case(chance):
+    """Broken photographs among good ones: a row each, and the others are predicted."""
+    chosen = chance.sample(sorted(Path("mixed").rglob("*.jpg")), 4)
+    for path in chosen[1:]:
+        path.write_bytes(mutate(path.read_bytes(), chance))
+    how = replace_by(chosen[0], chance, [*Path("labels").glob("*"), *Path("runs/done").glob("*.pt")])
+    arguments = ["runs/done/fold_0.pt", "mixed", "--no-detect", "--csv", "out.csv", "--threads", "1"]
+    return Case("predict", arguments, chosen, how, outputs=("out.csv",))
+
+
 def image_case(chance):
     """Several images, each of which is reported by itself; now and then one that a cache is built of."""
     pictures = sorted(Path("mixed").rglob("*.jpg"))
@@ -481,7 +522,9 @@ def cache_case(chance):
 
 CASES = {
     "labels": label_case,
+    "own labels": own_label_case,
     "images": image_case,
+    "photographs": photograph_case,
     "model bytes": lambda chance: model_case(chance, break_bytes),
     "model content": lambda chance: model_case(chance, break_content),
     "run files": run_file_case,
@@ -604,7 +647,7 @@ def restore(good):
 def judge(case, good, before, after, result, cold):
     """What breaks the contract, as a list of texts."""
     status, output, errors, memory = result
-    allowed = (0, 1, 2) if case.script == "check_data" else (0, 2)
+    allowed = (0, 1, 2) if case.script in FINDINGS else (0, 2)
     if status not in allowed:
         yield f"status {status}: {errors[-300:]!r}"
     if "a mistake in this program" in errors or "Traceback" in errors:
@@ -623,7 +666,9 @@ def judge(case, good, before, after, result, cold):
 
 
 def judge_files(case, status, good, before, after):
-    outputs = case.outputs if status == 0 else tuple(p for p in case.outputs if p == "cache")  # also made for a refusal
+    outputs = (
+        case.outputs if status in (0, 1) else tuple(p for p in case.outputs if p == "cache")
+    )  # also made for a refusal
     broken = [str(path) for path in case.broken]
     for path in sorted(before.keys() | after.keys()):
         same = before.get(path) == after.get(path)
