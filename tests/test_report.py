@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -411,8 +410,9 @@ def test_saliency_of_every_mistake(tmp_path):
     assert all(s for s, r in zip(same, right, strict=True) if r) and not all(same)
 
 
-def test_twenty_thousand_mistakes_fit(tmp_path):
-    count = 20_000
+def test_many_mistakes_fit(tmp_path):
+    """A quarter of 20,000, in a quarter of the budget; benchmarks/RESULTS.md has all of them."""
+    count, budget = 5_000, page.BUDGET // 4
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 7, count)
     probabilities = rng.dirichlet(np.full(8, 0.3), count)
@@ -426,10 +426,8 @@ def test_twenty_thousand_mistakes_fit(tmp_path):
     Image.fromarray(pixels).save(first, quality=80)
     for path in answers.predictions.faces.table.path:
         os.link(first, tmp_path / "i" / path)
-    start = time.perf_counter()
-    result = write_report(tmp_path / "report.html", Study("", [answers]))
-    print(f"{time.perf_counter() - start:.0f} s, {result}")
-    assert result["bytes"] == (tmp_path / "report.html").stat().st_size <= page.BUDGET
+    result = write_report(tmp_path / "report.html", Study("", [answers]), budget=budget)
+    assert result["bytes"] == (tmp_path / "report.html").stat().st_size <= budget
     assert result["mistakes"] == result["shown"] == count and result["side"] >= 40
 
 
