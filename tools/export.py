@@ -37,10 +37,15 @@ def read_command_line():
     parser.add_argument("--int8", action="store_true", help="also write an 8-bit form, calibrated on training faces")
     add_options(parser, [FIELDS[name] for name in SETTINGS], default_text="from the model file")
     options = parser.parse_args()
+    require_packages("tools.export")
+    return options
+
+
+def require_packages(script):
+    """Raises UserError, which says how to install them, where a package of the extra is missing."""
     if any(importlib.util.find_spec(name) is None for name in PACKAGES):
         needed = " and ".join([", ".join(PACKAGES[:-1]), PACKAGES[-1]])
-        raise UserError(f"tools.export needs the packages {needed}: python -m pip install -r requirements-export.txt")
-    return options
+        raise UserError(f"{script} needs the packages {needed}: python -m pip install -r requirements-export.txt")
 
 
 def check_arguments():
@@ -70,11 +75,13 @@ from models.export import is_export, metadata_of, open_session, to_int8, to_onnx
 from models.network import Network, size_mib
 from report.card import CardEntry, is_card, write_card
 from report.study import with_faces
+from utils.device import Compute
 from utils.files import atomic_write, check_output
 from utils.foreign import MIB
 
 TERMS = "Those of the data that it was trained on, which also bind the use of the model."
 ADIENCE_TERMS = "Trained on Adience, which is for research only."
+FP32 = Compute(torch.device("cpu"), "fp32")
 
 
 @dataclass
@@ -175,33 +182,51 @@ def check_outputs(jobs):
 
 def export(job):
     """Write the ONNX files of a model and print what they are worth. Raises UserError."""
-    proto = to_onnx(job.model, metadata_of(job.model, job.licence))
-    contents, images, what = {"onnx": proto.SerializeToString()}, *parity_images(job)
-    sessions = {"onnx": open_session(contents["onnx"])}
-    expected = torch_probabilities(job.model, images)
-    answers = {"onnx": run(sessions["onnx"], images)}
-    difference = check_parity(job.path, answers["onnx"], expected, what)
-    print(f"\n{printable(job.path)}: ONNX and PyTorch differ by at most {difference:.1e} in a probability, on {what}")
-    if "int8" in job.outputs:
-        batches = calibration_batches(job)
-        contents["int8"] = to_int8(proto, batches).SerializeToString()
-        sessions["int8"] = open_session(contents["int8"])
-        answers["int8"] = run(sessions["int8"], images)
-        print(f"calibrated on {sum(map(len, batches)):,} training faces")
+    images, what = parity_images(job)
+    contents, answers = convert(job, images, what)
     for name, content in contents.items():
         with atomic_write(job.outputs[name], len(content) / MIB) as unfinished:
             unfinished.write_bytes(content)
         print(f"wrote {printable(job.outputs[name])}")
     job.results = {name: {"mib": len(content) / MIB} for name, content in contents.items()}
     job.results = {"torch": {"mib": size_mib(job.model)}, **job.results}
+    expected = answers.pop("torch")
     for name, probabilities in answers.items():
         job.results[name]["agreement"] = float((probabilities.argmax(1) == expected.argmax(1)).mean())
+    sessions = {name: open_session(content) for name, content in contents.items()}
     for name, speed in measure_speed(job.model, sessions, images).items():
         job.results[name] |= speed
     if "int8" in sessions and len(job.test):
         job.results["torch"] |= job.model.record["metrics"]
         job.results["int8"] |= evaluate_session(job, sessions["int8"])
     print(results_table(job.results))
+
+
+def convert(job, images, what):
+    """Convert a model, compare its answers with PyTorch's, and print how far they are apart.
+
+    Args:
+        job: the Job; where its outputs have an "int8", the 8-bit form is made too.
+        images: uint8 (N, 3, S, S), to compare the answers on.
+        what: these images, in words.
+
+    Returns:
+        ({form: content of its ONNX file}, {form: probabilities (N, K)}); the latter with PyTorch's, "torch".
+
+    Raises:
+        UserError: the network cannot be exported, or the answers differ too much.
+    """
+    proto = to_onnx(job.model, metadata_of(job.model, job.licence))
+    contents = {"onnx": proto.SerializeToString()}
+    answers = {"torch": torch_probabilities(job.model, images), "onnx": run(open_session(contents["onnx"]), images)}
+    difference = check_parity(job.path, answers["onnx"], answers["torch"], what)
+    print(f"\n{printable(job.path)}: ONNX and PyTorch differ by at most {difference:.1e} in a probability, on {what}")
+    if "int8" in job.outputs:
+        batches = calibration_batches(job)
+        contents["int8"] = to_int8(proto, batches).SerializeToString()
+        answers["int8"] = run(open_session(contents["int8"]), images)
+        print(f"calibrated on {sum(map(len, batches)):,} training faces")
+    return contents, answers
 
 
 def check_parity(path, found, expected, what):
@@ -256,9 +281,10 @@ def batches(images):
 
 
 @torch.inference_mode()
-def torch_probabilities(model, images):
+def torch_probabilities(model, images, compute=FP32):
     """The probabilities (N, K) as evaluation computes them."""
-    parts = [model.probabilities(network_input(model, part)) for part in batches(images)]
+    with compute.autocast():
+        parts = [model.probabilities(network_input(model, part)) for part in batches(images)]
     probabilities, temperature = torch.cat(parts).numpy(), model.record.get("temperature")
     return probabilities if temperature is None else apply_temperature(probabilities, temperature)
 

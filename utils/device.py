@@ -52,16 +52,21 @@ def choose_compilation(name, device):
     return name == "on" or (name == "auto" and device.type == "cuda" and bool(compiler) and not old)
 
 
+def has_bf16():
+    """Whether this CPU has bf16 instructions; others emulate them, and a single product can then take minutes."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 @functools.cache
 def bf16_is_faster(size=1024, repeats=9):
     """Whether this CPU multiplies bf16 matrices clearly faster than fp32 ones.
 
     Measured, in 0.1 s, because processors with the same AVX512-bf16 instructions differ (benchmarks/RESULTS.md: 2.7
-    times as fast on one, 0.6 times on another). Processors without them or AMX only emulate bf16. The two precisions
-    alternate and the median ratio of neighbours decides, so that other work on the machine slows both alike.
+    times as fast on one, 0.6 times on another). The two precisions alternate and the median ratio of neighbours
+    decides, so that other work on the machine slows both alike.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    if not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
+    if not has_bf16():
         return False
     pairs = [torch.ones(size, size, dtype=kind) for kind in (torch.float32, torch.bfloat16)]
     ratios = []
