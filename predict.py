@@ -19,9 +19,6 @@ from utils.options import Parser, add_options
 
 MODEL_SUFFIX = ".pt"
 MACHINE = "device precision threads".split()
-NOTICE = """A predicted age group says how old a face looks to a network, not how old a person is: for any one person it
-is uncertain, and it is worse for groups that are rare in the training data and for pictures unlike them. Do not base
-decisions about people on it. A model carries the licence terms of the data that it was trained on."""
 
 
 def read_command_line():
@@ -84,7 +81,7 @@ def check_arguments():
 # None of these imports torch.
 from data.photographs import find_photographs
 from evaluation.detection import require_detector
-from report.photographs import check_drawings, csv_writer, drawing_writer, is_csv, is_json, json_writer
+from report.photographs import NOTICE, check_drawings, csv_writer, drawing_writer, is_csv, is_json, json_writer
 
 if __name__ == "__main__":
     run_script(check_arguments)  # before torch is imported, which takes seconds: --help and typing errors do not wait

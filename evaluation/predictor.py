@@ -15,6 +15,7 @@ from data.photographs import load_photograph, upright_size
 from evaluation.calibration import apply_temperature
 from evaluation.decode import DECODERS
 from evaluation.detection import THRESHOLD, USUAL_FRAMING, crop_face, detect_faces, require_detector
+from evaluation.saliency import grad_cam, upscale
 from models.checkpoint import load_model
 from utils.device import Compute, cpu_threads
 from utils.errors import UserError
@@ -125,6 +126,27 @@ class AgePredictor:
         """
         return self.classify([self.find_faces(photo)])[0]
 
+    def explain(self, photo):
+        """The faces of one photograph, with the parts of each that speak for its group.
+
+        Args:
+            photo: as for a call.
+
+        Returns:
+            A list of (face, crop, saliency), the largest face first: a Face; what the first model saw of it, uint8
+            (3, S, S); and Grad-CAM of that model for the face's group, float32 (S, S) from 0 to 1.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        candidates = self.find_faces(photo)
+        (faces,) = self.classify([candidates])
+        if not faces:
+            return []
+        crops = candidates.crops[self.inputs[0]]
+        classes = [self.class_names.index(face.group) for face in faces]
+        return list(zip(faces, crops, self.saliency(crops, classes), strict=True))
+
     def predict(self, paths):
         """Yield a Photograph for each path, in their order; one that cannot be read says why.
 
@@ -209,15 +231,28 @@ class AgePredictor:
     def probabilities(self, model, crops):
         """Class probabilities float32 (N, K) of faces uint8 (N, 3, S, S), before any temperature. Raises UserError."""
         parts = []
-        batch = min(self.batch_size, max(1, PIXELS_PER_BATCH // model.image_size**2))
-        for images in torch.from_numpy(crops).split(batch):
-            images = to_network_input(images.to(self.compute.device), model.mean, model.std)
+        for images in self.batches(model, crops):
             with self.compute.autocast():
                 parts.append(model.probabilities(images).float().cpu())
         probabilities = torch.cat(parts)
         if not probabilities.isfinite().all():
             raise UserError("the probabilities are not finite numbers: the training of this model diverged")
         return probabilities.numpy()
+
+    def saliency(self, crops, classes):
+        """Grad-CAM of the first model, float32 (N, S, S) from 0 to 1, for faces uint8 (N, 3, S, S) and a class each."""
+        model, parts, start = self.models[0], [], 0
+        for images in self.batches(model, crops):
+            maps = grad_cam(model, images, classes[start : start + len(images)])
+            parts.append(upscale(maps.float(), model.image_size).cpu())
+            start += len(images)
+        return torch.cat(parts).numpy()
+
+    def batches(self, model, crops):
+        """Yield the inputs of a network, float (B, 3, S, S) on its device, for faces uint8 (N, 3, S, S)."""
+        size = min(self.batch_size, max(1, PIXELS_PER_BATCH // model.image_size**2))
+        for images in torch.from_numpy(crops).split(size):
+            yield to_network_input(images.to(self.compute.device), model.mean, model.std)
 
 
 def load_models(paths):

@@ -19,6 +19,9 @@ MANIFEST, MANIFEST_COLUMNS = "drawn.csv", ["file", "photo"]
 DRAWN_NAME = re.compile(r"\d{6}_[A-Za-z0-9._-]+\.jpg")
 FILE_LIMIT = 2**40  # MiB of an earlier output, of which the first lines are read
 COLOUR, TEXT_COLOUR = "#ffd400", "#000000"
+NOTICE = """A predicted age group says how old a face looks to a network, not how old a person is: for any one person it
+is uncertain, and it is worse for groups that are rare in the training data and for pictures unlike them. Do not base
+decisions about people on it. A model carries the licence terms of the data that it was trained on."""
 
 
 def rows_of(photograph, class_names):
@@ -164,16 +167,24 @@ def safe(text):
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[-80:] or "_"
 
 
-def draw_faces(photograph):
-    """A copy of a photograph with the boxes of its faces and their groups, a PIL image. Raises UserError."""
+def draw_faces(photograph, numbered=False):
+    """A copy of a photograph with the boxes of its faces and their groups, a PIL image.
+
+    Args:
+        photograph: a Photograph.
+        numbered: whether the number of each face, from 1, stands before its group.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     image, scale = load_photograph(photograph.path)
     draw = ImageDraw.Draw(image)
     longest = max(image.size)
     font, line = ImageFont.load_default(max(12, longest // 45)), max(2, longest // 300)
-    for face in photograph.faces:
+    for number, face in enumerate(photograph.faces, 1):
         left, top, width, height = (pixels / scale for pixels in face.box)
         draw.rectangle((left, top, left + width, top + height), outline=COLOUR, width=line)
-        text = f"{face.group}  {face.confidence:.0%}"
+        text = (f"{number}:  " if numbered else "") + f"{face.group}  {face.confidence:.0%}"
         x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
         wide, high = x1 - x0 + 4 * line, y1 - y0 + 4 * line
         x = min(max(left, 0), max(image.width - wide, 0))
