@@ -70,7 +70,7 @@ class TestExplain:
     def test_crop_and_saliency(self, predictor, portrait):
         ((face, crop, saliency),) = predictor.explain(portrait)
         assert [face] == predictor(portrait)
-        (box,), _ = detect_faces(portrait)
+        (box,), _, _ = detect_faces(portrait)
         assert (crop == crop_face(portrait, box, FRAMING, 48)).all()
         (model,) = predictor.models
         inputs = to_network_input(torch.from_numpy(crop[None]), model.mean, model.std)

@@ -4,6 +4,8 @@
 """
 
 import atexit
+import contextlib
+import datetime
 import os
 from dataclasses import dataclass
 
@@ -12,6 +14,8 @@ import torch.distributed as dist
 from torch import nn
 
 from utils.errors import UserError
+
+PATIENCE = datetime.timedelta(seconds=5)  # with the other processes, at the end
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Distributed:
             )
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-            atexit.register(dist.destroy_process_group)
+            atexit.register(leave)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -93,3 +97,14 @@ class Distributed:
 
 
 SINGLE_PROCESS = Distributed()
+
+
+def leave():
+    """Leave the process group at the end of a process.
+
+    All at once: gloo aborts a process whose connections the others close while it still works on its last answer. But
+    where another process has failed, there is nobody to wait for.
+    """
+    with contextlib.suppress(RuntimeError, ValueError):  # somebody is late; or the group has no gloo
+        dist.monitored_barrier(timeout=PATIENCE)
+    dist.destroy_process_group()
