@@ -131,13 +131,14 @@ def make_faces(rng):
         lines = ["\t".join(HEADER)]
         for k in range(FACES_PER_FOLD):
             album, name, person = f"album{fold}", f"{k}.jpg", 100 * fold + k
+            face = f"{album}/landmark_aligned_face.{person}.{name}"
             lines.append("\t".join([album, name, str(person), ages[k], "f", *"0 0 64 64 0 0 90".split()]))
             picture = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).resize((64, 64))
             for folder, (kind, options) in (("aligned", formats[0]), ("mixed", formats[k % 4])):
-                path = Path(folder, album, f"landmark_aligned_face.{person}.{name}")
+                path = Path(folder, face)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(path, format=kind, **options)
-            own.append(f"{path.relative_to(folder)},{10 * k + 0.5},{person // 2},f")
+            own.append(f"{face},{10 * k + 0.5},{person // 2},f")
         Path("labels", f"fold_{fold}_data.txt").write_text("\n".join(lines) + "\n")
     Path("own.csv").write_text("\n".join(own) + "\n")
 
@@ -365,8 +366,8 @@ class Case:
     problems: list = field(default_factory=list)
 
 
-def label_case(chance):
-    path = Path(f"labels/fold_{chance.choice(FOLDS)}_data.txt")
+def break_labels(path, chance):
+    """Break a table of labels; returns how, in words."""
     how = chance.choices(["bytes", "cells", "place"], [6, 3, 1])[0]
     if how == "bytes":
         path.write_bytes(mutate(path.read_bytes(), chance))
@@ -374,6 +375,12 @@ def label_case(chance):
         break_table(path, chance)
     else:
         how = replace_by(path, chance, [*Path("labels").glob("fold_*"), *Path("aligned").rglob("*.jpg")])
+    return how
+
+
+def label_case(chance):
+    path = Path(f"labels/fold_{chance.choice(FOLDS)}_data.txt")
+    how = break_labels(path, chance)
     reader = chance.choices(["labels", "images", "test_code", "main"], [14, 3, 2, 1])[0]
     if reader in ("labels", "images"):
         images = ["--labels-only"] if reader == "labels" else ["--image-dir", "aligned"]
@@ -386,13 +393,7 @@ def label_case(chance):
 
 def own_label_case(chance):
     path = Path("own.csv")
-    how = chance.choices(["bytes", "cells", "place"], [5, 4, 1])[0]
-    if how == "bytes":
-        path.write_bytes(mutate(path.read_bytes(), chance))
-    elif how == "cells":
-        break_table(path, chance)
-    else:
-        how = replace_by(path, chance, [*Path("labels").glob("fold_*"), *Path("aligned").rglob("*.jpg")])
+    how = break_labels(path, chance)
     reader = chance.choice(["new", "resume", "test_code"])
     if reader == "test_code":
         arguments = ["runs/own/fold_0.pt", "--threads", "1"]

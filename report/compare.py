@@ -15,7 +15,7 @@ from evaluation.metrics import METRICS, Metric
 from evaluation.paired import mcnemar, paired_differences
 from evaluation.predictions import Predictions
 from report.content import cell, percent, scores
-from report.gallery import make_thumbnails
+from report.gallery import data_url, make_thumbnails
 from report.page import BUDGET, TEMPLATES, digest, starts_with, template
 from utils.cli import printable
 from utils.files import check_output, write_text
@@ -187,7 +187,7 @@ def data_urls(paths, image_dir):
     made = make_thumbnails(files, BUDGET)
     header = base64.b64decode(made["header"])
     return {
-        path: "data:image/jpeg;base64," + base64.b64encode(header + base64.b64decode(scan)).decode()
+        path: data_url(header + base64.b64decode(scan))
         for path, scan in zip(paths, made["scans"], strict=False)  # fewer where they do not fit
         if scan is not None
     }

@@ -3,7 +3,6 @@
 Pictures are part of the text, as data URLs, so that no picture of a face is written to a disk.
 """
 
-import base64
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from evaluation.predictor import Photograph, without_path
+from report.gallery import data_url
 from report.page import TEMPLATES, template
 from report.photographs import draw_faces
 from utils.errors import UserError
@@ -86,7 +86,7 @@ def results_html(explained, models=1):
         explained: of `explain_photograph`.
         models: how many are fused; the saliency is that of the first one.
     """
-    return template("demo.html").render(photograph=explained, models=models, picture=data_url)
+    return template("demo.html").render(photograph=explained, models=models, picture=picture)
 
 
 def style():
@@ -94,8 +94,8 @@ def style():
     return (TEMPLATES / "demo.css").read_text(encoding="utf-8")
 
 
-def data_url(image):
-    """A PIL image as the text that a page can hold."""
+def picture(image):
+    """A PIL image as the address of a picture that the page holds itself."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_url(file.getvalue())

@@ -152,6 +152,11 @@ def to_text(content):
     return base64.b64encode(content).decode()
 
 
+def data_url(jpeg):
+    """The bytes of a JPEG as the address of a picture that a page holds itself."""
+    return "data:image/jpeg;base64," + to_text(jpeg)
+
+
 def photographs(study, table):
     """The path of each shown answer's photograph, None where the folder is not known."""
     folders = [Path(answers.image_dir) if answers.image_dir else None for answers in study.answers]
@@ -242,7 +247,7 @@ def embedded_map(mean):
     return {
         "name": mean["name"],
         "faces": f"{mean['count']:,}",
-        "picture": "data:image/jpeg;base64," + to_text(to_jpeg(mean["face"], min(mean["face"].shape[-1], 160))),
+        "picture": data_url(to_jpeg(mean["face"], min(mean["face"].shape[-1], 160))),
         "map": to_text((255 * mean["map"]).round().astype(np.uint8).tobytes()),
         "grid": f"{height},{width}",
     }
