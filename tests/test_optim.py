@@ -35,11 +35,11 @@ def test_weights_alone_decay():
 
 def test_class_weights_by_hand():
     # Two classes in four faces: 4 / (2 * 3) and 4 / (2 * 1); one per face on average.
-    weights = class_weights(LABELS, 2)
+    weights = class_weights(LABELS, ("young", "old"))
     assert weights.tolist() == pytest.approx([2 / 3, 2])
     assert weights[LABELS].mean().item() == pytest.approx(1)
-    with pytest.raises(UserError, match="no training face has the class number 2"):
-        class_weights(LABELS, 3)
+    with pytest.raises(UserError, match=r"no training face is labelled .60\+., so"):
+        class_weights(LABELS, ("young", "old", "60+"))
 
 
 def test_balance_is_by_sampling_or_by_loss():

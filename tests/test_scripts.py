@@ -589,7 +589,8 @@ class TestBadInput:
         places = write_labels(tmp_path / "labels", rows), write_images(tmp_path / "aligned", rows)
         arguments = [*paths(places, tmp_path), "--run-dir", tmp_path / "run", "--batch-size", 8]
         assert call(main, [*arguments, "--balance", "loss"], monkeypatch) == 2
-        assert "--balance: no training face has the class" in capsys.readouterr().err
+        wanted = "--balance: no training face is labelled '8-13', so the classes cannot be balanced"
+        assert wanted in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
 
     def test_a_run_with_one_answer_is_said(self, tmp_path, monkeypatch, capsys):

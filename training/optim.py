@@ -46,8 +46,8 @@ class TrainState:
             learning_rate,
             **{name: getattr(config, name) for name in ("lr", "epochs", "schedule", "warmup", "lr_steps", "lr_gamma")},
         )
-        labels, num_classes = torch.tensor(faces.labels), len(faces.class_names)
-        weights = class_weights(labels, num_classes).to(compute.device) if config.balance == "loss" else None
+        labels, names = torch.tensor(faces.labels), faces.class_names
+        weights = class_weights(labels, names).to(compute.device) if config.balance == "loss" else None
         models = teacher_models(config.teacher, fold, faces)
         teacher = Teacher(models, compute) if models else None
         self.teachers = teacher.digests if teacher else []
@@ -55,7 +55,7 @@ class TrainState:
         self.criterion = losses.Criterion(
             loss, weights, teacher, config.teacher_weight, self.model.head, config.teacher_temperature
         )
-        self.sampling = class_weights(labels, num_classes)[labels] if config.balance == "sampling" else None
+        self.sampling = class_weights(labels, names)[labels] if config.balance == "sampling" else None
         self.average = None
         if config.averaging:
             decay = 1 - 1 / max(1.0, config.averaging * self.steps_per_epoch * config.epochs)
@@ -142,7 +142,7 @@ def check_training_sets(config, faces, world_size):
         steps_per_epoch(train, config.batch_size, world_size)
         teacher_models(config.teacher, fold, train)
         if config.balance != "none":
-            class_weights(torch.tensor(train.labels), len(faces.class_names))
+            class_weights(torch.tensor(train.labels), faces.class_names)
         if config.decode == "val" and not len(val):
             raise UserError(f"--decode val: --val-fraction {config.val_fraction} leaves no album to choose on")
 
@@ -218,9 +218,10 @@ def parameter_groups(model, weight_decay, weights_only, head_lr_factor=1.0):
     ]
 
 
-def class_weights(labels, num_classes):
+def class_weights(labels, class_names):
     """(K,): inversely proportional to each class's frequency, 1 on average over the faces."""
-    counts = torch.bincount(labels, minlength=num_classes)
-    if (empty := torch.nonzero(counts == 0)).numel():
-        raise UserError(f"--balance: no training face has the class number {int(empty[0])}, so it cannot be balanced")
-    return len(labels) / (counts * num_classes)
+    counts = torch.bincount(labels, minlength=len(class_names))
+    for name, count in zip(class_names, counts.tolist(), strict=True):
+        if not count:
+            raise UserError(f"--balance: no training face is labelled '{name}', so the classes cannot be balanced")
+    return len(labels) / (counts * len(class_names))
