@@ -9,27 +9,66 @@ The model file says which network, fold, label policy and image size it was trai
 import dataclasses
 import shlex
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cli import printable, python_command, run_script, start_script
+import pandas as pd
+import torch
 
-if __name__ == "__main__":
-    start_script()  # before the imports below, which take a while
-
+from data import load_data, open_cache
+from data.dataset import FaceDataset
 from evaluation.decode import DECODERS
+from evaluation.evaluate import evaluate, measure_latency
+from evaluation.evaluation import Evaluation
+from evaluation.fusion import fuse
+from evaluation.leaks import refuse_training_people, refuse_training_pictures
 from evaluation.metrics import METRICS
-from training.config import FIELDS
+from evaluation.subgroups import check_columns
+from evaluation.views import VIEWS, enlarged_size, ten_crop_probabilities
+from models.checkpoint import load_model
+from models.network import parameter_count, size_mib
+from report import data, errors, page, tables
+from training.config import FIELDS, recorded_config
+from training.results import class_results
+from utils.cli import printable, python_command, run_script
+from utils.device import Runtime, keep_large_buffers
 from utils.errors import UserError
-from utils.files import check_output
-from utils.foreign import read_json
+from utils.files import check_output, write_json
 from utils.options import Parser, add_options, default_of
+from utils.reading import read_json
+from utils.serialization import digest
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic"}
 SETTINGS = "label_dir label_file image_dir allow_missing batch_size".split()
 MACHINE = "device precision threads".split()
 PAGE = "index.html"  # in --error-dir
 PIXELS_PER_BATCH = 512 * 224**2  # the most that a model file may ask for; --batch-size may ask for more
+
+
+def main():
+    options = read_command_line()
+    if options.show_errors:
+        errors.check_error_folder(options.error_dir)
+        page.check_report(Path(options.error_dir) / PAGE)
+    keep_large_buffers()
+    # Every model file, folder and fold is checked before the first model is evaluated.
+    prepared = [prepare(path, options) for path in options.models]
+    refuse_repeats(prepared)
+    groups = fusion_groups(prepared, options.fuse)
+    runtime = Runtime.setup(**{name: getattr(options, name) for name in MACHINE if name in options})
+    evaluations, views, reports = zip(*(run_model(*pair, options, runtime) for pair in prepared), strict=True)
+    if len(evaluations) > 1:
+        print(f"\n{tables.models_table(reports)}")
+    fusions = [fuse_group([evaluations[k] for k in group], [views[k] for k in group]) for group in groups]
+    fusions = [fusion for fusion in fusions if fusion]
+    for fusion in fusions:
+        print_fusion(fusion)
+    shown = data.models_data(evaluations, f"{python_command()} {shlex.join(sys.argv)}")
+    if options.by:
+        print(f"\n{tables.subgroups_table(data.subgroup_table(shown, options.by))}")
+    if options.show_errors:
+        show_errors(options.error_dir, evaluations, shown)
+    if options.json:
+        write_json(options.json, [*reports, *({"fusion": fusion} for fusion in fusions)])
 
 
 def read_command_line():
@@ -48,13 +87,12 @@ def read_command_line():
     parser.add_argument("--error-dir", default="error", metavar="DIR", help="folder for them (default: error)")
     parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
     fusion = parser.add_argument_group("fusion (models of the same fold are always fused)")
-    fusion.add_argument("--views", nargs="*", choices=("flip",), default=[], help="views of each face to fuse")
+    fusion.add_argument("--views", nargs="*", choices=tuple(VIEWS), default=[], help="views of each face to fuse")
     fusion.add_argument("--crops", type=int, choices=(1, 10), default=1, help="crops of each face to fuse")
-    fusion.add_argument("--second-image-dir", metavar="DIR", help="folder of other images of the same faces to fuse")
     fusion.add_argument("--fuse", action="store_true", help="fail unless all models can be fused")
-    data = parser.add_argument_group("data and machine")
-    add_options(data, [FIELDS[name] for name in SETTINGS], default_text="from the model file")
-    add_options(data, [FIELDS[name] for name in ("cache_dir", *MACHINE)])
+    source = parser.add_argument_group("data and machine")
+    add_options(source, [FIELDS[name] for name in SETTINGS], default_text="from the model file")
+    add_options(source, [FIELDS[name] for name in ("cache_dir", *MACHINE)])
     parser.set_defaults(cache_dir=default_of(FIELDS["cache_dir"]))
     options = parser.parse_args()
     if options.json is not None:
@@ -67,152 +105,51 @@ def is_report(path):
     return all(isinstance(report, dict) and report.keys() & {"model", "fusion"} for report in reports)
 
 
-def check_arguments():
-    read_command_line()
-
-
-if __name__ == "__main__":
-    run_script(check_arguments)  # before torch is imported, which takes seconds: --help and typing errors do not wait
-
-import numpy as np
-import pandas as pd
-import torch
-
-from data import Faces, load_data, open_cache
-from data.dataset import FaceDataset
-from data.duplicates import signatures_of
-from evaluation.calibration import calibration_results
-from evaluation.evaluate import evaluate, measure_latency
-from evaluation.fusion import fuse
-from evaluation.leaks import refuse_training_people, refuse_training_pictures
-from evaluation.predictions import Predictions
-from evaluation.subgroups import check_columns
-from evaluation.views import VIEWS, enlarged_size, second_paths, ten_crop_probabilities
-from models.checkpoint import load_model
-from models.network import Network, parameter_count, size_mib
-from models.plain import digest
-from report.content import subgroup_table
-from report.errors import check_error_folder, find_errors, rank, write_errors
-from report.page import check_report, write_report
-from report.study import Answers, study_of_models
-from report.tables import (
-    calibration_line,
-    confusion_table,
-    constant_line,
-    models_table,
-    per_class_table,
-    subgroups_table,
-    warnings_of,
-)
-from training.config import Config, recorded_config
-from training.results import class_results
-from utils.device import Compute, keep_large_buffers
-from utils.files import write_json
-
-
-@dataclass
-class Task:
-    """A model and the faces to evaluate it on."""
-
-    path: str
-    model: Network
-    config: Config
-    split: str  # in words
-    faces: Faces
-    twins: np.ndarray  # (N,) which of the faces show a picture that the model was trained on
-    all_paths: pd.Series  # of the whole data set, which the cache holds
-    images: np.ndarray  # the cache
-    second_paths: pd.Series | None  # of the same faces in --second-image-dir
-
-    @property
-    def temperature(self):
-        """That of the model file, which was fitted on faces of other folds; so that it says nothing of these."""
-        return None if self.split.startswith("the validation set") else self.model.record.get("temperature")
-
-
-@dataclass
-class EvaluatedModel:
-    """A model's report and Predictions, and the probabilities (N, K) of each view."""
-
-    report: dict
-    predictions: Predictions
-    views: dict
-
-
-def main():
-    options = read_command_line()
-    if options.show_errors:
-        check_error_folder(options.error_dir)
-        check_report(Path(options.error_dir) / PAGE)
-    keep_large_buffers()
-    # Every model file, folder and fold is checked before the first model is evaluated.
-    tasks = [prepare(path, options) for path in options.models]
-    refuse_repeats(tasks)
-    groups = fusion_groups(tasks, options.fuse)
-    machine = {name: getattr(options, name) for name in MACHINE if name in options}
-    compute = Compute.choose(**machine)
-    evaluated = [evaluate_model(task, options, compute) for task in tasks]
-    reports = [one.report for one in evaluated]
-    if len(evaluated) > 1:
-        print(f"\n{models_table(reports)}")
-    fusions = [fuse_group([evaluated[k] for k in group]) for group in groups]
-    fusions = [fusion for fusion in fusions if fusion]
-    for fusion in fusions:
-        print_fusion(fusion)
-    if options.by or options.show_errors:
-        command = f"{python_command()} {shlex.join(sys.argv)}"
-        study = study_of_models(list(map(make_answers, tasks, evaluated)), command)
-    if options.by:
-        print(f"\n{subgroups_table(subgroup_table(study, options.by))}")
-    if options.show_errors:
-        show_errors(options.error_dir, tasks, evaluated, study)
-    if options.json:
-        write_json(options.json, reports + [{"fusion": fusion} for fusion in fusions])
-
-
-def make_answers(task, one):
-    """What a page and a table of subgroups are made from."""
-    return Answers(task.path, one.predictions, task.model, task.images, task.config.image_dir, task.temperature)
-
-
-def show_errors(folder, tasks, evaluated, study):
-    """Write the misclassified images, their list and a page that shows them. Raises UserError."""
-    found = [find_errors(one.predictions, task.images) for one, task in zip(evaluated, tasks, strict=True)]
-    errors = rank(pd.concat(found))
-    write_errors(folder, errors, tasks[0].model.class_names)
-    write_report(Path(folder) / PAGE, study)
-    print(f"\nwrote {len(errors):,} misclassified images and errors.csv to {printable(folder)}/; see {PAGE} there")
-
-
 def prepare(path, options):
-    """Load a model and choose its faces. Raises UserError."""
+    """Load a model and choose its faces.
+
+    Returns:
+        (Evaluation without probabilities, Config).
+
+    Raises:
+        UserError: the model was trained on some of these faces, or a file is missing or damaged.
+    """
     if Path(path).suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"'{path}' is an image; test_code.py evaluates model files such as runs/adience/fold_0.pt")
     if str(path).endswith(".progress.pt"):
         raise UserError(f"'{path}' is the progress of an unfinished fold; main.py --resume finishes it")
     model = load_model(path)
-    # Where to write and how much memory to take is the command line's to say, not the file's.
+    # The command line decides where to write and how much memory to take, not the file.
     given = {name: getattr(options, name) for name in (*SETTINGS, *MACHINE) if name in options}
     config = recorded_config(path, model.record, {"cache_dir": options.cache_dir, "threads": 0, **given})
     if "batch_size" not in given:
         fitting = max(2, PIXELS_PER_BATCH // model.image_size**2)
         config = dataclasses.replace(config, batch_size=min(config.batch_size, fitting))
     faces, _ = load_data(**config.data_source)
-    if faces.class_names != model.class_names:
-        theirs, ours = ", ".join(model.class_names), ", ".join(faces.class_names)
+    if faces.classes.names != model.classes.names:
+        theirs, ours = ", ".join(model.classes.names), ", ".join(faces.classes.names)
         raise UserError(f"'{path}' knows the classes {theirs}; these labels have {ours}")
     check_columns(options.by, faces.table)
     chosen, split = choose_faces(path, model.record, faces, options)
     refuse_training_people(path, model.record, chosen, split)
-    images = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)
-    signatures = signatures_of(images[chosen.table.index])
-    twins = refuse_training_pictures(path, model.record, chosen, split, signatures)
-    second = options.second_image_dir and second_paths(options.second_image_dir, faces.table.path, config)
-    return Task(str(path), model, config, split, chosen, twins, faces.table.path, images, second)
+    cache = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)
+    refuse_training_pictures(path, model.record, chosen, split, cache.pictures.signatures[chosen.table.index])
+    evaluation = Evaluation(
+        chosen,
+        decoder=options.decode or model.record["decoder"],
+        name=str(path),
+        split=split,
+        # It was fitted on the validation faces.
+        temperature=None if options.set == "val" else model.record.get("temperature"),
+        model=model,
+        images=cache.images,
+        image_dir=config.image_dir,
+    )
+    return evaluation, config
 
 
 def choose_faces(path, record, faces, options):
-    """The Faces to evaluate, and what they are, in words. Raises UserError."""
+    """The Faces to evaluate, and their name. Raises UserError."""
     if options.set == "val":
         chosen = faces.where(faces.table.album.isin(record["val_albums"]) & (faces.table.fold != record["fold"]))
         if not record["val_albums"]:
@@ -229,54 +166,90 @@ def choose_faces(path, record, faces, options):
     return chosen, f"fold {fold}"
 
 
-def evaluate_model(task, options, compute):
-    """Evaluate one model and print its report."""
-    config, model = task.config, task.model.to(compute.device, memory_format=torch.channels_last)
-    dataset = FaceDataset(task.images, task.faces)
-    decoder = options.decode or model.record["decoder"]
-    predictions = evaluate(model, dataset, config.batch_size, compute, decoder)
-    report = make_report(task, predictions, measure_latency(model, dataset, config.batch_size, compute), compute)
-    print_report(report, predictions)
-    views = {"plain": predictions.probabilities}
+def refuse_repeats(prepared):
+    """Refuse a model that is named twice: it would count twice in means and fusions. Raises UserError."""
+    names = {}
+    for evaluation, _ in prepared:
+        weights = digest(evaluation.model.state_dict())
+        if weights in names:
+            raise UserError(f"'{evaluation.name}' holds the weights of '{names[weights]}': name each model once")
+        names[weights] = evaluation.name
+
+
+def fusion_groups(prepared, required):
+    """Positions of the models to fuse: all if they have the same faces, otherwise each with its own views.
+
+    Raises:
+        UserError: all are `required` to fuse, but they cannot.
+    """
+    evaluations = [evaluation for evaluation, _ in prepared]
+    if all(same_faces(evaluation, evaluations[0]) for evaluation in evaluations):
+        return [range(len(evaluations))]
+    if required:
+        splits = ", ".join(sorted({evaluation.split for evaluation in evaluations}))
+        raise UserError(f"--fuse: these models are evaluated on {splits}; only models of the same faces fuse")
+    return [[position] for position in range(len(evaluations))]
+
+
+def same_faces(first, second):
+    """Whether two Evaluations have the same faces, labels and image files."""
+    folders = {Path(evaluation.image_dir).resolve() for evaluation in (first, second)}
+    tables = [evaluation.faces.table[["path", "label"]] for evaluation in (first, second)]
+    return first.split == second.split and len(folders) == 1 and tables[0].equals(tables[1])
+
+
+def run_model(prepared, config, options, runtime):
+    """Evaluate one model and print its report.
+
+    Args:
+        prepared: the Evaluation without probabilities.
+        config: the Config of its data.
+
+    Returns:
+        (Evaluation, {view: probabilities (N, K)}, the report as plain values).
+    """
+    model, faces = prepared.model.to(runtime.device, memory_format=torch.channels_last), prepared.faces
+    dataset = FaceDataset(prepared.images, faces)
+    found = evaluate(model, dataset, config.batch_size, runtime)
+    evaluation = prepared.with_probabilities(found.probabilities, found.seconds)
+    report = make_report(evaluation, measure_latency(model, dataset, config.batch_size, runtime), runtime)
+    print_report(report, evaluation)
+    views = {"plain": evaluation.probabilities}
     for name in options.views:
-        views[name] = evaluate(model, dataset, config.batch_size, compute, view=VIEWS[name]).probabilities
+        views[name] = evaluate(model, dataset, config.batch_size, runtime, view=VIEWS[name]).probabilities
     if options.crops == 10:
-        crops = FaceDataset(
-            open_cache(config.image_dir, task.all_paths, enlarged_size(model.image_size), config.cache_dir), task.faces
-        )
-        views["10 crops"] = ten_crop_probabilities(model, crops, config.batch_size, compute)
-    if options.second_image_dir:
-        second = open_cache(options.second_image_dir, task.second_paths, model.image_size, config.cache_dir)
-        dataset = FaceDataset(second, task.faces)
-        views[options.second_image_dir] = evaluate(model, dataset, config.batch_size, compute).probabilities
-    return EvaluatedModel(report, predictions, views)
+        faces = dataclasses.replace(faces, table=faces.table.reset_index(drop=True))
+        enlarged = open_cache(config.image_dir, faces.table.path, enlarged_size(model.image_size), config.cache_dir)
+        crops = FaceDataset(enlarged.images, faces)
+        views["10 crops"] = ten_crop_probabilities(model, crops, config.batch_size, runtime)
+    return evaluation, views, report
 
 
-def make_report(task, predictions, latency, compute):
-    """What --json writes for a model: plain values, fractions, seconds and counts."""
+def make_report(evaluation, latency, runtime):
+    """The report that --json writes of a model: plain values, fractions, seconds and counts."""
+    model, duplicates = evaluation.model, evaluation.duplicates
     return {
-        "model": task.path,
-        "held_out_fold": task.model.record["fold"],
-        "evaluated": task.split,
-        "parameters": parameter_count(task.model),
-        "size_mib": size_mib(task.model),
-        "faces": len(predictions.faces),
-        **predictions.metrics(),
-        **calibration_results(predictions.labels, predictions.predicted, predictions.probabilities, task.temperature),
-        "twins": int(task.twins.sum()),
-        "without_twins": predictions.where(~task.twins).metrics() if not task.twins.all() else None,
-        "decoder": predictions.decoder,
-        "classes": class_results(task.model.class_names, predictions.confusion),
-        "confusion": predictions.confusion.tolist(),
-        "seconds": predictions.seconds,
+        "model": evaluation.name,
+        "held_out_fold": model.record["fold"],
+        "evaluated": evaluation.split,
+        "parameters": parameter_count(model),
+        "size_mib": size_mib(model),
+        "faces": len(evaluation),
+        **evaluation.metrics(),
+        **evaluation.calibration(),
+        "duplicates": int(duplicates.sum()),
+        "without_duplicates": evaluation.where(~duplicates).metrics() if not duplicates.all() else None,
+        "decoder": evaluation.decoder,
+        "classes": class_results(evaluation),
+        "confusion": evaluation.confusion.tolist(),
+        "seconds": evaluation.seconds,
         "latency": latency,
-        "device": str(compute),
+        "device": str(runtime),
     }
 
 
-def print_report(report, predictions):
-    one, batch = report["latency"]["one"], report["latency"]["batch"]
-    class_names = predictions.faces.class_names
+def print_report(report, evaluation):
+    single, batch = report["latency"]["one"], report["latency"]["batch"]
     print(f"\n{printable(report['model'])}: {report['faces']:,} faces, {report['evaluated']}, on {report['device']}")
     print(f"our model has size={report['size_mib']:.2f} MiB")
     milliseconds = 1000 * report["seconds"] / report["faces"]
@@ -284,60 +257,27 @@ def print_report(report, predictions):
     print(f"eval accuracy: {report['top1']:.2%}")
     print(f"one-off accuracy: {report['one_off']:.2%}")
     print(f"mean absolute error: {report['mae']:.3f} classes")
-    print(calibration_line(*(report[name] for name in ("ece", "ece_calibrated", "temperature"))))
-    if report["twins"] and report["without_twins"]:
-        values = (f"{METRICS[name].title} {METRICS[name].show(v)}" for name, v in report["without_twins"].items())
-        print(f"without the {report['twins']:,} faces whose picture is in a training fold: {', '.join(values)}")
+    print(tables.calibration_line(*(report[name] for name in ("ece", "ece_calibrated", "temperature"))))
+    if report["duplicates"] and report["without_duplicates"]:
+        print(tables.duplicates_line(report["duplicates"], report["without_duplicates"]))
     print(
-        f"latency: {1000 * one['seconds']:.2f} ms for one image, {1000 * batch['seconds']:.2f} ms for a batch of"
+        f"latency: {1000 * single['seconds']:.2f} ms for one image, {1000 * batch['seconds']:.2f} ms for a batch of"
         f" {batch['images']} ({batch['images'] / batch['seconds']:,.0f} images/s), medians"
     )
-    print("\n".join([constant_line(predictions.labels, class_names), *warnings_of(predictions)]))
-    print(f"\n{per_class_table(predictions.confusion, class_names)}")
-    print(f"\n{confusion_table(predictions.confusion, class_names)}")
+    print("\n".join([tables.constant_line(evaluation), *tables.warnings_of(evaluation)]))
+    print(f"\n{tables.per_class_table(evaluation)}")
+    print(f"\n{tables.confusion_table(evaluation)}")
 
 
-def fusion_groups(tasks, required):
-    """Positions of the models to fuse: all where they have the same faces, otherwise each with its own views.
-
-    Raises:
-        UserError: all are `required` to fuse, but they cannot.
-    """
-    first = tasks[0]
-    if all(same_faces(task, first) for task in tasks):
-        return [range(len(tasks))]
-    if required:
-        folds = ", ".join(sorted({task.split for task in tasks}))
-        raise UserError(f"--fuse: these models are evaluated on {folds}; only models of the same faces fuse")
-    return [[position] for position in range(len(tasks))]
-
-
-def same_faces(task, other):
-    """Whether two tasks evaluate the same faces, labels and image files."""
-    folders = {Path(each.config.image_dir).resolve() for each in (task, other)}
-    table, others = (each.faces.table[["path", "label"]] for each in (task, other))
-    return task.split == other.split and len(folders) == 1 and table.equals(others)
-
-
-def refuse_repeats(tasks):
-    """A model that counts twice would make means and fusions of one. Raises UserError."""
-    paths = {}
-    for task in tasks:
-        weights = digest(task.model.state_dict())
-        if weights in paths:
-            raise UserError(f"'{task.path}' holds the weights of '{paths[weights]}': name each model once")
-        paths[weights] = task.path
-
-
-def fuse_group(group):
-    """Fuse all views of a group of EvaluatedModels, as plain values; None where there is one view only."""
-    views = [probabilities for one in group for probabilities in one.views.values()]
-    if len(views) == 1:
+def fuse_group(evaluations, views):
+    """Fuse all views of models of the same faces, as plain values; None for a single view."""
+    probabilities = [values for of_model in views for values in of_model.values()]
+    if len(probabilities) == 1:
         return None
-    fused, gains = fuse([one.predictions for one in group], views)
+    fused, gains = fuse(evaluations, probabilities)
     return {
-        "models": [one.report["model"] for one in group],
-        "views": list(group[0].views),
+        "models": [evaluation.name for evaluation in evaluations],
+        "views": list(views[0]),
         **fused.metrics(),
         "decoder": fused.decoder,
         "gains": gains,
@@ -352,6 +292,14 @@ def print_fusion(fusion):
     for name, metric in METRICS.items():
         gain, low, high = map(metric.show_difference, fusion["gains"][name])
         print(f"  {metric.title:8} {metric.show(fusion[name]):>8}  {gain} ({low} to {high})")
+
+
+def show_errors(folder, evaluations, shown):
+    """Write the misclassified images, their list and a page that shows them. Raises UserError."""
+    found = errors.rank(pd.concat([errors.find_errors(evaluation) for evaluation in evaluations]))
+    errors.write_errors(folder, found, evaluations[0].classes.names)
+    page.write_report(Path(folder) / PAGE, shown)
+    print(f"\nwrote {len(found):,} misclassified images and errors.csv to {printable(folder)}/; see {PAGE} there")
 
 
 if __name__ == "__main__":

@@ -2,21 +2,23 @@
 
 A transform is a class with two methods:
 
-- `draw(count, generator)` draws the parameters of `count` faces: a tensor, or a tuple of tensors, of first dimension
-  `count`. `generator` is on the CPU.
+- `draw(count, generator)` draws the parameters of `count` faces, a tensor of first dimension `count`. `generator` is on
+  the CPU.
 - `apply(images, parameters)` transforms float images (B, 3, S, S) with the parameters of these B faces. It may
   overwrite its input.
 
-`make_transforms` lists the transforms of an epoch in the order in which they are applied; `pipeline.TrainAugment` runs
-them. Where torchvision has the same transform, the tests state how closely the two agree.
+`make_transforms` lists the transforms of an epoch in order; `pipeline.TrainAugment` runs them. The tests state how
+closely they agree with torchvision's.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from augment.color import ColorJitter, Normalize
+from augment.geometry import RandomAffine
+from augment.gridmask import GridMask
+from augment.mixing import Mix, RandomErasing
 from utils.options import option
-
-# The command line imports this file for the options: what needs PyTorch is imported where it is used.
 
 
 @dataclass(frozen=True)
@@ -29,24 +31,15 @@ class AugmentConfig:
     rotation: float = option(20.0, "largest rotation in either direction, in degrees", low=0, high=180)
     scale: float = option(0.0, "largest relative change of size in either direction", low=0, high=0.9)
     shift: float = option(0.0, "largest shift in either direction, as a fraction of the image's side", low=0, high=1)
-    crop: float = option(
-        1.0, "smallest area of a random resized crop, as a fraction of the image's; 1 disables it", low=0.05, high=1
-    )
+    crop: float = option(1.0, "smallest area of random crops, as a fraction; 1 disables them", low=0.05, high=1)
     # The report names neither, so torchvision's defaults are used.
-    interpolation: str = option(
-        "nearest", "interpolation of rotated, scaled and shifted images", choices=("nearest", "bilinear", "bicubic")
-    )
-    padding: str = option(
-        "zeros", "what lies outside of these images: black, the nearest pixel, or the mirrored image",
-        choices=("zeros", "border", "reflection"),
-    )  # fmt: skip
+    interpolation: str = option("nearest", "interpolation of warped images", choices=("nearest", "bilinear", "bicubic"))
+    padding: str = option("zeros", "pixels outside of warped images", choices=("zeros", "border", "reflection"))
     brightness: float = option(0.1, "largest relative change of brightness", low=0, high=1)
     contrast: float = option(0.1, "largest relative change of contrast", low=0, high=1)
     saturation: float = option(0.1, "largest relative change of saturation", low=0, high=1)
     hue: float = option(0.02, "largest shift of the hue, as a fraction of the colour circle", low=0, high=0.5)
-    gridmask_ratio: float = option(
-        0.6, "GridMask's r: width of the kept stripes, as a fraction of the period", low=0.01, high=0.99
-    )
+    gridmask_ratio: float = option(0.6, "GridMask's r: stripe width as a fraction of the period", low=0.01, high=0.99)
     gridmask_start: float = option(0.6, "probability of GridMask in the first epoch", low=0, high=1)
     gridmask_end: float = option(0.8, "probability of GridMask in the last epoch", low=0, high=1)
     gridmask_rotated: bool = option(True, "random rotation of GridMask's grid")
@@ -68,11 +61,6 @@ def make_transforms(config, image_size, progress, mean, std):
     Returns:
         A list of transforms for `pipeline.TrainAugment`.
     """
-    from augment.color import ColorJitter, Normalize
-    from augment.geometry import RandomAffine
-    from augment.gridmask import GridMask
-    from augment.mixing import RandomErasing
-
     affine = (config.flip, config.rotation, config.scale, config.shift, config.crop)
     jitter = (config.brightness, config.contrast, config.saturation, config.hue)
     gridmask = gridmask_probability(config, progress)
@@ -94,6 +82,4 @@ def gridmask_probability(config, progress):
 
 def make_mix(config, image_size):
     """The transform that mixes the faces of a batch (`mixing.Mix`), or None where the config disables it."""
-    from augment.mixing import Mix
-
     return Mix(config.mixup, config.cutmix, image_size) if config.mixup or config.cutmix else None

@@ -43,10 +43,11 @@ class Normalize:
         self.mean, self.std = tuple(mean), tuple(std)
 
     def draw(self, count, generator):
-        return ()
+        return torch.empty(count, 0)
 
     def apply(self, images, parameters):
-        return normalize(images, self.mean, self.std)
+        mean, std = (per_channel(values, images.dtype, images.device) for values in (self.mean, self.std))
+        return images.sub_(mean).div_(std)
 
 
 def adjust_brightness(images, factors):
@@ -89,12 +90,6 @@ def adjust_hue(images, shifts):
 
 
 ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-
-
-def normalize(images, mean, std):
-    """(images - mean) / std per channel; mean and std are three numbers each."""
-    mean, std = (per_channel(tuple(values), images.dtype, images.device) for values in (mean, std))
-    return images.sub_(mean).div_(std)
 
 
 @functools.lru_cache(maxsize=16)

@@ -60,7 +60,7 @@ def flip(images, flipped):
     return torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
 
-def affine_matrices(degrees, flipped=None, scale=None, shift=None, crop=None):
+def affine_matrices(degrees, flipped=None, scale=1, shift=None, crop=None):
     """Affine matrices (N, 2, 3) that map output to input coordinates: crop, flip, then rotate, scale and shift.
 
     Coordinates run from -1 to 1 across the image, x to the right, y down. Rotation, scale and shift are those of
@@ -74,7 +74,6 @@ def affine_matrices(degrees, flipped=None, scale=None, shift=None, crop=None):
         crop: (N, 4), of `draw_crops`.
     """
     angle = torch.deg2rad(degrees)
-    scale = 1 if scale is None else scale
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     rotation = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
     offset = torch.zeros_like(rotation[:, :, 0]) if shift is None else -(rotation @ shift[:, :, None])[:, :, 0]

@@ -20,24 +20,20 @@ class GridMask:
             the kept area is 1 - (1 - r)^2; r itself is not the kept area.
         rotated: rotate each grid by a random whole number of degrees, as the authors' code does.
         image_size: side of the images, in pixels.
-
-    Raises:
-        ValueError: for a ratio outside (0, 1).
     """
 
     def __init__(self, probability, ratio=0.6, rotated=True, image_size=224):
-        if not 0 < ratio < 1:
-            raise ValueError(f"GridMask's ratio is {ratio}; it lies between 0 and 1")
         self.probability, self.ratio, self.rotated, self.image_size = probability, ratio, rotated, image_size
 
     def draw(self, count, generator):
-        """(count, 2, 3) and (count,): lines and stripes for `grid_masks`."""
+        """(count, 2, 4): grids for `grid_masks`."""
         masked = torch.rand(count, generator=generator) < self.probability
-        lines, stripes = self.grid_lines(*self.draw_grids(count, generator))
-        return lines, torch.where(masked, stripes, 1)
+        grids = self.make_grids(*self.draw_grids(count, generator))
+        grids[~masked, :, 3] = 1
+        return grids
 
-    def apply(self, images, parameters):
-        return images.mul_(grid_masks(images.shape[-1], *parameters).unsqueeze(1))
+    def apply(self, images, grids):
+        return images.mul_(grid_masks(images.shape[-1], grids).unsqueeze(1))
 
     def draw_grids(self, count, generator):
         """Per image: period and two offsets in pixels, clockwise angle in degrees; four (count,) tensors."""
@@ -48,29 +44,28 @@ class GridMask:
         angle = torch.randint(360 if self.rotated else 1, (count,), generator=generator)
         return period, offsets[0], offsets[1], angle
 
-    def grid_lines(self, period, offset_x, offset_y, angle):
-        """The grids of `draw_grids` as lines and stripes for `grid_masks`, float (N, 2, 3) and (N,)."""
+    def make_grids(self, period, offset_x, offset_y, angle):
+        """The grids of `draw_grids` for `grid_masks`, float (N, 2, 4)."""
         radians, half = torch.deg2rad(angle.double()), self.image_size / 2
         cos, sin = radians.cos(), radians.sin()
+        width = torch.ceil(self.ratio * period.double())
         # Rotated coordinates, measured from the image's corner in periods.
-        lines = [half * cos, half * sin, half + offset_x, -half * sin, half * cos, half + offset_y]
-        stripes = torch.ceil(self.ratio * period.double()) / period
-        return (torch.stack(lines, dim=1) / period[:, None]).view(-1, 2, 3).float(), stripes.float()
+        grids = [half * cos, half * sin, half + offset_x, width, -half * sin, half * cos, half + offset_y, width]
+        return (torch.stack(grids, dim=1) / period[:, None]).view(-1, 2, 4).float()
 
 
-def grid_masks(size, lines, stripes):
+def grid_masks(size, grids):
     """Masks of grids.
 
     Args:
         size: side of the images, in pixels.
-        lines: (B, 2, 3), affine maps from coordinates in [-1, 1] to positions across the two sets of stripes, in
-            periods.
-        stripes: (B,), the stripes' width as a fraction of the period; 1 keeps everything.
+        grids: (B, 2, 4). For each of the two sets of stripes, an affine map from coordinates in [-1, 1] to positions
+            across the stripes, in periods, and the stripes' width as a fraction of the period; 1 keeps everything.
 
     Returns:
         Float (B, size, size): 1 where an image is kept, else 0.
     """
-    positions = lines @ pixel_coordinates(size, lines.device)  # (B, 2, S * S)
+    positions = grids[:, :, :3].contiguous() @ pixel_coordinates(size, grids.device)  # (B, 2, S * S)
     positions.sub_(positions.floor())
     within = torch.minimum(positions[:, 0], positions[:, 1])
-    return within.lt_(stripes[:, None]).view(-1, size, size)
+    return within.lt_(grids[:, 0, 3:]).view(-1, size, size)

@@ -68,13 +68,11 @@ class Mix:
     def draw(self, count, generator):
         """(count, 5): the box of pixels to take from the neighbour, and the neighbour's weight within it."""
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        both = torch.stack([self.draw_mixup(count, rng), self.draw_cutmix(count, rng, generator)])  # (2, count, 5)
+        whole = torch.tensor([0.0, self.image_size, 0.0, self.image_size]).expand(count, 4)
+        mixup = torch.cat([whole, draw_beta(self.mixup, count, rng)[:, None]], dim=1)
+        both = torch.stack([mixup, self.draw_cutmix(count, rng, generator)])  # (2, count, 5)
         cuts = torch.rand(count, generator=generator) < bool(self.cutmix) / (bool(self.mixup) + bool(self.cutmix))
         return both[cuts.long(), torch.arange(count)]
-
-    def draw_mixup(self, count, rng):
-        box = torch.tensor([0.0, self.image_size, 0.0, self.image_size]).expand(count, 4)
-        return torch.cat([box, draw_beta(self.mixup, count, rng)[:, None]], dim=1)
 
     def draw_cutmix(self, count, rng, generator):
         size = self.image_size

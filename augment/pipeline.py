@@ -5,17 +5,17 @@ import warnings
 
 import torch
 
-from augment.color import normalize
+from augment.color import Normalize
 from augment.geometry import resize
 from augment.mixing import Targets
 
-# Pixels per part and thread on a CPU: enough to outweigh the overhead of a call, few enough to stay in the cache.
+# Pixels per chunk and thread on a CPU: enough to outweigh the overhead of a call, few enough to stay in the cache.
 PIXELS_PER_CORE = 2 * 224 * 224
 
 
 def to_network_input(images, mean, std):
     """uint8 (B, 3, S, S) -> normalised float: all that evaluation does to a face."""
-    return normalize(to_float(images), mean, std)
+    return Normalize(mean, std).apply(images.float().div_(255), None)
 
 
 class TrainAugment:
@@ -36,7 +36,7 @@ class TrainAugment:
     def __init__(self, transforms, mix, image_size, count, generator, compiled=False):
         self.transforms, self.mix, self.image_size, self.compiled = transforms, mix, image_size, compiled
         self.parameters = [transform.draw(count, generator) for transform in transforms]
-        self.mix_parameters = mix.draw(count, generator) if mix else ()
+        self.mix_parameters = mix.draw(count, generator) if mix else torch.empty(count, 0)
 
     def __call__(self, images, labels, positions):
         """Augment a batch.
@@ -49,37 +49,29 @@ class TrainAugment:
         Returns:
             Float images (B, 3, image_size, image_size) and their Targets.
         """
-        self.to_device(images.device)
-        images = resize(images, self.image_size)
-        parameters = [for_each_tensor(lambda tensor: tensor[positions], p) for p in self.parameters]
-        if images.device.type == "cpu":
-            images = self.in_parts(images, parameters)
-        else:
-            images = (compiled_transforms() if self.compiled else apply_transforms)(self.transforms, images, parameters)
+        device, images = images.device, resize(images, self.image_size)
+        # Only the first batch has anything to move.
+        *self.parameters, self.mix_parameters = (p.to(device) for p in (*self.parameters, self.mix_parameters))
+        images = self.transform(images, [p[positions] for p in self.parameters])
         if not self.mix:
             return images, Targets(labels)
         return self.mix.apply(images, labels, self.mix_parameters[positions])
 
-    def to_device(self, device):
-        """Move the parameters; only the first batch has anything to move."""
-        *self.parameters, self.mix_parameters = (
-            for_each_tensor(lambda tensor: tensor.to(device), p) for p in (*self.parameters, self.mix_parameters)
-        )
-
-    def in_parts(self, images, parameters):
-        """Apply the transforms to parts of the batch that stay in the processor's cache."""
+    def transform(self, images, parameters):
+        """Apply the transforms, on a CPU to chunks of the batch that stay in the processor's cache."""
         transform = compiled_transforms() if self.compiled else apply_transforms
+        if images.device.type != "cpu":
+            return transform(self.transforms, images, parameters)
         result = torch.empty(images.shape)
         count = torch.get_num_threads() * max(1, PIXELS_PER_CORE // self.image_size**2)
         for start in range(0, len(images), count):
-            part = slice(start, start + count)
-            own = [for_each_tensor(lambda tensor, part=part: tensor[part], p) for p in parameters]
-            result[part] = transform(self.transforms, images[part], own)
+            chunk = slice(start, start + count)
+            result[chunk] = transform(self.transforms, images[chunk], [p[chunk] for p in parameters])
         return result
 
 
 def apply_transforms(transforms, images, parameters):
-    images = to_float(images)
+    images = images.float().div_(255)
     for transform, p in zip(transforms, parameters, strict=True):
         images = transform.apply(images, p)
     return images
@@ -90,13 +82,3 @@ def compiled_transforms():
     # The compiler traces through the cached constants, as it should.
     warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
     return torch.compile(apply_transforms, dynamic=False)
-
-
-def for_each_tensor(function, parameters):
-    """Apply a function to a tensor, or to each tensor of a tuple."""
-    return tuple(map(function, parameters)) if isinstance(parameters, tuple) else function(parameters)
-
-
-def to_float(images):
-    """uint8 -> float in [0, 1]."""
-    return images.float().div_(255)

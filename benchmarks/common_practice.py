@@ -44,10 +44,9 @@ class GridMaskOne:
         period = np.random.randint(size * 96 // 224, size)
         width = math.ceil(self.ratio * period)
         mask = np.zeros((side, side), np.uint8)
-        for start in range(-np.random.randint(period), side, period):
-            mask[max(start, 0) : max(start + width, 0), :] = 1
-        for start in range(-np.random.randint(period), side, period):
-            mask[:, max(start, 0) : max(start + width, 0)] = 1
+        for lines in (mask, mask.T):
+            for start in range(-np.random.randint(period), side, period):
+                lines[max(start, 0) : max(start + width, 0)] = 1
         mask = np.asarray(Image.fromarray(mask).rotate(np.random.randint(360)))
         edge = (side - size) // 2
         return image * torch.from_numpy(mask[edge : edge + size, edge : edge + size].copy())
@@ -55,18 +54,15 @@ class GridMaskOne:
 
 def train_transform(size, resized=False):
     """From a PIL image to the network's input; `resized` images have the right size already."""
-    first = [] if resized else [transforms.Resize((size, size))]
-    return transforms.Compose(
-        [
-            *first,
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomRotation(20),
-            transforms.ColorJitter(0.1, 0.1, 0.1, 0.02),
-            transforms.ToTensor(),
-            transforms.Normalize(Network.mean, Network.std),
-            GridMaskOne(),
-        ]
-    )
+    steps = [
+        transforms.RandomHorizontalFlip(),
+        transforms.RandomRotation(20),
+        transforms.ColorJitter(0.1, 0.1, 0.1, 0.02),
+        transforms.ToTensor(),
+        transforms.Normalize(Network.mean, Network.std),
+        GridMaskOne(),
+    ]
+    return transforms.Compose(steps if resized else [transforms.Resize((size, size)), *steps])
 
 
 def decode(path, size):

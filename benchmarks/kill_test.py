@@ -159,7 +159,7 @@ class Evaluation:
         pictures = {path.name for path in (folder / "error").glob("*.png")} - {"worst.png"}
         with open(folder / "error" / "errors.csv", newline="") as file:
             extra = sorted(pictures - {row["file"] for row in csv.DictReader(file)})
-        hidden = [path.name for path in folder.rglob(".*") if path.name != ".lock"]
+        hidden = [path.name for path in folder.rglob(".*") if not path.name.endswith(".lock")]
         return extra + hidden or None
 
 
@@ -180,7 +180,7 @@ class Comparator:
         return {path.name: weights(path) for path in folder.glob("fold_*.pt")}
 
     def find_rest(self, folder):
-        return [path.name for path in folder.rglob(".*") if path.name != ".lock"] or None
+        return [path.name for path in folder.rglob(".*") if not path.name.endswith(".lock")] or None
 
 
 class Ablation:
@@ -207,7 +207,7 @@ class Ablation:
         return found
 
     def find_rest(self, folder):
-        return [path.name for path in folder.rglob(".*") if path.name != ".lock"] or None
+        return [path.name for path in folder.rglob(".*") if not path.name.endswith(".lock")] or None
 
 
 def read_lines(path):

@@ -1,4 +1,4 @@
-"""Compare the light forms of a trained model: what each weighs, how fast it is, and what it costs in accuracy.
+"""Compare the light forms of a trained model: size, speed and accuracy.
 
     python benchmarks/light.py REFERENCE [MODEL ...] [--label-dir DIR --image-dir DIR] [--output docs/LIGHT.md]
 
@@ -8,8 +8,6 @@ bits, and in OpenVINO where that is installed; the others run in PyTorch in 32 b
 takes uint8 faces and gives class probabilities, and all take turns within each repeat. Writes one Markdown file.
 """
 
-import argparse
-import copy
 import datetime
 import functools
 import importlib.metadata
@@ -22,7 +20,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,107 +29,73 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from throughput import processor
 
 from data.duplicates import signatures_of
-from evaluation.calibration import expected_calibration_error
+from evaluation.evaluation import Evaluation
 from evaluation.leaks import refuse_training_pictures
 from evaluation.paired import paired_differences
-from evaluation.predictions import Predictions
-from models import option_defaults
+from models import model_options
 from models.export import open_session
-from models.network import multiply_adds, parameter_count
+from models.network import Network, parameter_count
+from models.pruning import multiply_adds
 from report.card import escape
-from report.compare import COLUMNS
+from tools.compare_runs import COLUMNS
 from tools.export import (
     BATCH,
     FP32,
     PACKAGES,
+    REQUIREMENTS,
     SETTINGS,
-    Job,
     batches,
     convert,
-    parity_images,
-    prepare,
-    require_packages,
+    find_source,
     run,
     torch_probabilities,
 )
 from training.config import FIELDS
-from training.run import current_commit
-from utils.cli import printable, python_command, run_script
-from utils.device import Compute, has_bf16, keep_large_buffers
+from training.provenance import current_commit
+from utils.cli import printable, python_command, require_package, run_script
+from utils.device import Runtime, has_bf16, keep_large_buffers
 from utils.errors import UserError
 from utils.files import check_output, write_text
-from utils.foreign import MIB, exists, read_text
 from utils.options import Parser, add_options
+from utils.reading import MIB, exists, read_text
 
 MARK = "<!-- made by benchmarks/light.py -->"  # the first line of our files
 OUTPUT, DOCUMENT_LIMIT = "docs/LIGHT.md", 16  # MiB
 REFERENCE = "reference"
-LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}  # the project's own first
 THREADS = (1, 2)
 CALLS = {"one": 20, "batch": 2}  # timed calls of a turn, for one face and for a batch
 PAUSE = 0.1  # seconds before a turn: the idle threads of torch and onnxruntime first wait busily, up to 40 ms
 INSTRUCTIONS = "avx2 avx512_f avx512_vnni avx_vnni avx512_bf16 amx_int8 amx_bf16".split()
 SHOWN, COMPARED = ("top1", "one_off", "mae", "ece"), ("top1", "one_off")
-TIMES_WANTED, MIB_WANTED, OPERATIONS_WANTED = 3, 5, 0.5
-POINTS_WANTED, POINTS_WANTED_INT8 = 1, 0.5  # of top-1, in percent
-NOTES = """MiB: of the file that one would ship. PyTorch in bf16 rounds the weights of that same file at each call;
-OpenVINO reads the ONNX file and chooses its own precision. GMAC: billions of multiplications with additions for one
-face. Speed: from uint8 faces to class probabilities, normalisation and softmax included, on {threads} threads; medians
-over {repeats} repeats, in which all sides take turns; batches of {batch}. Probabilities are scaled by the model file's
-temperature, where it has one. Differences are in points, with 95 % intervals by bootstrap over people.
-
-The faster memory layout of PyTorch for one face, on {threads} threads (batches are channels_last):"""
+NOTES = """MiB: size of the file. PyTorch in bf16 rounds the weights of that same file at each call; OpenVINO reads the
+ONNX file and chooses its own precision. GMAC: billions of multiplications with additions for one face. Speed: from
+uint8 faces to class probabilities, normalisation and softmax included, on {threads} threads; medians over {repeats}
+repeats, in which all sides take turns; batches of {batch}; PyTorch in channels_last. Probabilities are scaled by the
+model file's temperature, where it has one. Differences are in points, with 95 % intervals by bootstrap over people."""
 
 
 @dataclass
 class Form:
-    """A model in one form that can be run.
+    """A model in one form that can be run, and its measurements: a row of the table.
 
     Attributes:
-        name: of the model and the form, as in the table.
-        job: the model and its faces.
-        mib: of the file that one would ship.
-        prepare: a function of the number of threads; it gives {layout: function from uint8 (N, 3, S, S) to
-            probabilities (N, K)}. Only PyTorch has more than one memory layout.
-    """
-
-    name: str
-    job: Job
-    mib: float
-    prepare: Callable
-
-
-class Side(NamedTuple):
-    """What takes its turn: a function without arguments, how often it is called, and with how many threads."""
-
-    function: Callable
-    calls: int
-    threads: int
-
-
-@dataclass
-class Row:
-    """What the table says of a form.
-
-    Attributes:
-        name: of the form.
-        missing: why it was not measured; the other attributes are then empty.
-        mib: of its file.
-        operations: multiplications with additions for one face.
-        pruned: whether channels of the reference's network were removed.
+        name: the model and the form.
+        model: the Network; None for a form that cannot be run.
+        mib: size of the file.
+        prepare: a function of the number of threads; it gives a function from uint8 (N, 3, S, S) to probabilities
+            (N, K).
+        missing: the reason why it cannot be run; the measurements are then empty.
         seconds: {("one" or "batch", threads): seconds of a call in each repeat}.
-        layouts: {threads: the faster memory layout for one face}; empty outside of PyTorch.
         metrics: {name of COLUMNS: value} on the held-out faces.
         differences: {name of COLUMNS: (this form - the reference, low, high)}; empty for the reference.
     """
 
     name: str
-    missing: str = ""
+    model: Network | None = None
     mib: float = 0.0
-    operations: int = 0
-    pruned: bool = False
+    prepare: Callable | None = None
+    missing: str = ""
     seconds: dict = field(default_factory=dict)
-    layouts: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
     differences: dict = field(default_factory=dict)
 
@@ -141,19 +104,29 @@ def main():
     options = read_command_line()
     keep_large_buffers()
     load = os.getloadavg()[0]  # of others: what is measured here has not begun
-    jobs = {name: find_faces(path, options) for name, path in options.files.items()}
-    for job in jobs.values():
-        check_alike(jobs[REFERENCE], job)
-    images = {job.size: job.images(job.test) for job in jobs.values()}
-    twins = [count_twins(job, images[job.size]) for job in jobs.values()]
-    rows = measure(make_forms(jobs), images, options.repeats)
-    facts = [
-        f"{datetime.date.today()}, {machine(load)}; {versions()}; commit {commit()}:",
+    sources = {name: find_source(path, options) for name, path in options.files.items()}
+    check_alike(sources)
+    reference = sources[REFERENCE]
+    test, fold = reference.test, reference.model.record["fold"]
+    images = {source.model.image_size: source.images(test) for source in sources.values()}
+    duplicates, forms = {}, []
+    for name, source in sources.items():
+        signatures = signatures_of(images[source.model.image_size])
+        seen = refuse_training_pictures(source.path, source.model.record, test, f"fold {fold}", signatures)
+        duplicates[name] = int(seen.sum())
+        forms += make_forms(name, source, convert(source, int8=True)[0])
+    measure(forms, test, images, options.repeats)
+    parts = [
+        f"{MARK}\n# Light forms of a trained model",
+        f"{datetime.date.today()}, {machine(load)}; {versions()}; commit {current_commit()}:",
         f"    {python_command()} benchmarks/light.py {shlex.join(sys.argv[1:])}",
-        describe_faces(jobs[REFERENCE], twins[0]),
-        "\n".join(describe_model(name, job.model) for name, job in jobs.items()),
+        f"The faces are the {len(test):,} of fold {fold}, which every model held out;"
+        f" {duplicates[REFERENCE]:,} of them show a picture that the {REFERENCE} also has among its training faces.",
+        "\n".join(describe_model(name, source.model) for name, source in sources.items()),
+        table(forms),
+        NOTES.format(repeats=options.repeats, batch=BATCH, threads=by_threads(str)),
     ]
-    write_text(options.output, document(rows, facts, options.repeats))
+    write_text(options.output, "\n\n".join(parts) + "\n")
     print(f"\nwrote {printable(options.output)}")
 
 
@@ -167,14 +140,15 @@ def read_command_line():
     options = parser.parse_args()
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats}: expected a number from 1")
-    require_packages("benchmarks/light.py")
+    for package in PACKAGES:
+        require_package(package, "benchmarks/light.py", REQUIREMENTS)
     check_output(options.output, is_document, "a table of benchmarks/light.py")
-    options.files = name_files(options.reference, options.models)
+    options.files, options.int8 = name_files(options.reference, options.models), True
     return options
 
 
 def is_document(path):
-    """Whether a file is an earlier table of ours. Raises UserError where it cannot be read."""
+    """Whether a file is an earlier table of ours. Raises UserError if it cannot be read."""
     return read_text(path, DOCUMENT_LIMIT).startswith(MARK + "\n")
 
 
@@ -191,81 +165,60 @@ def name_files(reference, models):
     return files
 
 
-def find_faces(path, options):
-    """The Job of a model file. Raises UserError."""
-    given = {name: getattr(options, name) for name in SETTINGS if name in options}
-    job = prepare(path, argparse.Namespace(int8=True, output=None, **given))
-    if not len(job.test):
-        raise UserError(f"'{path}' held out fold {job.model.record['fold']}, which these label files do not have")
-    return job
-
-
-def check_alike(reference, job):
-    """Raises UserError where two Jobs do not have the same held-out faces and labels."""
-    folds = [each.model.record["fold"] for each in (reference, job)]
-    if folds[0] != folds[1]:
-        raise UserError(f"'{job.path}' held out fold {folds[1]} and '{reference.path}' fold {folds[0]}")
-    tables = [
-        each.test.table[["path", "album", "subject", "label"]].reset_index(drop=True) for each in (reference, job)
-    ]
-    if not tables[0].equals(tables[1]) or reference.test.class_names != job.test.class_names:
-        raise UserError(f"'{job.path}' held out other faces than '{reference.path}'; --label-dir says where all are")
-
-
-def count_twins(job, images):
-    """How many of the held-out faces show a picture that the model was trained on. Raises UserError for new ones."""
-    split = f"fold {job.model.record['fold']}"
-    return int(refuse_training_pictures(job.path, job.model.record, job.test, split, signatures_of(images)).sum())
-
-
-def make_forms(jobs):
-    """The forms in the order of the table: a Form each, or a Row that says why it is missing.
-
-    Args:
-        jobs: {name: Job}, the reference's among them.
+def check_alike(sources):
+    """Check that all models {name: Source} held out the same faces with the same labels.
 
     Raises:
-        UserError: a network cannot be exported.
+        UserError: they did not.
     """
-    forms = []
-    for name, job in jobs.items():
-        contents, _ = convert(job, *parity_images(job))
-        plain = torch_form(f"{name}, PyTorch fp32", job, FP32)
-        eight = onnx_form(f"{name}, ONNX INT8", job, contents["int8"])
-        if name == REFERENCE:
-            full = onnx_form(f"{name}, ONNX fp32", job, contents["onnx"])
-            forms += [plain, bf16_form(job), full, eight, openvino_form(job, contents["onnx"])]
-        else:
-            forms += [plain, eight]
-    return forms
+    first, columns = sources[REFERENCE], ["path", "album", "person", "label"]
+    for path, _, _, test, _ in sources.values():
+        if not len(test):
+            raise UserError(f"'{path}' held out a fold that these label files do not have")
+        folds = [int(faces.table.fold.iloc[0]) for faces in (first.test, test)]
+        if folds[0] != folds[1]:
+            raise UserError(f"'{path}' held out fold {folds[1]} and '{first.path}' fold {folds[0]}")
+        tables = [faces.table[columns].reset_index(drop=True) for faces in (first.test, test)]
+        if not tables[0].equals(tables[1]) or first.test.classes.names != test.classes.names:
+            raise UserError(f"'{path}' held out other faces than '{first.path}'; --label-dir says where all are")
 
 
-def torch_form(name, job, compute):
-    models = {layout: copy.deepcopy(job.model).to(memory_format=kind) for layout, kind in LAYOUTS.items()}
-    functions = {
-        layout: functools.partial(torch_probabilities, model, compute=compute) for layout, model in models.items()
-    }
-    return Form(name, job, os.path.getsize(job.path) / MIB, lambda threads: functions)
+def make_forms(name, source, contents):
+    """The Forms of a model, in the order of the table.
+
+    Args:
+        name: the model's name in the table.
+        source: its Source.
+        contents: {"onnx": bytes, "int8": bytes} of its ONNX files.
+    """
+    full = torch_form(f"{name}, PyTorch fp32", source, FP32)
+    eight = onnx_form(f"{name}, ONNX INT8", source.model, contents["int8"])
+    if name != REFERENCE:
+        return [full, eight]
+    bf16 = Form(f"{name}, PyTorch bf16", missing="this processor has no bf16 instructions")
+    if has_bf16():
+        bf16 = torch_form(bf16.name, source, Runtime(torch.device("cpu"), "bf16"))
+    onnx = onnx_form(f"{name}, ONNX fp32", source.model, contents["onnx"])
+    return [full, bf16, onnx, eight, openvino_form(source.model, contents["onnx"])]
 
 
-def bf16_form(job):
-    name = f"{REFERENCE}, PyTorch bf16"
-    if not has_bf16():
-        return Row(name, missing="this processor has no bf16 instructions")
-    return torch_form(name, job, Compute(torch.device("cpu"), "bf16"))
+def torch_form(name, source, runtime):
+    model = source.model.to(memory_format=torch.channels_last)
+    function = functools.partial(torch_probabilities, model, runtime=runtime)
+    return Form(name, model, os.path.getsize(source.path) / MIB, lambda threads: function)
 
 
-def onnx_form(name, job, content):
+def onnx_form(name, model, content):
     def prepare_session(threads):
-        return {"": functools.partial(run, open_session(content, threads))}
+        return functools.partial(run, open_session(content, threads))
 
-    return Form(name, job, len(content) / MIB, prepare_session)
+    return Form(name, model, len(content) / MIB, prepare_session)
 
 
-def openvino_form(job, content):
+def openvino_form(model, content):
     """OpenVINO reads the ONNX file as it is, and chooses its own precision, which becomes part of the name."""
     if importlib.util.find_spec("openvino") is None:
-        return Row(f"{REFERENCE}, OpenVINO", missing="not installed")
+        return Form(f"{REFERENCE}, OpenVINO", missing="not installed")
     import openvino
 
     def compile_model(threads):
@@ -275,130 +228,74 @@ def openvino_form(job, content):
 
     def prepare_network(threads):
         network = compile_model(threads)
-        return {"": lambda images: np.concatenate([network(part)[0] for part in batches(images)])}
+        return lambda images: np.concatenate([network(batch)[0] for batch in batches(images)])
 
     try:
         precision = compile_model(1).get_property("INFERENCE_PRECISION_HINT").get_type_name()
     except RuntimeError:  # such as of a pooling window that reaches beyond the image
-        return Row(f"{REFERENCE}, OpenVINO", missing="it cannot read this network")
-    return Form(f"{REFERENCE}, OpenVINO {precision.replace('f32', 'fp32')}", job, len(content) / MIB, prepare_network)
+        return Form(f"{REFERENCE}, OpenVINO", missing="it cannot read this network")
+    return Form(f"{REFERENCE}, OpenVINO {precision.replace('f32', 'fp32')}", model, len(content) / MIB, prepare_network)
 
 
-def measure(forms, images, repeats):
-    """A Row for each form.
+def measure(forms, test, images, repeats):
+    """Measure the speed of all Forms and the accuracy of each; the first one is the reference.
 
     Args:
-        forms: of `make_forms`; the first one is what the others are compared with.
-        images: {image size: the held-out faces, uint8 (N, 3, S, S)}.
+        forms: a list of Forms.
+        test: the held-out Faces.
+        images: {image size: uint8 (N, 3, S, S)} of these faces.
         repeats: the number of turns.
     """
-    present = [form for form in forms if isinstance(form, Form)]
-    prepared = {(form.name, threads): form.prepare(threads) for form in present for threads in THREADS}
-    sides = {}
-    for form in present:
+    forms, sides = [form for form in forms if not form.missing], {}
+    functions = {(form.name, threads): form.prepare(threads) for form in forms for threads in THREADS}
+    for form in forms:
+        faces = images[form.model.image_size]
+        batch = faces[np.arange(BATCH) % len(faces)]  # of full size, however few faces there are
         for threads in THREADS:
-            sides |= make_sides(form.name, threads, prepared[form.name, threads], images[form.job.size])
+            for kind, inputs in (("one", batch[:1]), ("batch", batch)):
+                function = functools.partial(functions[form.name, threads], inputs)
+                sides[form.name, kind, threads] = function, CALLS[kind], threads
     seconds = take_turns(sides, repeats)
     torch.set_num_threads(THREADS[-1])
-    answers = {}
-    for form in present:
-        function = next(iter(prepared[form.name, THREADS[-1]].values()))
-        decoder = form.job.model.record["decoder"]
-        answers[form.name] = Predictions(form.job.test, function(images[form.job.size]), decoder)
-    return [form if isinstance(form, Row) else make_row(form, forms[0], seconds, answers) for form in forms]
-
-
-def make_sides(name, threads, functions, images):
-    """{(name, threads, "one" or "batch", layout): Side} of a form, on these faces."""
-    batch = images[np.arange(BATCH) % len(images)]  # of full size, however few faces there are
-    sides = {}
-    for layout, function in functions.items():
-        sides[name, threads, "one", layout] = Side(functools.partial(function, batch[:1]), CALLS["one"], threads)
-    layout, function = next(iter(functions.items()))
-    sides[name, threads, "batch", layout] = Side(functools.partial(function, batch), CALLS["batch"], threads)
-    return sides
+    for form in forms:
+        form.seconds = {(kind, threads): taken for (name, kind, threads), taken in seconds.items() if name == form.name}
+        probabilities = functions[form.name, THREADS[-1]](images[form.model.image_size])
+        evaluation = Evaluation(test, probabilities, form.model.record["decoder"])
+        form.metrics = {**evaluation.metrics(), "ece": evaluation.calibration()["ece"]}
+        if form is forms[0]:
+            reference = evaluation
+        else:
+            form.differences = paired_differences(evaluation, reference)
 
 
 def take_turns(sides, repeats, clock=time.perf_counter, sleep=time.sleep):
-    """{key: seconds of a call in each repeat} of {key: Side}; each is the median of the calls of one turn.
+    """The seconds of a call of each side: {key: the median of a turn in each repeat}.
 
     All sides have a turn in each repeat, in the opposite order every second time, so that a machine whose speed drifts
     slows all of them alike. A turn starts with a pause and a call that is not timed; the first repeat warms up and does
     not count.
+
+    Args:
+        sides: {key: (function without arguments, its calls in a turn, its number of threads)}.
+        repeats: the number of turns.
+        clock, sleep: those of `time`.
     """
     seconds = {key: [] for key in sides}
     for repeat in range(repeats + 1):
         for key in list(sides)[:: -1 if repeat % 2 else 1]:
-            taken = take_turn(sides[key], clock, sleep)
+            function, calls, threads = sides[key]
+            torch.set_num_threads(threads)  # of PyTorch; other packages have been given theirs
+            sleep(PAUSE)
+            function()
+            taken = []
+            for _ in range(calls):
+                start = clock()
+                function()
+                taken.append(clock() - start)
             if repeat:
-                seconds[key].append(taken)
+                seconds[key].append(float(np.median(taken)))
         print(f"repeat {repeat} of {repeats} done", file=sys.stderr, flush=True)
     return seconds
-
-
-def take_turn(side, clock, sleep):
-    torch.set_num_threads(side.threads)  # of PyTorch; other packages have been given theirs
-    sleep(PAUSE)
-    side.function()
-    taken = []
-    for _ in range(side.calls):
-        start = clock()
-        side.function()
-        taken.append(clock() - start)
-    return float(np.median(taken))
-
-
-def make_row(form, reference, seconds, answers):
-    """The Row of a Form.
-
-    Args:
-        form: the Form.
-        reference: the Form to compare it with.
-        seconds: of `take_turns`, with the keys of `make_sides`.
-        answers: {name of a form: its Predictions}.
-    """
-    fastest, layouts = find_fastest(seconds, form.name)
-    own, model = answers[form.name], form.job.model
-    error = expected_calibration_error(own.labels, own.predicted, own.probabilities)
-    return Row(
-        form.name,
-        mib=form.mib,
-        operations=multiply_adds(model, model.image_size),
-        pruned=is_pruned(model.description, reference.job.model.description),
-        seconds=fastest,
-        layouts=layouts,
-        metrics={**own.metrics(), "ece": error},
-        differences={} if form is reference else paired_differences(own, answers[reference.name]),
-    )
-
-
-def find_fastest(seconds, form):
-    """What a form takes in its faster memory layout.
-
-    Args:
-        seconds: {(form, threads, "one" or "batch", layout): seconds of each repeat}.
-        form: its name.
-
-    Returns:
-        ({("one" or "batch", threads): seconds of each repeat}, {threads: the layout for one face}), the latter without
-        those that have no name.
-    """
-    fastest, layouts = {}, {}
-    for (name, threads, kind, layout), taken in seconds.items():
-        known = fastest.get((kind, threads))
-        if name == form and (known is None or np.median(taken) < np.median(known)):
-            fastest[kind, threads] = taken
-            if kind == "one" and layout:
-                layouts[threads] = layout
-    return fastest, layouts
-
-
-def is_pruned(description, reference):
-    """Whether tools.prune may have made a network of this description from the reference's."""
-    if description.keys() != reference.keys() or "inner_width" not in description:
-        return False
-    changed = {name for name in description if description[name] != reference[name]}
-    return changed == {"inner_width"} and description["inner_width"] < reference["inner_width"]
 
 
 def machine(load):
@@ -416,25 +313,11 @@ def versions():
     return ", ".join(found)
 
 
-def commit():
-    """The commit of this code, shortened."""
-    name, dirty, _ = current_commit().partition("-dirty")
-    return name[:7] + dirty or "unknown"
-
-
-def describe_faces(job, twins):
-    fold, count = job.model.record["fold"], len(job.test)
-    return (
-        f"The faces are the {count:,} of fold {fold}, which every model held out; {twins:,} of them show a picture that"
-        f" the {REFERENCE} also has among its training faces."
-    )
-
-
 def describe_model(name, model):
     """A model as an item of a list: its network and the options that are not the default ones."""
     kind, record = model.description["name"], model.record
-    known = {"name": kind, "num_classes": len(model.class_names), "image_size": model.image_size, "head": "softmax"}
-    defaults = {**option_defaults(kind), **known}
+    known = {"name": kind, "num_classes": len(model.classes.names), "image_size": model.image_size, "head": "softmax"}
+    defaults = {**model_options(kind), **known}
     options = [f"{key} {value}" for key, value in model.description.items() if value != defaults[key]]
     config = record["config"]
     parts = [kind, *options, f"{model.image_size} px", f"{parameter_count(model):,} parameters"]
@@ -442,106 +325,34 @@ def describe_model(name, model):
     return f"- **{escape(name)}**: {escape(', '.join(parts))}; {escape(trained)}"
 
 
-def document(rows, facts, repeats):
-    """The Markdown text.
-
-    Args:
-        rows: a list of Row, the reference in PyTorch fp32 first.
-        facts: paragraphs on what was measured, where and how.
-        repeats: the number of turns that each median is of.
-    """
-    layouts = [f"- {escape(row.name)}: {by_threads(lambda n, r=row: r.layouts[n])}" for row in rows if row.layouts]
-    parts = [
-        f"{MARK}\n# Light forms of a trained model",
-        *facts,
-        table(rows),
-        NOTES.format(repeats=repeats, batch=BATCH, threads=by_threads(str)),
-        "\n".join(layouts),
-        "## Wanted",
-        "\n".join(f"- {line}" for line in wanted(rows)),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
 def by_threads(show):
     """A function's texts for each number of threads, as in the table."""
     return " / ".join(show(threads) for threads in THREADS)
 
 
-def table(rows):
+def table(forms):
     titles = ["form", "MiB", "GMAC", f"ms for one face, {by_threads(str)} threads"]
     titles += [f"faces/s in batches, {by_threads(str)} threads"]
     titles += [COLUMNS[name].title for name in SHOWN]
     titles += [f"{COLUMNS[name].title} against the {REFERENCE}" for name in COMPARED]
-    lines = [titles, ["---"] * len(titles), *([*cells(row)] + [""] * (len(titles) - len(cells(row))) for row in rows)]
+    lines = [titles, ["---"] * len(titles)]
+    for form in forms:
+        lines.append([escape(form.name), *([form.missing] if form.missing else measurements(form))])
+        lines[-1] += [""] * (len(titles) - len(lines[-1]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cells(row):
-    """The cells of a Row; only two where it was not measured."""
-    if row.missing:
-        return [escape(row.name), row.missing]
+def measurements(form):
+    """The cells of a Form that was measured, after its name."""
+    differences = [map(COLUMNS[name].show_difference, form.differences[name]) for name in COMPARED if form.differences]
     return [
-        escape(row.name),
-        f"{row.mib:.2f}",
-        f"{row.operations / 1e9:.3f}",
-        by_threads(lambda threads: f"{1000 * np.median(row.seconds['one', threads]):.2f}"),
-        by_threads(lambda threads: f"{BATCH / np.median(row.seconds['batch', threads]):,.0f}"),
-        *(COLUMNS[name].show(row.metrics[name]) for name in SHOWN),
-        *(show_difference(row, name) for name in COMPARED),
+        f"{form.mib:.2f}",
+        f"{multiply_adds(form.model.description, form.model.image_size) / 1e9:.3f}",
+        by_threads(lambda threads: f"{1000 * np.median(form.seconds['one', threads]):.2f}"),
+        by_threads(lambda threads: f"{BATCH / np.median(form.seconds['batch', threads]):,.0f}"),
+        *(COLUMNS[name].show(form.metrics[name]) for name in SHOWN),
+        *("{} ({} to {})".format(*shown) for shown in differences),
     ]
-
-
-def show_difference(row, name):
-    """A difference from the reference with its interval; '' for the reference itself."""
-    if not row.differences:
-        return ""
-    value, low, high = map(COLUMNS[name].show_difference, row.differences[name])
-    return f"{value} ({low} to {high})"
-
-
-def wanted(rows):
-    """What was wanted of the light forms, and what was found: a list of lines."""
-    measured = [row for row in rows if not row.missing]
-    reference, light = measured[0], measured[1:]
-    small = [row for row in light if row.mib <= MIB_WANTED]
-    half = [row for row in light if row.pruned and row.operations <= OPERATIONS_WANTED * reference.operations]
-    return [
-        eight_bits_line(reference, next(row for row in light if row.name == f"{REFERENCE}, ONNX INT8")),
-        accuracy_line(f"a network of at most {MIB_WANTED} MiB", small, lambda row: f"{row.mib:.2f} MiB"),
-        accuracy_line(
-            "a pruned network with half of the operations",
-            half,
-            lambda row: f"{row.operations / reference.operations:.1%} of the operations",
-        ),
-    ]
-
-
-def eight_bits_line(reference, row):
-    """Whether the 8-bit form is as fast and as good as it should be; the median of the ratios of each repeat."""
-    ratios = [np.median(np.divide(reference.seconds["one", n], row.seconds["one", n])) for n in THREADS]
-    kept = row.differences["top1"][0] >= -POINTS_WANTED_INT8 / 100
-    times = " / ".join(f"{ratio:.2f}" for ratio in ratios)
-    return (
-        f"INT8 at least {TIMES_WANTED} times as fast as PyTorch fp32 on one face, and top-1 within"
-        f" {POINTS_WANTED_INT8} points: **{yes_or_no(min(ratios) >= TIMES_WANTED and kept)}**: {times} times with"
-        f" {by_threads(str)} threads, {show_difference(row, 'top1')} points"
-    )
-
-
-def accuracy_line(what, rows, describe):
-    """Whether the best of some rows is close enough to the reference in top-1."""
-    asked = f"{what}, top-1 within {POINTS_WANTED} point of the {REFERENCE}"
-    if not rows:
-        return f"{asked}: not measured, no such model was given"
-    best = max(rows, key=lambda row: row.differences["top1"][0])
-    kept = best.differences["top1"][0] >= -POINTS_WANTED / 100
-    found = f"{escape(best.name)}, {describe(best)}, {show_difference(best, 'top1')} points"
-    return f"{asked}: **{yes_or_no(kept)}**: {found}"
-
-
-def yes_or_no(met):
-    return "yes" if met else "no"
 
 
 if __name__ == "__main__":

@@ -46,10 +46,10 @@ import predict
 import test_code
 from data.adience import CANONICAL, FOLDS, HEADER
 from models.checkpoint import load_model
-from models.plain import digest, load_plain
 from tools import ablate, check_data
-from training.run import current_commit
+from training.provenance import current_commit
 from utils.cli import run_script
+from utils.serialization import digest, load_plain
 from utils.signals import Interruption
 
 ROOT = Path(__file__).parents[1]
@@ -436,8 +436,8 @@ def image_case(chance):
 
 
 def model_case(chance, break_file, target=None):
-    """A broken model file in test_code.py, in a run that is resumed, or in one that is merged."""
-    reader = chance.choices(["test_code", "main", "begun", "merge"], [3, 1, 1, 1])[0]
+    """A broken model file in test_code.py, or in a run that is resumed."""
+    reader = chance.choices(["test_code", "main", "begun"], [3, 2, 1])[0]
     run = "begun" if reader == "begun" else "done"
     names = ["fold_0.pt", "fold_1.progress.pt", "fold_1.progress.pt"] if run == "begun" else ["fold_0.pt", "fold_1.pt"]
     path = Path("runs", run, target or chance.choice(names))
@@ -447,9 +447,6 @@ def model_case(chance, break_file, target=None):
     if reader == "test_code":
         arguments = [str(path), "--threads", "1"]
         return Case("test_code", arguments, [path], how, re.escape(path.name), outputs=("cache",), altered=altered)
-    if reader == "merge":
-        arguments = ["--merge", "runs/done", "--run-dir", "runs/merged"]
-        return Case("main", arguments, [path], how, outputs=("runs/merged",), altered=altered)
     arguments = ["--run-dir", f"runs/{run}", "--resume"]
     return Case("main", arguments, [path], how, named, ("cache", f"runs/{run}"), f"runs/{run}", altered)
 
@@ -461,7 +458,7 @@ def break_bytes(path, chance):
 
 def run_file_case(chance):
     """Any file of a run directory, also of one that the ablation reads, in another state."""
-    reader = chance.choices(["main", "begun", "merge", "test_code", "ablate"], [6, 4, 2, 2, 3])[0]
+    reader = chance.choices(["main", "begun", "test_code", "ablate"], [7, 5, 2, 3])[0]
     folder = {"begun": "runs/begun", "ablate": "ablation/relu_seed0"}.get(reader, "runs/done")
     names = ["config.json", "config.json", "log.csv", "predictions.csv", "predictions.csv", "results.json", ".lock"]
     names += ["fold_0.pt", "fold_1.progress.pt" if reader == "begun" else "fold_1.pt"]
@@ -485,9 +482,6 @@ def run_file_case(chance):
         settings = [part for part in SETTINGS if part != "--no-plots"]
         arguments = [*DATA, "--run-dir", "ablation", "--only", "relu", "--folds", "0", *settings]
         return Case("ablate", arguments, [path], how, outputs=("ablation", "cache"), altered=True)
-    if reader == "merge":
-        arguments = ["--merge", "runs/done", "--run-dir", "runs/merged"]
-        return Case("main", arguments, [path], how, outputs=("runs/merged",), altered=True)
     if reader == "test_code":
         return Case("test_code", [str(path), "--threads", "1"], [path], how, outputs=("cache",))
     altered = path.name == "config.json"  # its folders and folds may be changed by hand
@@ -497,7 +491,7 @@ def run_file_case(chance):
 def cache_case(chance):
     folder = next(path for path in Path("cache").iterdir() if path.is_dir())
     path = chance.choice(
-        [folder / "images.npy", folder / "images.npy", folder / "index.json", Path("cache/.lock"), folder]
+        [folder / "images.npy", folder / "images.npy", folder / "index.json", folder / "signatures.npy", folder / "pairs.npy", Path("cache/.lock"), folder]
     )
     path = path if path != folder else folder / "mine.txt"
     how = chance.choice(["place", "bytes", "content"])
@@ -651,7 +645,7 @@ def judge(case, good, before, after, result, cold):
     allowed = (0, 1, 2) if case.script in FINDINGS else (0, 2)
     if status not in allowed:
         yield f"status {status}: {errors[-300:]!r}"
-    if "a mistake in this program" in errors or "Traceback" in errors:
+    if "internal error" in errors or "Traceback" in errors:
         yield errors[:600]
     if status == 2 and not (re.fullmatch(r"error: .{1,493}\n", errors) and errors[:-1].isprintable()):
         yield f"not one printable line: {errors[:600]!r}"
@@ -673,7 +667,7 @@ def judge_files(case, status, good, before, after):
     broken = [str(path) for path in case.broken]
     for path in sorted(before.keys() | after.keys()):
         same = before.get(path) == after.get(path)
-        if same or os.path.basename(path) == ".lock":
+        if same or os.path.basename(path).endswith(".lock"):
             continue
         if case.script == "ablate" and path.endswith(".log"):  # of the runs that it starts, also where they fail
             continue

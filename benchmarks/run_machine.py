@@ -35,9 +35,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import main as script
 from data.adience import CANONICAL, FOLDS, HEADER
-from models.plain import load_plain
-from training.run import current_commit
-from utils.cli import run_script, start_script
+from training.provenance import current_commit
+from utils.cli import run_script
+from utils.serialization import load_plain
 from utils.signals import Interruption
 
 SETTINGS = (
@@ -106,7 +106,6 @@ class Process:
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
             sys.argv = ["main.py", *map(str, arguments)]
             Interruption.agreed = count_step
-            start_script()
             sys.addaudithook(audit)
             try:
                 run_script(script.main)
@@ -211,7 +210,7 @@ class RunMachine(RuleBasedStateMachine):
 
     def judge(self, status, errors, expected=(0,)):
         """A process that has ended as expected, or was refused because of the damage, which is then undone."""
-        assert "mistake in this program" not in errors and "Traceback" not in errors, errors
+        assert "internal error" not in errors and "Traceback" not in errors, errors
         if status in expected:
             self.damage = (
                 {} if status == 0 else {path: d for path, d in self.damage.items() if content_of(path) == d[1]}
@@ -365,8 +364,8 @@ def content_of(path):
 
 
 def contents(run):
-    """{name: bytes} of a run's files, apart from its cache and lock."""
-    return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file() and path.name != ".lock"}
+    """{name: bytes} of a run's files, apart from its cache and locks."""
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file() and not path.name.endswith(".lock")}
 
 
 def assert_same_run(run, whole):

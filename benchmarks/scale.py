@@ -3,13 +3,11 @@
     python benchmarks/scale.py [--times 1 10 25] [--image-size 64]
 
 Makes label files of 17,424 rows (Adience's under the policy strict), and of 10 and 25 times as many. The images are
-links to a few files, and the cache is written directly, so that only the work of a training run is measured. Each size
-is measured in a separate process, of which the anonymous memory is reported; the mapped cache is not part of it.
+empty files and the cache is written directly, so that only the work of a training run is measured. Each size is
+measured in a separate process, of which the anonymous memory is reported; the mapped cache is not part of it.
 """
 
 import argparse
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,62 +15,59 @@ import time
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.adience import CANONICAL, HEADER, load_faces
+from data import load_data
+from data.adience import CANONICAL, FOLDS, HEADER
 from data.dataset import FaceDataset, shuffled_batches
 from models.network import Network
 from training.config import Config
 from training.engine import make_augment
+from utils.cli import run_script
 from utils.seeds import Stream, make_generator
 
 ADIENCE_ROWS = 17_424
 BATCH_SIZE = 128
-LINKS_PER_FILE = 30_000  # file systems limit them
 FACES_PER_ALBUM = 100
 
 
-def make_faces(folder, count, side=64):
-    """Write label files and images of `count` faces, in albums of 100; the images are hard links."""
+def make_faces(folder, count, size):
+    """Write label files and empty images of `count` faces, in albums of 100, and random pixels as their cache."""
     ages = list(CANONICAL)
-    lines = {fold: ["\t".join(HEADER)] for fold in range(5)}
+    lines = {fold: ["\t".join(HEADER)] for fold in FOLDS}
     for number in range(count):
-        album, fold = f"album{number // FACES_PER_ALBUM}", number // FACES_PER_ALBUM % 5
-        name, target = f"{number}.jpg", folder / "aligned" / album
-        if number % FACES_PER_ALBUM == 0:
-            target.mkdir(parents=True)
-        if number % LINKS_PER_FILE == 0:
-            source = folder / f"source{number}.jpg"
-            noise = np.random.default_rng(number).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
-            Image.fromarray(noise).resize((side, side)).save(source, quality=90)
-        os.link(source, target / f"landmark_aligned_face.{number}.{name}")
+        album, name, fold = f"album{number // FACES_PER_ALBUM}", f"{number}.jpg", number // FACES_PER_ALBUM % len(FOLDS)
+        image = folder / "aligned" / album / f"landmark_aligned_face.{number}.{name}"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.touch()
         fields = [album, name, str(number), ages[number % len(ages)], "f", "0", "0", "64", "64", "0", "0", "90"]
         lines[fold].append("\t".join(fields))
     for fold, rows in lines.items():
         (folder / f"fold_{fold}_data.txt").write_text("\n".join(rows) + "\n")
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, 3, size, size))
+    rng = np.random.default_rng(0)
+    for first in range(0, count, 4096):
+        images[first : first + 4096] = rng.integers(0, 256, images[first : first + 4096].shape, dtype=np.uint8)
 
 
 def own_mebibytes():
     """Anonymous memory of this process; pages of the mapped cache are the system's."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def measure(folder, count, size):
-    """Print the row of one size."""
+def measure(folder, size):
+    """Print the row of one number of faces."""
+    config = Config(label_dir=str(folder), image_dir=str(folder / "aligned"), image_size=size)
     start = time.perf_counter()
-    faces, _ = load_faces(folder, folder / "aligned", "strict")
-    labels_seconds = time.perf_counter() - start
+    faces, _ = load_data(**config.data_source)
+    labels_seconds, count = time.perf_counter() - start, len(faces)
     images = np.load(folder / "images.npy", mmap_mode="r")
-    dataset = FaceDataset(images, faces)
     before = own_mebibytes()
     start = time.perf_counter()
-    augment = make_augment(Config(image_size=size), 0, count, Network, (0, 0))
-    for batch in shuffled_batches(dataset, BATCH_SIZE, make_generator(0, 0, 0, Stream.SHUFFLE)):
+    augment = make_augment(config, 0, count, Network, (0, 0))
+    for batch in shuffled_batches(FaceDataset(images, faces), BATCH_SIZE, make_generator(0, 0, 0, Stream.SHUFFLE)):
         augment(batch.images, batch.labels, batch.positions)
     seconds = time.perf_counter() - start
     memory, cache = own_mebibytes(), images.nbytes / 2**20
@@ -89,27 +84,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--times", type=int, nargs="+", default=[1, 10, 25])
     parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        return measure(Path(options.measure[0]), int(options.measure[1]), options.image_size)
+        measure(options.measure, options.image_size)
+        return
     for times in options.times:
-        folder, count = Path(tempfile.mkdtemp(prefix="scale_")), times * ADIENCE_ROWS
-        try:
-            make_faces(folder, count)
-            shape = (count, 3, options.image_size, options.image_size)
-            array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-            rng = np.random.default_rng(0)
-            for first in range(0, count, 4096):
-                part = array[first : first + 4096]
-                part[:] = rng.integers(0, 256, part.shape, dtype=np.uint8)
-            del array
-            command = [sys.executable, __file__, "--measure", folder, count, "--image-size", options.image_size]
-            subprocess.run(list(map(str, command)), check=True)
-        finally:
-            shutil.rmtree(folder)
-    return None
+        with tempfile.TemporaryDirectory(prefix="scale_") as folder:
+            make_faces(Path(folder), times * ADIENCE_ROWS, options.image_size)
+            command = [sys.executable, __file__, "--measure", folder, "--image-size", str(options.image_size)]
+            subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -3,8 +3,7 @@
     python benchmarks/throughput.py [--label-dir DIR --image-dir DIR] [--image-size 224] [--repeats 5]
 
 The images are 816x816 JPEGs in Adience's layout, made from the given faces or from drawn demo faces. Each repeat runs
-every stage once, in one process, so that a machine whose speed drifts slows all of them alike. Prints medians and
-writes OUT/throughput.json and OUT/throughput.png.
+every stage once, in one process, so that a machine whose speed drifts slows all of them alike. Prints medians.
 
 There are two references. The *limit* is the highest rate of matrix products found on this machine, divided by the
 network's operations per image: those of the forward pass, and three times as many for training. *Common practice* is
@@ -13,14 +12,14 @@ benchmarks/common_practice.py, in fp32, channels first and with the C library's 
 
 import argparse
 import ctypes
-import json
 import platform
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,61 +31,42 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import common_practice
 
 from augment.mixing import Targets
-from data import Faces, load_faces, make_demo_faces, open_cache
-from data.cache import decode_face
+from data import Faces, load_data, make_demo_faces, open_cache
 from data.dataset import FaceDataset, shuffled_batches
+from data.images import decode_face
 from evaluation.evaluate import evaluate
 from models import create_model
 from training.config import Config
-from training.engine import EpochMeter, make_augment, train_one_epoch
-from training.optim import TrainState, build_model
-from training.run import current_commit
+from training.engine import EpochMeter, epoch_pipeline, train_one_epoch
+from training.provenance import current_commit
+from training.setup import FoldSetup, build_model, make_state
 from utils.cli import run_script
-from utils.device import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, Compute, choose_precision, keep_large_buffers
-from utils.seeds import Stream, make_generator
+from utils.device import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, Runtime, choose_precision, keep_large_buffers
+from utils.seeds import make_generator
 
 ADIENCE_SIDE = 816
 M_MMAP_THRESHOLD = -3  # glibc's, beside those in utils/device.py
-RIVAL_PREFIXES = ("common practice: ", "plain fp32: ")
+LIBRARY_ALLOCATOR = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20, M_TOP_PAD: 128 << 10}
+STEP, PLAIN_STEP = "forward, backward, step", "plain fp32: forward, backward, step"
 # {stage: the reference's stage that it is compared with}
 RIVALS = {
     "cache: decode and resize, one core": "common practice: decode and resize, one core",
     "augment, one core": "common practice: augment, one core",
-    "forward, backward, step": "plain fp32: forward, backward, step",
+    STEP: PLAIN_STEP,
     "training epoch": "common practice: training epoch",
     "evaluation": "plain fp32: evaluation",
 }
-# Instead of the progress bar and the signal handler of main.py.
-NO_PROGRESS = SimpleNamespace(update=lambda meter: None)
-NO_INTERRUPTION = SimpleNamespace(agreed=lambda: False)
+
+
+class Stage(NamedTuple):
+    """A stage to time: its function, the number of images that this processes, and whether one core has to do it."""
+
+    run: Callable
+    images: int
+    one_core: bool = False
 
 
 def main():
-    options = read_command_line()
-    keep_large_buffers()
-    compute = Compute.choose(options.device, options.precision, options.threads, compilation="auto")
-    folder = Path(tempfile.mkdtemp(prefix="throughput_"))
-    try:
-        bench = Bench(options, compute, folder, make_large_jpegs(options, folder))
-        seconds = {name: [] for name in bench.stages}
-        for repeat in range(options.repeats + 1):
-            for name, (setting, run, _) in bench.stages.items():
-                bench.enter(setting)
-                compute.synchronize()
-                start = time.perf_counter()
-                run()
-                compute.synchronize()
-                if repeat:  # the first round warms up
-                    seconds[name].append(time.perf_counter() - start)
-            print(f"repeat {repeat} of {options.repeats} done", file=sys.stderr)
-    finally:
-        shutil.rmtree(folder)
-    report = summarise(bench, seconds)
-    print_report(report)
-    write_report(report, Path(options.out))
-
-
-def read_command_line():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--label-dir", help="as for main.py; by default the demo's drawn faces")
     parser.add_argument("--image-dir")
@@ -97,17 +77,23 @@ def read_command_line():
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--out", default="runs/bench", metavar="DIR")
-    return parser.parse_args()
+    options = parser.parse_args()
+    keep_large_buffers()
+    runtime = Runtime.setup(options.device, options.precision, options.threads, compilation="auto")
+    with tempfile.TemporaryDirectory(prefix="throughput_") as folder:
+        faces = make_large_jpegs(options, Path(folder))
+        stages, flops = make_stages(options, runtime, Path(folder), faces)
+        seconds = measure(stages, options.repeats, runtime)
+    print_report(stages, seconds, flops, runtime)
 
 
 def make_large_jpegs(options, folder):
     """The Faces of so many new JPEGs of Adience's size, in albums below folder/aligned."""
     label_dir, image_dir = options.label_dir, options.image_dir
     if not label_dir:
-        make_demo_faces(folder / "demo")
-        label_dir, image_dir = folder / "demo", folder / "demo" / "aligned"
-    faces, _ = load_faces(label_dir, image_dir, "strict", allow_missing=True)
+        label_dir, image_dir = str(folder / "demo"), str(folder / "demo" / "aligned")
+        make_demo_faces(label_dir)
+    faces, _ = load_data(**Config(label_dir=label_dir, image_dir=image_dir, allow_missing=True).data_source)
     table = faces.table.iloc[np.arange(options.faces) % len(faces)].reset_index(drop=True)
     paths = []
     for number, source in enumerate(table.path):
@@ -117,221 +103,153 @@ def make_large_jpegs(options, folder):
             large = image.convert("RGB").resize((ADIENCE_SIDE, ADIENCE_SIDE), Image.Resampling.BICUBIC)
             large.save(folder / "aligned" / path, quality=90)
         paths.append(str(path))
-    return Faces(table.assign(path=paths), faces.class_names)
+    return Faces(table.assign(path=paths), faces.classes, faces.folds_drawn)
 
 
-def library_buffers():
-    """The C library's own allocator settings: large blocks are mapped anew and returned to the system."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for parameter, value in (
-            (M_MMAP_MAX, 65536),
-            (M_MMAP_THRESHOLD, 32 << 20),
-            (M_TRIM_THRESHOLD, 64 << 20),
-            (M_TOP_PAD, 128 << 10),
-        ):
-            libc.mallopt(parameter, value)
-        libc.malloc_trim(0)
+def make_stages(options, runtime, folder, faces):
+    """The stages of this code, and then those of the reference.
 
-
-class Bench:
-    """The stages of both sides, this code and the reference.
-
-    Attributes:
-        stages: {name: (setting, function, images)}: how to run it, what to time, and how many images that processes.
-            A setting is (whether this code's allocator settings hold, number of threads).
+    Returns:
+        ({name: Stage}, operations of the forward pass for one image).
     """
+    size, batch, device = options.image_size, options.batch_size, runtime.device
+    image_dir, paths, count = folder / "aligned", faces.table.path, len(faces)
+    files, trained = [image_dir / path for path in paths], count // batch * batch  # the incomplete batch is dropped
+    config = Config(
+        image_size=size,
+        batch_size=batch,
+        lr=0.01,
+        lr_steps=(),
+        momentum=0.9,
+        weight_decay=1e-4,
+        gridmask_start=0.7,  # its probability in the first epoch, which is the one that is augmented here
+    )
+    nobody = faces.where(faces.labels < 0)
+    state = make_state(config, FoldSetup(0, faces, nobody, nobody, count // batch, None, [], None, {}), runtime)
+    images = runtime.to_device(open_cache(image_dir, paths, size, folder / "cache", progress=False).images)
+    dataset = FaceDataset(images, faces)
 
-    def __init__(self, options, compute, folder, faces):
-        self.options, self.compute, self.folder, self.faces = options, compute, folder, faces
-        self.files = [folder / "aligned" / path for path in faces.table.path]
-        images = open_cache(folder / "aligned", faces.table.path, options.image_size, folder / "cache", progress=False)
-        self.dataset = FaceDataset(compute.to_device(images), faces)
-        self.prepare_ours()
-        self.prepare_reference()
-        self.ours = None  # whose allocator settings hold
-        # Each side's stages stand together: a change of sides empties the allocator.
-        self.stages = {**self.our_stages(), **self.reference_stages()}
+    def first_epoch():
+        state.step = 0
+        return epoch_pipeline(config, 0, images, faces, state, runtime)
 
-    def prepare_ours(self):
-        options, count = self.options, len(self.faces)
-        config = Config(
-            image_size=options.image_size,
-            batch_size=options.batch_size,
-            lr=0.01,
-            lr_steps=(),
-            momentum=0.9,
-            weight_decay=1e-4,
-            gridmask_start=0.7,  # its probability in the first epoch, which is the one that is augmented here
-        )
-        self.state = TrainState(config, 0, self.faces, self.compute)
-        self.augment = make_augment(config, 0, count, self.state.model, self.state.seed, self.compute.compiled)
-        self.batches_read = list(self.batches())
-        first = self.batches_read[0]
-        images, targets = self.augment(first.images, first.labels, first.positions)
-        device = self.compute.device
-        self.ready, self.targets = images.to(device), Targets(targets.labels.to(device))
-        self.flops = forward_flops(build_model(config, self.faces.class_names), options.image_size)
+    def build_cache():
+        open_cache(image_dir, paths, size, folder / "built", progress=False)
+        shutil.rmtree(folder / "built")
 
-    def prepare_reference(self):
-        size, device = self.options.image_size, self.compute.device
-        self.plain = Compute(device, "fp32")
-        self.plain_model = create_model(**self.state.model.description).to(device)
-        self.plain_optimizer = torch.optim.SGD(self.plain_model.parameters(), 0.01, 0.9, weight_decay=1e-4, fused=True)
-        self.loader = common_practice.make_loader(self.files, self.faces.labels.tolist(), size, self.options.batch_size)
-        self.few_files = self.files[:64]
-        self.few_images = [common_practice.decode(path, size) for path in self.few_files]
-        self.transform = common_practice.train_transform(size, resized=True)
+    batches, augment = first_epoch()
+    batches = list(batches)
 
-    def our_stages(self):
-        setting, one_core = (True, torch.get_num_threads()), (True, 1)
-        size, batch, count = self.options.image_size, self.options.batch_size, len(self.faces)
-        trained = count // batch * batch  # the incomplete last batch is dropped
+    def augment_all():
+        return [augment(batch.images, batch.labels, batch.positions) for batch in batches]
 
-        def decode():
-            return [decode_face(path, size) for path in self.few_files]
-
-        return {
-            "cache: decode and resize, one core": (one_core, decode, len(self.few_files)),
-            "cache: build": (setting, self.build_cache, count),
-            "read batches": (setting, lambda: list(self.batches()), trained),
-            "augment": (setting, self.augment_all, trained),
-            "augment, one core": (one_core, self.augment_all, trained),
-            "forward": (setting, self.forward, batch),
-            "forward, backward, step": (setting, self.step, batch),
-            "training epoch": (setting, self.epoch, trained),
-            "evaluation": (setting, lambda: self.evaluate(self.state.model, self.compute), count),
-        }
-
-    def reference_stages(self):
-        setting, one_core = (False, torch.get_num_threads()), (False, 1)
-        size, batch, count, few = self.options.image_size, self.options.batch_size, len(self.faces), len(self.few_files)
-
-        def decode():
-            return [np.asarray(common_practice.decode(path, size)) for path in self.few_files]
-
-        def transform():
-            return [self.transform(image) for image in self.few_images]
-
-        return {
-            "common practice: decode and resize, one core": (one_core, decode, few),
-            "common practice: augment, one core": (one_core, transform, few),
-            "plain fp32: forward, backward, step": (setting, self.plain_step, batch),
-            "common practice: training epoch": (setting, self.plain_epoch, count),
-            "plain fp32: evaluation": (setting, lambda: self.evaluate(self.plain_model, self.plain), count),
-        }
-
-    def enter(self, setting):
-        """Set threads and allocator; after a change of sides, three steps fill the allocator as training does."""
-        ours, threads = setting
-        torch.set_num_threads(threads)
-        if ours != self.ours:
-            library_buffers()
-            if ours:
-                keep_large_buffers()
-            for _ in range(3):
-                self.step() if ours else self.plain_step()
-            self.ours = ours
-
-    def batches(self):
-        return shuffled_batches(self.dataset, self.options.batch_size, make_generator(0, 0, 0, Stream.SHUFFLE))
-
-    def build_cache(self):
-        target = self.folder / "built"
-        open_cache(self.folder / "aligned", self.faces.table.path, self.options.image_size, target, progress=False)
-        shutil.rmtree(target)
-
-    def augment_all(self):
-        for batch in self.batches_read:
-            self.augment(batch.images, batch.labels, batch.positions)
+    inputs, targets = augment(batches[0].images, batches[0].labels, batches[0].positions)
+    inputs, targets = inputs.to(device), Targets(targets.labels.to(device))
 
     @torch.inference_mode()
-    def forward(self):
-        self.state.model.eval()
-        with self.compute.autocast():
-            self.state.model(self.ready)
+    def forward():
+        state.model.eval()
+        with runtime.autocast():
+            state.model(inputs)
 
-    def step(self):
-        """A training step of `train_one_epoch` without data, augmentation and meter."""
-        self.state.network.train()
-        with self.compute.autocast():
-            outputs = self.state.network(self.ready)
-        loss = self.state.criterion(outputs, self.targets)
-        self.state.optimizer.zero_grad(set_to_none=True)
+    def step():  # of `train_one_epoch`, without data, augmentation and meter
+        state.network.train()
+        with runtime.autocast():
+            outputs = state.network(inputs)
+        loss = state.criterion(outputs, targets)
+        state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.state.optimizer.step()
+        state.optimizer.step()
 
-    def epoch(self):
-        meter = EpochMeter(self.compute)
-        train_one_epoch(self.state, self.batches(), self.augment, meter, self.compute, NO_PROGRESS, NO_INTERRUPTION)
+    def epoch():
+        train_one_epoch(state, *first_epoch(), EpochMeter(runtime), runtime, lambda: False)
 
-    def evaluate(self, model, compute):
-        return evaluate(model, self.dataset, self.options.batch_size, compute)
+    plain = create_model(**state.model.description).to(device)
+    optimizer = torch.optim.SGD(plain.parameters(), 0.01, 0.9, weight_decay=1e-4, fused=True)
+    loader = common_practice.make_loader(files, faces.labels.tolist(), size, batch)
+    transform, few = common_practice.train_transform(size, resized=True), files[:64]
+    decoded = [common_practice.decode(path, size) for path in few]
 
-    def plain_step(self):
-        self.plain_model.train()
-        common_practice.step(self.plain_model, self.plain_optimizer, self.ready, self.targets.labels)
+    def plain_step():
+        plain.train()
+        common_practice.step(plain, optimizer, inputs, targets.labels)
 
-    def plain_epoch(self):
-        common_practice.train(self.plain_model, self.plain_optimizer, self.loader, self.compute.device)
+    def decode_plainly():
+        return [np.asarray(common_practice.decode(path, size)) for path in few]
 
+    def evaluate_with(model, runtime):
+        return lambda: evaluate(model, dataset, batch, runtime)
 
-def forward_flops(model, size):
+    stages = {
+        "cache: decode and resize, one core": Stage(lambda: [decode_face(p, size) for p in few], len(few), True),
+        "cache: build": Stage(build_cache, count),
+        "read batches": Stage(lambda: list(shuffled_batches(dataset, batch, make_generator(0))), trained),
+        "augment": Stage(augment_all, trained),
+        "augment, one core": Stage(augment_all, trained, True),
+        "forward": Stage(forward, batch),
+        STEP: Stage(step, batch),
+        "training epoch": Stage(epoch, trained),
+        "evaluation": Stage(evaluate_with(state.model, runtime), count),
+        "common practice: decode and resize, one core": Stage(decode_plainly, len(few), True),
+        "common practice: augment, one core": Stage(lambda: list(map(transform, decoded)), len(few), True),
+        PLAIN_STEP: Stage(plain_step, batch),
+        "common practice: training epoch": Stage(
+            lambda: common_practice.train(plain, optimizer, loader, device), count
+        ),
+        "plain fp32: evaluation": Stage(evaluate_with(plain, Runtime(device, "fp32")), count),
+    }
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
-        model.eval()(torch.zeros(1, 3, size, size))
-    return counter.get_total_flops()
+        build_model(config, faces.classes).eval()(torch.zeros(1, 3, size, size))
+    return stages, counter.get_total_flops()
 
 
-def best_matmul_rate(compute):
+def measure(stages, repeats, runtime):
+    """{name of the stage: seconds of each repeat}."""
+    seconds, threads, is_rival = {name: [] for name in stages}, torch.get_num_threads(), None
+    for repeat in range(repeats + 1):
+        for name, stage in stages.items():
+            torch.set_num_threads(1 if stage.one_core else threads)
+            if is_rival != (name in RIVALS.values()):
+                is_rival = name in RIVALS.values()
+                set_allocator(is_rival)
+                for _ in range(3):  # fill the allocator as training does
+                    stages[PLAIN_STEP if is_rival else STEP].run()
+            runtime.synchronize()
+            start = time.perf_counter()
+            stage.run()
+            runtime.synchronize()
+            if repeat:  # the first round warms up
+                seconds[name].append(time.perf_counter() - start)
+        print(f"repeat {repeat} of {repeats} done", file=sys.stderr)
+    return seconds
+
+
+def set_allocator(library):
+    """Set the C library's own allocator settings, by which large blocks are mapped anew and returned, or ours."""
+    libc = ctypes.CDLL(None)
+    if library and hasattr(libc, "mallopt"):
+        for parameter, value in LIBRARY_ALLOCATOR.items():
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
+    elif not library:
+        keep_large_buffers()
+
+
+def best_matmul_rate(runtime):
     """Operations per second of the best product of square matrices, over sizes, in the faster precision."""
     # Only in this one: where bf16 is emulated, a single product in it can take minutes.
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[choose_precision("auto", compute.device)]
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[choose_precision("auto", runtime.device)]
     best = 0.0
-    for side in (1024, 2048, 3072) if compute.device.type == "cpu" else (4096, 8192):
-        left, right = (torch.randn(side, side, device=compute.device).to(kind) for _ in range(2))
+    for side in (1024, 2048, 3072) if runtime.device.type == "cpu" else (4096, 8192):
+        left, right = (torch.randn(side, side, device=runtime.device).to(kind) for _ in range(2))
         for _ in range(5):
-            compute.synchronize()
+            runtime.synchronize()
             start = time.perf_counter()
             left @ right
-            compute.synchronize()
+            runtime.synchronize()
             best = max(best, 2 * side**3 / (time.perf_counter() - start))
     return best
-
-
-def summarise(bench, seconds):
-    rate = best_matmul_rate(bench.compute)
-    limits = {"forward": rate / bench.flops, "evaluation": rate / bench.flops}
-    limits |= dict.fromkeys(("forward, backward, step", "training epoch"), rate / bench.flops / 3)
-    per_image = {name: np.array(times) / bench.stages[name][2] for name, times in seconds.items()}
-    step = np.median(per_image["training epoch"])
-    rows = []
-    for name, times in per_image.items():
-        median = float(np.median(times))
-        row = {"stage": name, "images_per_second": 1 / median}
-        row["spread"] = [float(1 / times.max()), float(1 / times.min())]
-        row["of_training_step"] = median / step
-        row["of_limit"] = 1 / median / limits[name] if name in limits else None
-        rival = RIVALS.get(name)
-        # The median of ratios, not the ratio of medians: the two sides of one repeat ran close together.
-        row["times_rival"] = float(np.median(per_image[rival] / times)) if rival else None
-        rows.append(row)
-    pure = per_image["forward, backward, step"] / per_image["training epoch"]
-    options = {name: value for name, value in vars(bench.options).items() if not name.endswith("dir") and name != "out"}
-    return {
-        "machine": f"{processor()}, {bench.compute}",
-        "torch": str(torch.__version__),
-        "commit": current_commit(),
-        "options": options,
-        "matmul_gflops": rate / 1e9,
-        "forward_gmacs": bench.flops / 2e9,
-        "epoch_over_pure_step": float(np.median(pure)),
-        "stages": rows,
-    }
-
-
-def is_rival(row):
-    return row["stage"].startswith(RIVAL_PREFIXES)
 
 
 def processor():
@@ -342,42 +260,23 @@ def processor():
         return platform.processor() or platform.machine()
 
 
-def print_report(report):
-    print(f"{report['machine']}; torch {report['torch']}")
-    gflops, gmacs = report["matmul_gflops"], report["forward_gmacs"]
-    print(f"best matrix product {gflops:,.0f} GFLOP/s; the network: {gmacs:.2f} GMAC forward per image\n")
+def print_report(stages, seconds, flops, runtime):
+    rate = best_matmul_rate(runtime)
+    limits = {"forward": rate / flops, "evaluation": rate / flops}
+    limits |= dict.fromkeys((STEP, "training epoch"), rate / flops / 3)
+    per_image = {name: np.array(times) / stages[name].images for name, times in seconds.items()}
+    epoch = np.median(per_image["training epoch"])
+    print(f"{processor()}, {runtime}; torch {torch.__version__}; commit {current_commit()}")
+    print(f"best matrix product {rate / 1e9:,.0f} GFLOP/s; the network: {flops / 2e9:.2f} GMAC forward per image\n")
     print(f"{'stage':<46}{'images/s':>10}{'of a step':>11}{'of limit':>10}{'times rival':>13}")
-    for row in report["stages"]:
-        limit = f"{row['of_limit']:.0%}" if row["of_limit"] else ""
-        times = f"{row['times_rival']:.2f}" if row["times_rival"] else ""
-        print(
-            f"{row['stage']:<46}{row['images_per_second']:>10,.1f}{row['of_training_step']:>11.1%}{limit:>10}{times:>13}"
-        )
-    print(f"\ntraining epoch over pure forward, backward, step: {report['epoch_over_pure_step']:.3f}")
-
-
-def write_report(report, folder):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "throughput.json").write_text(json.dumps(report, indent=1))
-    rows = report["stages"][::-1]
-    figure, axes = pyplot.subplots(figsize=(9, 0.36 * len(rows) + 1.2), layout="constrained")
-    names = [row["stage"] for row in rows]
-    colours = ["#b0b7bf" if is_rival(row) else "#2a6f97" for row in rows]
-    bars = axes.barh(range(len(rows)), [row["images_per_second"] for row in rows], color=colours)
-    axes.set_yticks(range(len(rows)), names)
-    axes.bar_label(bars, [f"{row['images_per_second']:,.0f}" for row in rows], padding=3)
-    axes.set_xscale("log")
-    axes.set_xlabel("images per second (log scale)")
-    axes.set_title(f"{report['machine']}, {report['options']['image_size']} px", fontsize="medium")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.12)
-    figure.savefig(folder / "throughput.png", dpi=120)
-    print(f"{folder}/ holds throughput.json and throughput.png")
+    for name, times in per_image.items():
+        median, rival = np.median(times), RIVALS.get(name)
+        limit = f"{1 / median / limits[name]:.0%}" if name in limits else ""
+        # The median of ratios, not the ratio of medians: the two sides of one repeat ran close together.
+        ratio = f"{np.median(per_image[rival] / times):.2f}" if rival else ""
+        print(f"{name:<46}{1 / median:>10,.1f}{median / epoch:>11.1%}{limit:>10}{ratio:>13}".rstrip())
+    pure = np.median(per_image[STEP] / per_image["training epoch"])
+    print(f"\ntraining epoch over pure forward, backward, step: {pure:.3f}")
 
 
 if __name__ == "__main__":

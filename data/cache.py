@@ -1,37 +1,55 @@
 """Every face decoded and resized once, into one memory-mapped array.
 
-A cache is a folder with `images.npy`, a uint8 array (N, 3, S, S), and `index.json`, which holds its SHA-256; it is
-compared at every opening. The folder's name is a hash of the images' paths, lengths, times and inodes and of the size,
-so a changed list, a replaced image or another size is another cache, built anew.
+A cache is a folder with two files:
+
+    images.npy   uint8 (N, 3, S, S)
+    index.npz    SHA-256 of images.npy, its size, times and inode at that moment, and the signatures and pairs of
+                 duplicates.py; the last 32 bytes are the SHA-256 of the others
+
+The folder's name is a hash of the images' paths, lengths, times and inodes and of the size, so that a changed list, a
+replaced image or another size is another cache. images.npy is read again when its size, times or inode are not those
+of the index. Where a checksum differs, the cache is built anew.
 """
 
-import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 import stat
-import warnings
-from concurrent.futures import ThreadPoolExecutor
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from data.duplicates import Pictures
+from data.images import decode_face, in_threads
 from utils.errors import UserError
-from utils.files import locked
-from utils.foreign import MIB, open_regular, read_json, reason
+from utils.files import atomic_write, locked
+from utils.reading import ANY_SIZE, MIB, open_regular, read_bytes, reason
 
-# decode_face refuses such images itself, by name.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+FORMAT = 4  # raised when decoding, signatures or the search for pairs change
+IMAGES, INDEX = "images.npy", "index.npz"
+FILES = (IMAGES, INDEX, ".index.unfinished.npz")  # the last one is of a process that was killed
+INDEX_LIMIT = 1024  # MiB
+SETTLED = 0.1  # seconds after which a change of a file also changes its times
 
-FORMAT = 2
-CONTENT = {"images.npy", "index.json"}
-IMAGES_PER_TASK = 32
-# Others start foreign programs (EPS) or hold no photographs.
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
-IMAGE_LIMIT = 64  # MiB of a file
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """The decoded images of a data set.
+
+    Attributes:
+        images: uint8 (N, 3, S, S), memory-mapped and read-only.
+        sha256: the checksum of their file.
+        pictures: the Pictures that they show.
+    """
+
+    images: np.ndarray
+    sha256: str
+    pictures: Pictures
 
 
 def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
@@ -48,16 +66,17 @@ def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
         progress: show a progress bar.
 
     Returns:
-        A read-only, memory-mapped uint8 array (N, 3, size, size).
+        A Cache.
 
     Raises:
-        UserError: an image cannot be decoded, or the cache cannot be written.
+        UserError: an image cannot be decoded, so many images are the same that these cannot be photographs, or the
+            cache cannot be written.
     """
     image_dir, cache_dir = Path(image_dir).resolve(), Path(cache_dir)
-    sources = [describe_source(image_dir / path) for path in paths]
-    name = hashlib.sha256(json.dumps([FORMAT, size, sources]).encode()).hexdigest()[:16]
-    folder = cache_dir / f"faces_{size}px_{name}"
-    shape = (len(paths), 3, size, size)
+    files = [os.path.join(image_dir, path) for path in paths]
+    name = hashlib.sha256(json.dumps([FORMAT, size, [describe_source(file) for file in files]]).encode())
+    folder = cache_dir / f"faces_{size}px_{name.hexdigest()[:16]}"
+    shape = (len(files), 3, size, size)
 
     def when_busy():
         if progress:
@@ -65,54 +84,95 @@ def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
 
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        images = open_sound(folder, shape)
-        if images is None:
+        cache = open_sound(folder, shape)
+        if cache is None:
             with locked(cache_dir / ".lock", when_busy):
-                images = open_sound(folder, shape)  # another process may have built it meanwhile
-                if images is None:
-                    build(folder, [image_dir / path for path in paths], shape, workers, progress)
-                    images = np.load(folder / "images.npy", mmap_mode="r")
+                cache = open_sound(folder, shape, reread=True)
+                if cache is None:
+                    build(folder, files, shape, workers, progress)
+                    cache = open_sound(folder, shape, reread=True)
+        if cache is None:
+            raise OSError("its files changed while they were written")
     except OSError as error:
         size = f"{np.prod(shape, dtype=float) / MIB:,.0f} MiB"
         raise UserError(f"cannot write the cache '{folder}' ({size}): {reason(error)}") from None
-    return images
+    return cache
 
 
 def describe_source(path):
-    """What a cached image depends on: the file, its length, its times and its place on the disk.
-
-    A copy may keep the length and the time of change of what it replaces (`cp -p`, `rsync -t`); the time of change of
-    its inode it cannot keep.
-    """
+    """Path and status of an image file, on which its decoded pixels depend. Raises UserError."""
     try:
         status = os.stat(path)
     except OSError as error:
         raise UserError(f"cannot read the image '{path}': {reason(error)}") from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"'{path}' is no image: it is not a regular file")
-    return [os.fspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    return [path, *describe_status(status)]
 
 
-def open_sound(folder, shape):
-    """The array of a finished cache that is, byte for byte, what was written; None where there is no such cache."""
-    path = folder / "images.npy"
+def describe_status(status):
+    """Size, times and inode of a file, as texts; a change of its content changes at least one of them.
+
+    A copy may keep the size and the modification time of the file that it replaces (`cp -p`, `rsync -t`), but not the
+    time at which its inode changed.
+    """
+    return [str(number) for number in (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)]
+
+
+def open_sound(folder, shape, reread=False):
+    """Open a finished cache.
+
+    Args:
+        folder: the cache.
+        shape: (N, 3, S, S).
+        reread: read images.npy where its status is not that of the index, and record the status if the checksum is
+            the same. Other processes must be locked out.
+
+    Returns:
+        A Cache; None if there is none, or if its files are not, byte for byte, what was written.
+    """
     try:
-        expected = read_json(folder / "index.json")["sha256"]
-        with open_regular(path, limit_mib=2**40) as file:
-            images = np.load(path, mmap_mode="r")
-            if images.shape != shape or images.dtype != np.uint8 or checksum(file) != expected:
+        index = read_index(folder)
+        if index["status"].tolist() != describe_status(os.stat(folder / IMAGES)):
+            checked = check_images(folder) if reread else {}
+            if checked.get("sha256") != index["sha256"]:
                 return None
+            write_index(folder, index | checked)
+        images = np.load(folder / IMAGES, mmap_mode="r")
+        if (images.shape, images.dtype) != (shape, np.uint8):
+            return None
     except Exception:  # any other content may fail in any way
         return None
-    return images
+    return Cache(images, str(index["sha256"]), Pictures(index["signatures"], index["pairs"]))
 
 
-def checksum(file):
-    return hashlib.file_digest(file, "sha256").hexdigest()
+def read_index(folder):
+    """{name: array} of a cache. Raises UserError where the file is not what was written."""
+    content = read_bytes(folder / INDEX, INDEX_LIMIT)
+    if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+        raise UserError(f"'{folder / INDEX}' is damaged")
+    with np.load(io.BytesIO(content[:-32])) as arrays:
+        return dict(arrays)
+
+
+def write_index(folder, arrays):
+    """Write {name: array}. Raises UserError."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    with atomic_write(folder / INDEX) as unfinished:
+        unfinished.write_bytes(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+
+
+def check_images(folder):
+    """Read images.npy: {"sha256": its checksum, "status": its status before that}. Raises UserError or OSError."""
+    time.sleep(SETTLED)  # a change from now on changes the status
+    with open_regular(folder / IMAGES, ANY_SIZE) as file:
+        status = describe_status(os.fstat(file.fileno()))
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "status": status}
 
 
 def build(folder, paths, shape, workers, progress):
-    """Write the cache to a folder beside its place and move it there once it is complete."""
+    """Write the cache to another folder and rename that once it is complete. Raises OSError or UserError."""
     for stale in folder.parent.glob(".faces_*px_*.unfinished"):  # of a process that was killed; this one has the lock
         remove_own(stale)
     needed, free = np.prod(shape, dtype=float), shutil.disk_usage(folder.parent).free
@@ -121,14 +181,13 @@ def build(folder, paths, shape, workers, progress):
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     unfinished.mkdir()
     try:
-        images = unfinished / "images.npy"
-        array = np.lib.format.open_memmap(images, mode="w+", dtype=np.uint8, shape=shape)
-        allocate(images)
-        decode_all(array, paths, workers, progress)
-        array.flush()
-        del array
-        with open(images, "rb") as file:
-            (unfinished / "index.json").write_text(json.dumps({"sha256": checksum(file)}))
+        images = np.lib.format.open_memmap(unfinished / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
+        allocate(unfinished / IMAGES)
+        decode_all(images, paths, workers, progress)
+        images.flush()
+        pictures = vars(Pictures.of(images))
+        del images
+        write_index(unfinished, {**check_images(unfinished), **pictures})
         remove_own(folder)  # a damaged one
         os.rename(unfinished, folder)
     finally:
@@ -139,8 +198,8 @@ def remove_own(folder):
     """Remove a cache, but nothing that no cache holds. Raises OSError where there is something else."""
     if not folder.is_dir():
         return
-    if strangers := {path.name for path in folder.iterdir()} - CONTENT:
-        raise OSError(f"'{folder}' holds '{min(strangers)}', which is no part of a cache; move it away")
+    if foreign := {path.name for path in folder.iterdir()} - set(FILES):
+        raise OSError(f"'{folder}' holds '{min(foreign)}', which is no part of a cache; move it away")
     shutil.rmtree(folder)
 
 
@@ -151,84 +210,13 @@ def allocate(path):
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
-def decode_all(array, paths, workers, progress):
+def decode_all(images, paths, workers, progress):
     """Decode the images into uint8 (N, 3, S, S). Raises UserError that names the first image that failed."""
-    failures = {}
 
-    def decode(start):
-        task = range(start, min(start + IMAGES_PER_TASK, len(paths)))
-        for position in task:
-            try:
-                array[position] = decode_face(paths[position], array.shape[-1])
-            except UserError as error:
-                failures[position] = str(error)
-        return len(task)
+    def decode(position):
+        images[position] = decode_face(paths[position], images.shape[-1])
 
-    # Pillow decodes and resizes without holding the interpreter's lock, so threads use every core.
-    bar = tqdm(total=len(paths), desc="decoding faces", unit="img", disable=None if progress else True)
-    with bar, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        try:
-            for done in pool.map(decode, range(0, len(paths), IMAGES_PER_TASK)):
-                bar.update(done)
-        except BaseException:  # an interruption: drop what is queued
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    if failures:
-        more = f" (and {len(failures) - 1:,} more images)" if len(failures) > 1 else ""
-        raise UserError(failures[min(failures)] + more)
-
-
-def decode_face(path, size):
-    """Decode an image file: resize its shorter side to `size` and cut out the centre.
-
-    Returns:
-        uint8 array (3, size, size).
-
-    Raises:
-        UserError: see `open_image`.
-    """
-    with open_image(path) as image:
-        # A JPEG decodes straight to 1/2, 1/4 or 1/8 of its size, which skips most of the work.
-        image.draft("RGB", (size, size))
-        square = centre_square(to_rgb(ImageOps.exif_transpose(image)), size)
-        return np.asarray(square).transpose(2, 0, 1)
-
-
-@contextlib.contextmanager
-def open_image(path):
-    """Open an image file, which is decoded within the block, where any error of Pillow's becomes a UserError.
-
-    Yields:
-        A PIL image, not decoded yet.
-
-    Raises:
-        UserError: the file is not an image, is damaged, or has more pixels than a face image can have.
-    """
-    try:
-        with open_regular(path, IMAGE_LIMIT) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise UserError(f"'{path}' is {image.width}x{image.height}, more pixels than a face image can have")
-            yield image
-    except UnidentifiedImageError:
-        raise UserError(f"'{path}' is no image of the formats {', '.join(IMAGE_FORMATS)}") from None
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # a damaged file can fail in any way, deep within one of Pillow's decoders
-        problem = "cannot be read" if getattr(error, "errno", None) else "is truncated or damaged"
-        raise UserError(f"'{path}' {problem}: {error}") from None
-
-
-def to_rgb(image):
-    """A PIL image in RGB: 16-bit greys are scaled, where Pillow would cut them off at 255."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def centre_square(image, size):
-    """The centre of a PIL image, resized to size x size in one step."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    _, errors = in_threads(decode, range(len(paths)), "decoding faces", workers, progress)
+    if errors:
+        more = f" (and {len(errors) - 1:,} more images)" if len(errors) > 1 else ""
+        raise UserError(errors[0] + more)

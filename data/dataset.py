@@ -1,4 +1,4 @@
-"""Batches from the cache, a whole batch at a time, in an order that follows from a random generator alone."""
+"""Batches from the cache, in an order that follows from a random generator alone."""
 
 import itertools
 import queue
@@ -14,7 +14,7 @@ BATCHES_AHEAD = 2
 
 
 class FaceDataset:
-    """Decoded faces and their labels; indexed by a tensor, it returns a whole batch.
+    """Decoded faces and their labels; indexed by a tensor, it returns a batch.
 
     Args:
         images: uint8 (rows of the cache, 3, S, S), the memory-mapped cache or a tensor on a GPU. Batches are on the
@@ -43,7 +43,7 @@ class FaceDataset:
 
 
 class Batch(NamedTuple):
-    """One process's part of a training batch."""
+    """The rows of a training batch that one process computes."""
 
     images: torch.Tensor  # uint8 (B, 3, S, S)
     labels: torch.Tensor  # int64 (B,)
@@ -62,21 +62,21 @@ def shuffled_batches(dataset, batch_size, generator, first_step=0, rank=0, world
         batch_size: faces of a batch, over all processes.
         generator: draws the order of the epoch.
         first_step: the number of batches to skip; a resumed run continues there.
-        rank, world_size: yield this process's equal, contiguous part of each batch.
+        rank, world_size: yield this process's equal, contiguous slice of each batch.
         sampling: (M,) weights of the faces; M faces are then drawn by them with replacement.
 
     Raises:
         UserError: see `steps_per_epoch`.
     """
-    steps, share = steps_per_epoch(dataset, batch_size, world_size), batch_size // world_size
+    steps, local_batch_size = steps_per_epoch(dataset, batch_size, world_size), batch_size // world_size
     if sampling is None:
         order = torch.randperm(len(dataset), generator=generator)
     else:
         order = torch.multinomial(sampling.double(), len(dataset), replacement=True, generator=generator)
     order = order.to(dataset.device)
     for step in range(first_step, steps):
-        start = step * batch_size + rank * share
-        positions = torch.arange(start, start + share, device=dataset.device)
+        start = step * batch_size + rank * local_batch_size
+        positions = torch.arange(start, start + local_batch_size, device=dataset.device)
         yield Batch(*dataset[order[positions]], positions)
 
 
@@ -102,14 +102,14 @@ def steps_per_epoch(faces, batch_size, world_size=1):
 
 
 def ordered_batches(dataset, batch_size, rank=0, world_size=1):
-    """Yield (images, labels) of this process's share of the faces, in order; the last batch may be smaller."""
+    """Yield (images, labels) of this process's slice of the faces, in order; the last batch may be smaller."""
     mine = share_of(len(dataset), rank, world_size).to(dataset.device)
     for start in range(0, len(mine), batch_size):
         yield dataset[mine[start : start + batch_size]]
 
 
 def share_of(count, rank, world_size):
-    """The contiguous part of the positions 0 to count - 1 that belongs to one process, int64."""
+    """The contiguous slice of the positions 0 to count - 1 that belongs to one process, int64."""
     return torch.arange(count).tensor_split(world_size)[rank]
 
 

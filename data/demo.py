@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from data.adience import CANONICAL, FOLDS, HEADER
 from utils.errors import UserError
 from utils.files import locked
-from utils.foreign import read_json, reason
+from utils.reading import read_json, reason
 
 DEMO_DIR = "demo_faces"
 SIDE, FINE = 128, 2  # pixels of a saved face, and how many times larger it is drawn
@@ -49,7 +49,7 @@ def make_demo_faces(folder, people_per_class=6, images_per_person=2, seed=0):
 
 
 def is_drawn(folder, recipe):
-    """Whether the faces are there. Raises UserError where something else is: nothing is ever removed for them."""
+    """Whether the faces are there. Raises UserError for any other content of the folder, which stays."""
     if not folder.exists():
         return False
     if (folder / "demo.json").is_file() and read_json(folder / "demo.json") == recipe:
@@ -58,7 +58,7 @@ def is_drawn(folder, recipe):
 
 
 def draw_folder(folder, recipe):
-    """Draw into a folder beside its place and move it there once it is complete."""
+    """Draw into another folder and rename that once it is complete."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     if unfinished.exists() and any(unfinished.iterdir()) and not (unfinished / "demo.json").is_file():
         raise UserError(f"'{unfinished}' exists and was not made by --demo; move it away first")
@@ -93,7 +93,7 @@ def draw_fold(folder, fold, people_per_class, images_per_person, rng):
 
 
 def draw_person(rng, ages):
-    """What the images of a person share. Colours are RGB, 0 to 255; lengths are in half-heights of the head."""
+    """Draw the traits of a person. Colours are RGB, 0 to 255; lengths are in half-heights of the head."""
     age, gender = rng.uniform(*ages), str(rng.choice(["f", "m"]))
     # Infants' heads are round; faces lengthen until about twenty (Farkas, "Anthropometry of the Head and Face").
     growth = np.interp(age, [0, 5, 12, 20], [0, 0.3, 0.7, 1])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.cache import decode_face
 from utils.errors import UserError
 
 SIDE = 32  # pixels of the picture that is hashed
@@ -22,45 +21,10 @@ BLOCK = 1024
 MOST_PAIRS = 2_000_000
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """The pictures of a whole data set.
-
-    Attributes:
-        signatures: uint8 (N, 96), in the order of the cache.
-        pairs: int64 (P, 2), the rows that hold the same picture.
-    """
-
-    signatures: np.ndarray
-    pairs: np.ndarray
-
-    @classmethod
-    def of(cls, images):
-        """Images uint8 (N, 3, S, S) -> Pictures."""
-        signatures = signatures_of(images)
-        return cls(signatures, same_pictures(signatures))
-
-    def twins(self, faces, others):
-        """Bool (M,): which of M Faces show a picture that some of the other Faces show, too."""
-        pairs = np.concatenate([self.pairs, self.pairs[:, ::-1]])
-        shown = pairs[np.isin(pairs[:, 1], others.table.index), 0]
-        return faces.table.index.isin(shown)
-
-    def across_folds(self, faces):
-        """The pairs whose pictures are in different folds, of all Faces, as rows (P, 2)."""
-        folds = faces.table.fold.to_numpy()[self.pairs]
-        return self.pairs[folds[:, 0] != folds[:, 1]]
-
-
-def read_signature(path):
-    """The signature of an image file, uint8 (96,). Raises UserError."""
-    return signatures_of(decode_face(path, 2 * SIDE)[None])[0]
-
-
 def signatures_of(images):
     """Images uint8 (N, 3, S, S) -> signatures uint8 (N, 96)."""
     step = max(1, images.shape[-1] // (2 * SIDE))  # of a large image, some pixels tell enough
-    parts = [np.zeros((0, SIGNATURE_BYTES), np.uint8)]
+    signatures = [np.zeros((0, SIGNATURE_BYTES), np.uint8)]
     for start in range(0, len(images), BLOCK):
         block = images[start : start + BLOCK, :, ::step, ::step].astype(np.float32)
         grey = np.tensordot(GREY, block, axes=(0, 1))  # (B, S / step, S / step)
@@ -68,8 +32,8 @@ def signatures_of(images):
         pictures = shrink @ grey @ shrink.T  # (B, 32, 32)
         small = area_means(SIDE, SMALL_SIDE) @ pictures @ area_means(SIDE, SMALL_SIDE).T  # (B, 8, 8)
         small = small.round().clip(0, 255).astype(np.uint8).reshape(len(grey), -1)
-        parts.append(np.hstack([np.packbits(difference_hashes(pictures), axis=1), small]))
-    return np.concatenate(parts)
+        signatures.append(np.hstack([np.packbits(difference_hashes(pictures), axis=1), small]))
+    return np.concatenate(signatures)
 
 
 def area_means(size, smaller):
@@ -110,17 +74,16 @@ def same_pictures(signatures, others=None):
     small, second_small = unit_pictures(signatures), unit_pictures(second)
     found, count = [np.zeros((0, 2), np.int64)], 0
     for start in range(0, len(signatures), BLOCK):
-        part = slice(start, start + BLOCK)
+        rows, columns = slice(start, start + BLOCK), slice(start if others is None else 0, None)
         # Signs multiply to +1 where bits agree, so a matrix product counts agreements minus differences.
-        differing = (HASH_SIDE**2 - hashes[part] @ second_hashes.T) / 2
-        same = (differing <= MOST_DIFFERING_BITS) & (small[part] @ second_small.T >= LEAST_CORRELATION)
-        pairs = np.argwhere(same if others is not None else np.triu(same, start + 1)) + np.array([start, 0])
-        found.append(pairs)
-        count += len(pairs)
+        same = hashes[rows] @ second_hashes[columns].T >= HASH_SIDE**2 - 2 * MOST_DIFFERING_BITS
+        same &= small[rows] @ second_small[columns].T >= LEAST_CORRELATION
+        pairs = np.argwhere(np.triu(same, 1) if others is None else same)
+        found.append(pairs + np.array([start, columns.start]))
+        count += len(found[-1])
         if count > MOST_PAIRS:
-            raise UserError(
-                f"more than {MOST_PAIRS:,} pairs of images show the same picture; is this the right folder?"
-            )
+            problem = f"more than {MOST_PAIRS:,} pairs of images show the same picture"
+            raise UserError(f"{problem}; is this the right folder?")
     return np.concatenate(found)
 
 
@@ -135,3 +98,33 @@ def unit_pictures(signatures):
     small -= small.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(small, axis=1, keepdims=True)
     return small / np.where(lengths, lengths, np.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The pictures of a whole data set.
+
+    Attributes:
+        signatures: uint8 (N, 96), in the order of the cache.
+        pairs: int64 (P, 2), the rows that hold the same picture.
+    """
+
+    signatures: np.ndarray
+    pairs: np.ndarray
+
+    @classmethod
+    def of(cls, images):
+        """The Pictures of images uint8 (N, 3, S, S). Raises UserError, see `same_pictures`."""
+        signatures = signatures_of(images)
+        return cls(signatures, same_pictures(signatures))
+
+    def duplicates(self, faces, others):
+        """Bool (M,): which of M Faces show a picture that some of the other Faces show, too."""
+        pairs = np.concatenate([self.pairs, self.pairs[:, ::-1]])
+        shown = pairs[np.isin(pairs[:, 1], others.table.index), 0]
+        return faces.table.index.isin(shown)
+
+    def across_folds(self, faces):
+        """The pairs whose pictures are in different folds, of all Faces, as rows (P, 2)."""
+        folds = faces.table.fold.to_numpy()[self.pairs]
+        return self.pairs[folds[:, 0] != folds[:, 1]]

@@ -1,4 +1,4 @@
-"""The table of faces, together with the names of their classes."""
+"""The table of faces, together with their classes."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -6,21 +6,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from utils.classes import Classes
+
 
 @dataclass(frozen=True, eq=False)
 class Faces:
     """Labelled faces.
 
     Attributes:
-        table: one row per face with the columns path (below the image directory), label (0 to K-1), fold, subject,
-            album, gender, yaw (degrees) and score. Its index is the row of each face in the cache.
-            More columns may follow, which serve for subgroups.
-        class_names: the K names of the classes, in order.
+        table: one row per face with the columns path (below the image directory), label (0 to K-1), fold, person,
+            album, gender, yaw (degrees), score, and the file and line that the label comes from. Its index is the row
+            of each face in the cache. Further columns serve for subgroups.
+        classes: the K Classes.
         folds_drawn: whether the folds were drawn at random, because the data set has none.
     """
 
     table: pd.DataFrame
-    class_names: tuple[str, ...]
+    classes: Classes
     folds_drawn: bool = False
 
     def __len__(self):
@@ -37,20 +39,19 @@ class Faces:
 
     @property
     def people(self):
-        """Series (N,) of "album/subject", which tells people apart across data sets that number them alike."""
-        return self.table.album + "/" + self.table.subject
+        """Series (N,) of "album/person", which tells people apart across data sets that number them alike."""
+        return self.table.album + "/" + self.table.person
 
-    def fingerprint(self, images):
-        """A SHA-256 of paths, folds, labels and pixels.
+    def fingerprint(self, pixels_sha256):
+        """A SHA-256 of paths, people, folds, labels and pixels.
 
         Args:
-            images: uint8 (rows of the cache, 3, S, S).
+            pixels_sha256: the checksum of the cached images.
         """
-        rows = zip(self.table.path, self.table.fold, self.table.label, strict=True)
-        digest = hashlib.sha256("\n".join(f"{path}\t{fold}\t{label}" for path, fold, label in rows).encode())
-        for row in self.table.index:
-            digest.update(images[row])
-        return digest.hexdigest()
+        columns = [self.table.path, self.people, self.table.fold, self.table.label]
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        lines = [f"{path}\t{person}\t{fold}\t{label}" for path, person, fold, label in rows]
+        return hashlib.sha256("\n".join([pixels_sha256, *lines]).encode()).hexdigest()
 
     def training_fingerprint(self, data_fingerprint):
         """A SHA-256 of the fingerprint of all faces and the paths of these, in order."""

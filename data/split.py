@@ -7,7 +7,7 @@ import pandas as pd
 def split_faces(faces, fold, val_fraction, seed):
     """Split off the test fold, and whole albums of the other folds for validation.
 
-    Albums are drawn at random until they hold enough faces. Since they are whole, no person is in two parts.
+    Albums are drawn at random until they hold enough faces. They stay together, so no person is in two of the sets.
 
     Args:
         faces: the Faces of all folds.

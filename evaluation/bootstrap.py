@@ -1,4 +1,4 @@
-"""Confidence intervals by resampling people: the faces of one person are alike, so people are what is drawn."""
+"""Confidence intervals by resampling people, not faces, because the faces of one person are alike."""
 
 import numpy as np
 

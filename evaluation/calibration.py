@@ -1,11 +1,12 @@
-"""Whether probabilities can be believed: of all answers given with 80 %, are 80 % right? And how to repair them."""
+"""Calibration: whether 80 % of the predictions made with 80 % confidence are right, and temperature scaling."""
 
 import numpy as np
 import pandas as pd
+import torch
 
 BINS = 15
-TEMPERATURES = (0.05, 20.0)  # what is searched; 1 is the middle of its logarithms
-# What a probability of 0 counts as, so that no face costs an infinite loss: the smallest normal float32.
+TEMPERATURES = (0.05, 20.0)  # the range that is searched; 1 is the middle of its logarithms
+# Replaces a probability of 0, so that no face costs an infinite loss: the smallest normal float32.
 SMALLEST = np.finfo(np.float32).tiny
 
 
@@ -39,13 +40,13 @@ def reliability(labels, predicted, probabilities, bins=BINS):
     """
     confidence, right = confidence_and_success(labels, predicted, probabilities)
     order = np.argsort(confidence, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    rows = [(len(part), confidence[part].mean(), right[part].mean()) for part in parts]
+    members = [rows for rows in np.array_split(order, bins) if len(rows)]
+    rows = [(len(rows), confidence[rows].mean(), right[rows].mean()) for rows in members]
     return pd.DataFrame(rows, columns=["faces", "confidence", "accuracy"])
 
 
 def confidence_and_success(labels, predicted, probabilities):
-    """The probability of each answer, float64 (N,), and whether it is right, bool (N,)."""
+    """The probability of each prediction, float64 (N,), and whether it is right, bool (N,)."""
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     confidence = np.asarray(probabilities, np.float64)[np.arange(len(labels)), predicted]
     return confidence, labels == predicted
@@ -81,39 +82,32 @@ def fit_temperature(labels, probabilities, steps=60):
         steps: the number of bisections; 60 are exact in float64.
 
     Returns:
-        A float within TEMPERATURES: over 1 where the probabilities are too sure; an end of the range where the best
-        one is not in it; 1 where all are equally good.
+        A float within TEMPERATURES: over 1 if the probabilities are too confident, an end of the range if the best
+        temperature is outside of it, 1 if all are equally good.
     """
     labels, scores = np.asarray(labels), log_probabilities(probabilities)
     right = scores[np.arange(len(labels)), labels].mean()
     low, high = np.log(TEMPERATURES)
     for _ in range(steps):
         middle = (low + high) / 2
-        weights = softmax(scores / np.exp(middle))
+        weights = (scores / np.exp(middle)).softmax(1)
         slope = (weights * scores).sum(1).mean() - right  # of the cross entropy, by 1/T
         low, high = (middle if slope >= 0 else low), (middle if slope <= 0 else high)
     return float(np.exp((low + high) / 2))
 
 
 def apply_temperature(probabilities, temperature):
-    """softmax(log(p) / T): float (N, K) -> float32 (N, K). T over 1 makes them less sure, 1 leaves them as they are."""
-    return softmax(log_probabilities(probabilities) / temperature).astype(np.float32)
+    """softmax(log(p) / T): float (N, K) -> float32 (N, K). T over 1 lowers the confidence, 1 changes nothing."""
+    return (log_probabilities(probabilities) / temperature).softmax(1).float().numpy()
 
 
 def log_probabilities(probabilities):
-    """float64 (N, K), minus the largest of each face, so that the exponentials of their multiples are finite."""
-    scores = np.log(np.asarray(probabilities, np.float64).clip(SMALLEST))
-    return scores - scores.max(1, keepdims=True)
-
-
-def softmax(scores):
-    """Scores (N, K), of which none is large -> probabilities (N, K)."""
-    weights = np.exp(scores)
-    return weights / weights.sum(1, keepdims=True)
+    """The logarithms as a float64 tensor (N, K)."""
+    return torch.from_numpy(np.log(np.asarray(probabilities, np.float64).clip(SMALLEST)))
 
 
 def cross_fitted_temperatures(labels, probabilities, folds):
-    """For each fold the temperature that is best on all other folds: no face has a say in how its own is judged.
+    """Cross-fitted temperatures: each fold's comes from the faces of the other folds.
 
     Args:
         labels: int (N,), true classes.
@@ -130,26 +124,11 @@ def cross_fitted_temperatures(labels, probabilities, folds):
     return {fold: fit_temperature(labels[folds != fold], probabilities[folds != fold]) for fold in names}
 
 
-def calibration_results(labels, predicted, probabilities, temperature):
-    """{"ece": ..., "temperature": ..., "ece_calibrated": ...} as plain values.
-
-    Args:
-        labels, predicted, probabilities: as in `expected_calibration_error`.
-        temperature: that was fitted on other faces; None where there is none, and then the last two are None, too.
-    """
-    found = {"ece": expected_calibration_error(labels, predicted, probabilities)}
-    calibrated = None
-    if temperature is not None:
-        calibrated = expected_calibration_error(labels, predicted, apply_temperature(probabilities, temperature))
-    return {**found, "temperature": temperature, "ece_calibrated": calibrated}
-
-
 def risk_coverage(labels, predicted, probabilities):
-    """The accuracy that is left where the model answers for its most confident faces only.
+    """The accuracy if the model answers only for its most confident faces.
 
     El-Yaniv and Wiener, "On the Foundations of Noise-free Selective Classification", JMLR 2010, whose risk is one
-    minus the accuracy. Faces of equal confidence are answered together: all of them have the values that hold once the
-    last one is answered, whatever their order.
+    minus the accuracy. Faces of equal confidence are answered together, so that their order does not matter.
 
     Args:
         labels, predicted, probabilities: as in `expected_calibration_error`.

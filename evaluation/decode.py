@@ -1,4 +1,4 @@
-"""Decoders: class probabilities (N, K) -> predicted classes (N,). Which one is best depends on the metric."""
+"""Decoders: class probabilities (N, K) -> predicted classes (N,). Each is best for another metric."""
 
 import numpy as np
 

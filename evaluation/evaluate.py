@@ -7,18 +7,18 @@ import torch
 
 from augment.pipeline import to_network_input
 from data.dataset import ordered_batches, prefetch, share_of
-from evaluation.predictions import Predictions
+from evaluation.evaluation import Evaluation
 from utils.errors import UserError
 
 
 @torch.inference_mode()
-def evaluate(model, dataset, batch_size, compute, decoder="argmax", view=None):
-    """The Predictions of a model for every face of a dataset, in its order.
+def evaluate(model, dataset, batch_size, runtime, decoder="argmax", view=None):
+    """The Evaluation of a model on every face of a dataset, in its order.
 
     Args:
         model: a Network; its head gives the class probabilities.
         dataset: a FaceDataset of N faces.
-        compute: the Compute to run on. Several processes take a part each, and all get the whole.
+        runtime: the Runtime to run on. Several processes take a part each, and all get the whole.
         view: a function of normalised images (B, 3, S, S), such as a flip, applied before the network.
 
     Raises:
@@ -26,45 +26,37 @@ def evaluate(model, dataset, batch_size, compute, decoder="argmax", view=None):
     """
     model.eval()
     start = time.perf_counter()
-    rank, world_size = compute.distributed.rank, compute.distributed.world_size
-    compute.distributed.share_buffers(model)
+    rank, world_size = runtime.distributed.rank, runtime.distributed.world_size
+    runtime.distributed.share_buffers(model)
     parts = []
-    for images, _ in prefetch(ordered_batches(dataset, batch_size, rank, world_size), compute.device):
+    for images, _ in prefetch(ordered_batches(dataset, batch_size, rank, world_size), runtime.device):
         images = to_network_input(images, model.mean, model.std)
-        with compute.autocast():
+        with runtime.autocast():
             parts.append(model.probabilities(images if view is None else view(images)))
-    probabilities = torch.zeros(len(dataset), len(dataset.faces.class_names), device=compute.device)
+    probabilities = torch.zeros(len(dataset), len(dataset.faces.classes.names), device=runtime.device)
     if parts:
         mine = share_of(len(dataset), rank, world_size)
         probabilities[mine[0] : mine[-1] + 1] = torch.cat(parts)
-    probabilities = compute.distributed.sum(probabilities).cpu()
+    probabilities = runtime.distributed.sum(probabilities).cpu()
     if not probabilities.isfinite().all():
         raise UserError("the probabilities are not finite numbers: training diverged; use a smaller --lr")
-    return Predictions(dataset.faces, probabilities.numpy(), decoder, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Evaluation(dataset.faces, probabilities.numpy(), decoder, model=model, seconds=seconds)
 
 
 @torch.inference_mode()
-def measure_latency(model, dataset, batch_size, compute):
-    """Median seconds from cached bytes to the network's outputs, for one face and for a batch."""
+def measure_latency(model, dataset, batch_size, runtime, repeats=20, warm_up=5):
+    """Median seconds from cached bytes to the network's outputs after a warm-up, for one face and for a batch."""
     latency = {}
     for name, count in (("one", 1), ("batch", min(batch_size, len(dataset)))):
-        images = dataset[torch.arange(count)][0].to(compute.device)
-
-        def forward(images=images):
-            with compute.autocast():
+        images = dataset[torch.arange(count)][0].to(runtime.device)
+        times = []
+        for _ in range(warm_up + repeats):
+            runtime.synchronize()
+            start = time.perf_counter()
+            with runtime.autocast():
                 model(to_network_input(images, model.mean, model.std))
-
-        latency[name] = {"images": count, "seconds": median_seconds(forward, compute)}
+            runtime.synchronize()
+            times.append(time.perf_counter() - start)
+        latency[name] = {"images": count, "seconds": float(np.median(times[warm_up:]))}
     return latency
-
-
-def median_seconds(function, compute, repeats=20, warm_up=5):
-    """Median wall time of a call after a warm-up; waits for the device."""
-    times = []
-    for _ in range(warm_up + repeats):
-        compute.synchronize()
-        start = time.perf_counter()
-        function()
-        compute.synchronize()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[warm_up:]))

@@ -12,16 +12,17 @@ def fuse(plain, views):
     """Fuse models of the same faces.
 
     Args:
-        plain: one Predictions per model.
+        plain: a list of Evaluations, one per model.
         views: the probabilities (N, K) of all models' views, the plain ones included.
 
     Returns:
-        (Predictions, {metric: (gain, low, high)}); the gain is over the mean of the single models' plain views, with
+        (Evaluation, {metric: (gain, low, high)}); the gain is over the mean of the single models' plain views, with
         a 95 % interval over people.
     """
-    fused = dataclasses.replace(plain[0], probabilities=np.mean(views, axis=0))
+    probabilities = np.mean(views, axis=0)
+    fused = dataclasses.replace(plain[0], probabilities=probabilities, predicted=None, model=None, temperature=None)
     gains = {}
     for name in METRICS:
-        single = np.mean([predictions.per_face(name) for predictions in plain], axis=0)
+        single = np.mean([evaluation.per_face(name) for evaluation in plain], axis=0)
         gains[name] = paired_difference(fused.per_face(name), single, fused.faces.people)
     return fused, gains

@@ -1,4 +1,4 @@
-"""No model is evaluated on what it was trained on: neither on the same people nor on the same pictures."""
+"""Refuses to evaluate a model on its training data, be it the same people or the same pictures."""
 
 import numpy as np
 
@@ -17,13 +17,13 @@ def pictures_seen(record):
 
 
 def refuse_training_people(path, record, faces, split):
-    """Compare names.
+    """Refuse to evaluate a model on people that it was trained on.
 
     Args:
         path: the model file, for the message.
-        record: what it holds beside the network.
+        record: the record of the model file.
         faces: the Faces to evaluate.
-        split: what they are, in words.
+        split: a description of these faces, for the message.
 
     Raises:
         UserError: the model was trained on some of these people.
@@ -37,24 +37,24 @@ def refuse_training_people(path, record, faces, split):
 
 
 def refuse_training_pictures(path, record, faces, split, signatures):
-    """Compare the pictures with the training faces', since people may have other names here.
+    """Refuse to evaluate a model on pictures that it was trained on, since people may have other names here.
 
     Args:
         path, record, faces, split: as in `refuse_training_people`.
         signatures: uint8 (N, 96), of the pictures of these faces.
 
     Returns:
-        Bool (N,): which faces show a picture that the model was trained on. The training run counted them.
+        Bool (N,): which faces show a picture that the model was trained on, as the training run counted them.
 
     Raises:
-        UserError: there are others than those.
+        UserError: there are pictures that the training run did not count.
     """
-    theirs = pictures_seen(record)
-    if theirs.shape[1] != SIGNATURE_BYTES:
-        raise UserError(f"'{path}' is damaged: its 'train_pictures' have {theirs.shape[1]} bytes each")
+    trained_on = pictures_seen(record)
+    if trained_on.shape[1] != SIGNATURE_BYTES:
+        raise UserError(f"'{path}' is damaged: its 'train_pictures' have {trained_on.shape[1]} bytes each")
     seen = np.zeros(len(faces), bool)
-    seen[same_pictures(signatures, theirs)[:, 0]] = True
-    unknown = seen & ~faces.table.path.isin(record["twins"]).to_numpy()
+    seen[same_pictures(signatures, trained_on)[:, 0]] = True
+    unknown = seen & ~faces.table.path.isin(record["duplicates"]).to_numpy()
     if unknown.any():
         raise UserError(
             f"'{path}' was trained on pictures of these faces, under other names: {int(unknown.sum()):,} of"

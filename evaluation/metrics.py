@@ -24,12 +24,12 @@ def one_off(labels, predictions, probabilities):
 
 
 def absolute_error(labels, predictions, probabilities):
-    """In classes."""
+    """Distance in classes."""
     return np.abs(labels - predictions)
 
 
 def cross_entropy(labels, predictions, probabilities):
-    """Of the probabilities, whatever the network was trained with; in nats."""
+    """Cross entropy of the probabilities in nats, whatever the training loss."""
     right = probabilities[np.arange(len(labels)), labels]
     return -np.log(right.clip(np.finfo(np.float32).tiny)).astype(np.float64)
 
@@ -41,10 +41,11 @@ class Metric(NamedTuple):
     lower_is_better: bool = False
 
     def show(self, value):
-        return format(value, self.format)
+        """As text; a missing value, None or NaN, as a dash."""
+        return "–" if value is None or value != value else format(value, self.format)
 
     def show_difference(self, value):
-        """With its sign; percentages in points."""
+        """As text with a sign; percentages in points."""
         return f"{100 * value:+.2f}" if self.format.endswith("%") else f"{value:+.3f}"
 
 
@@ -97,7 +98,7 @@ def largest_class(labels, num_classes):
     return largest, {name: value for name, value in metrics.items() if name != "loss"}
 
 
-def single_answer(predictions, num_classes, share=0.9):
-    """The class that is the answer to nearly all faces, or None."""
+def single_answer(predictions, num_classes, threshold=0.9):
+    """The class that is predicted for nearly all faces, or None."""
     counts = np.bincount(np.asarray(predictions), minlength=num_classes)
-    return int(counts.argmax()) if counts.max() >= share * counts.sum() else None
+    return int(counts.argmax()) if counts.max() >= threshold * counts.sum() else None

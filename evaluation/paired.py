@@ -3,7 +3,7 @@
 import numpy as np
 
 from evaluation.bootstrap import paired_difference, tails
-from evaluation.calibration import BINS, confidence_and_success, expected_calibration_error
+from evaluation.calibration import BINS
 from evaluation.metrics import METRICS
 
 
@@ -34,7 +34,7 @@ def paired_differences(first, second, draws=2000, seed=0):
     """Differences of every metric and of the expected calibration error, with 95 % intervals over people.
 
     Args:
-        first, second: Predictions for the same faces, in the same order.
+        first, second: Evaluations of the same faces, in the same order.
         draws: the number of samples of people; all differences are of the same samples.
 
     Returns:
@@ -51,26 +51,26 @@ def paired_differences(first, second, draws=2000, seed=0):
 def calibration_difference(first, second, draws=2000, confidence=0.95, seed=0):
     """Difference of the expected calibration errors, with a percentile bootstrap interval over people.
 
-    The error is no mean over faces: each sample of people is sorted into bins anew. The errors of samples are too
-    large, as they are where faces are few, but those of both models are, and the difference is hardly moved.
+    The error is no mean over faces, so each sample of people is sorted into bins anew. Sampling raises the errors of
+    both models alike and hardly moves their difference.
 
     Args:
-        first, second: Predictions for the same faces, in the same order.
+        first, second: Evaluations of the same faces, in the same order.
 
     Returns:
         (error of first - error of second, low, high).
     """
-    errors = [expected_calibration_error(one.labels, one.predicted, one.probabilities) for one in (first, second)]
-    samples = [sampled_calibration_errors(one, draws, seed) for one in (first, second)]
+    errors = [evaluation.calibration()["ece"] for evaluation in (first, second)]
+    samples = [sampled_calibration_errors(evaluation, draws, seed) for evaluation in (first, second)]
     low, high = np.quantile(samples[0] - samples[1], tails(confidence))
     return errors[0] - errors[1], float(low), float(high)
 
 
-def sampled_calibration_errors(predictions, draws, seed):
+def sampled_calibration_errors(evaluation, draws, seed):
     """The expected calibration errors over samples of people, float (draws,); a seed always gives the same samples."""
-    confidence, right = confidence_and_success(predictions.labels, predictions.predicted, predictions.probabilities)
+    confidence, right = evaluation.confidence, evaluation.labels == evaluation.predicted
     order = np.argsort(confidence, kind="stable")
-    _, person = np.unique(np.asarray(predictions.faces.people), return_inverse=True)
+    _, person = np.unique(np.asarray(evaluation.faces.people), return_inverse=True)
     gaps, person, count = (confidence - right)[order], person[order], int(person.max()) + 1
     rng, shares = np.random.default_rng(seed), np.full(count, 1 / count)
     return np.array([binned_error(gaps, rng.multinomial(count, shares)[person]) for _ in range(draws)])

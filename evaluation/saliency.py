@@ -1,4 +1,4 @@
-"""Which parts of an image speak for a class: Grad-CAM.
+"""Saliency maps by Grad-CAM: the regions of an image that speak for a class.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-Based Localization", ICCV 2017.
 """
@@ -6,8 +6,6 @@ Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from models.network import Network
 
 
 @torch.inference_mode(False)  # gradients are needed, whatever the caller has switched off
@@ -29,11 +27,11 @@ def grad_cam(model, images, classes):
     found = []
     with last_feature_maps(model).register_forward_hook(lambda module, inputs, output: found.append(output)):
         outputs = model(images.clone().requires_grad_())  # so that the maps have a gradient if no parameter needs one
-    if outputs.shape[1] != model.head.num_classes:
-        outputs = model.head.probabilities(outputs).log()
+    probabilities = model.head.probabilities(outputs)  # (B, K)
+    scores = outputs if outputs.shape == probabilities.shape else probabilities.log()
     (maps,) = found  # (B, C, h, w)
     columns = torch.as_tensor(classes, device=outputs.device).clone()[:, None]  # inference mode's own cannot be used
-    score = outputs.gather(1, columns).sum()
+    score = scores.gather(1, columns).sum()
     (gradients,) = torch.autograd.grad(score, maps)
     weights = gradients.mean(dim=(2, 3), keepdim=True)  # equation 1: (B, C, 1, 1)
     return (weights * maps).sum(1).relu().detach()  # equation 2
@@ -42,18 +40,19 @@ def grad_cam(model, images, classes):
 def last_feature_maps(network):
     """The module whose outputs are the last feature maps before pooling.
 
-    This is the last part of the network that has a convolution: `layer4` of a ResNet. Of layers in sequence that end
-    with pooling, as AlexNet's and Levi and Hassner's, it is the layer before, the last ReLU.
+    This is the network's last child with a convolution: `layer4` of a ResNet. If it is a sequence of layers that ends
+    with pooling, as in AlexNet and Levi and Hassner's network, it is the layer before, the last ReLU.
     """
-    parts = [part for part in network.children() if any(isinstance(module, nn.Conv2d) for module in part.modules())]
-    last = parts[-1]
-    if isinstance(last, Network):  # the backbone of a comparison
-        return last_feature_maps(last)
+    *_, last = (child for child in network.children() if any(isinstance(m, nn.Conv2d) for m in child.modules()))
     return last[-2] if isinstance(last, nn.Sequential) and isinstance(last[-1], nn.MaxPool2d) else last
 
 
-def upscale(maps, size):
-    """Maps (B, h, w) -> (B, size, size), bilinear, each map scaled to [0, 1] before; a map of one value becomes 0."""
+def min_max(maps):
+    """Maps (B, h, w), each scaled from its least value, 0, to its largest, 1; a map of one value becomes 0."""
     maps = maps - maps.amin(dim=(1, 2), keepdim=True)
-    maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
-    return F.interpolate(maps[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+    return maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def upscale(maps, size):
+    """Maps (B, h, w) -> (B, size, size), bilinear, each map scaled to [0, 1] before."""
+    return F.interpolate(min_max(maps)[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]

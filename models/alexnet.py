@@ -47,8 +47,8 @@ class PlainNet(Network):
 def levi_hassner(make_head, image_size=227):
     """Levi and Hassner, "Age and Gender Classification using CNNs", CVPR workshops 2015, section 3.1."""
     layers = [
-        *(nn.Conv2d(3, 96, 7, stride=4), nn.ReLU(inplace=True), pool(), local_response()),
-        *(nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(inplace=True), pool(), local_response()),
+        *(nn.Conv2d(3, 96, 7, stride=4), nn.ReLU(inplace=True), pool(), LocalResponse()),
+        *(nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(inplace=True), pool(), LocalResponse()),
         *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(inplace=True), pool()),
     ]
     return PlainNet(nn.Sequential(*layers), 512, image_size, make_head)
@@ -57,8 +57,8 @@ def levi_hassner(make_head, image_size=227):
 def alexnet(make_head, image_size=227):
     """Krizhevsky, Sutskever and Hinton, NeurIPS 2012, section 3.5, on one GPU: no grouped convolutions."""
     layers = [
-        *(nn.Conv2d(3, 96, 11, stride=4), nn.ReLU(inplace=True), local_response(), pool()),
-        *(nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(inplace=True), local_response(), pool()),
+        *(nn.Conv2d(3, 96, 11, stride=4), nn.ReLU(inplace=True), LocalResponse(), pool()),
+        *(nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(inplace=True), LocalResponse(), pool()),
         *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(inplace=True)),
         *(nn.Conv2d(384, 384, 3, padding=1), nn.ReLU(inplace=True)),
         *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(inplace=True), pool()),
@@ -71,12 +71,10 @@ def pool():
 
 
 class LocalResponse(nn.LocalResponseNorm):
-    """Local response normalisation, on flattened positions: the same values, but deterministic on a GPU too."""
+    """Local response normalisation with the constants of Krizhevsky et al. (section 3.3), as Caffe defines them."""
+
+    def __init__(self):
+        super().__init__(5, alpha=1e-4, beta=0.75, k=1.0)
 
     def forward(self, x):
-        return super().forward(x.flatten(2)).view(x.shape)
-
-
-def local_response():
-    """With the constants of Krizhevsky et al. (section 3.3), as Caffe defines them."""
-    return LocalResponse(5, alpha=1e-4, beta=0.75, k=1.0)
+        return super().forward(x.flatten(2)).view(x.shape)  # flattened, it is deterministic on a GPU too

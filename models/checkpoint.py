@@ -5,17 +5,21 @@ SHA-256 of everything in it is checked at every load: a single changed bit is no
 """
 
 import math
+import operator
 
 import torch
 
 from models import create_model
-from models.plain import first_line, load_plain, save_plain
+from utils.classes import Classes
 from utils.errors import UserError
+from utils.serialization import first_line, load_plain, save_plain
 
 FORMAT, FORMAT_VERSION = "age-model", 3
 LARGEST_IMAGE = 2048  # pixels of a side
+OLDEST = 1000  # years
+EARLIER_NAMES = {"twins": "duplicates", "inner_width": "mid_width"}  # in files of earlier versions
 
-# What describes the network: {field: its type, or the type of a list and of its items}.
+# Fields that describe the network: {name: its type, or the type of a list and of its items}.
 NETWORK_FIELDS = {
     "network": dict,  # the arguments of create_model
     "class_names": (list, str),
@@ -24,13 +28,13 @@ NETWORK_FIELDS = {
     "std": (list, float),
     "state_dict": dict,
 }
-# What records its training.
+# Fields that record its training.
 RECORD_FIELDS = {
     "fold": int,
     "train_people": (list, str),
     "train_faces": int,
     "train_pictures": torch.Tensor,  # uint8 (train_faces, 96), see data/duplicates.py
-    "twins": (list, str),  # held-out faces whose picture is among the training faces
+    "duplicates": (list, str),  # held-out faces whose picture is among the training faces
     "val_albums": (list, str),
     "metrics": dict,
     "decoder": str,
@@ -42,6 +46,12 @@ RECORD_FIELDS = {
     "commit": str,
     "versions": dict,
 }
+OPTIONAL_FIELDS = {
+    "initial_people": (list, str),  # like train_people, of the model file that the initial weights came from
+    "initial_pictures": torch.Tensor,
+}
+KINDS = {dict: "a dict", list: "a list", str: "a text", int: "a whole number", float: "a number"}
+KINDS[torch.Tensor] = "a tensor"
 
 
 def save_model(path, model, record):
@@ -49,8 +59,8 @@ def save_model(path, model, record):
 
     Args:
         path: the file to create or replace.
-        model: a Network with class names and image size.
-        record: {field: value} with all of RECORD_FIELDS; more fields are allowed. Plain values.
+        model: a Network with classes and image size.
+        record: {field: value} with all of RECORD_FIELDS and any others; plain values.
 
     Raises:
         UserError: the file cannot be written.
@@ -61,12 +71,14 @@ def save_model(path, model, record):
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "network": model.description,
-        "class_names": list(model.class_names),
+        "class_names": list(model.classes.names),
         "image_size": model.image_size,
         "mean": list(model.mean),
         "std": list(model.std),
         "state_dict": model.state_dict(),
     }
+    if model.classes.years:  # JSON and plain values have no infinity
+        content["class_years"] = [[first, last if math.isfinite(last) else None] for first, last in model.classes.years]
     if problem := find_problem(content):
         raise ValueError(f"cannot save this model: {problem}")
     save_plain(path, content)
@@ -82,14 +94,15 @@ def load_model(path):
     Raises:
         UserError: the file is missing, damaged or not a model file. The message names it and says what is wrong.
     """
-    content = load_plain(path)
+    content = {EARLIER_NAMES.get(name, name): value for name, value in load_plain(path).items()}
     check_format(path, content)
     if problem := find_problem(content):
         raise UserError(f"'{path}' is damaged: {problem}")
     try:
-        model = create_model(**content["network"])
-        check_weights(model.state_dict(), content["state_dict"])
-        model.load_state_dict(content["state_dict"])
+        description, state = of_today(content["network"], content["state_dict"])
+        model = create_model(**description)
+        check_weights(model.state_dict(), state)
+        model.load_state_dict(state)
     except UserError as error:
         raise UserError(f"'{path}': {error}") from None
     except Exception as error:  # damaged descriptions fail anywhere within a constructor
@@ -97,18 +110,27 @@ def load_model(path):
     if model.image_size not in (None, content["image_size"]):
         raise UserError(f"'{path}' is damaged: its network is for {model.image_size} pixels, not its 'image_size'")
     model.image_size = content["image_size"]
-    model.class_names = tuple(content["class_names"])
+    years = content.get("class_years")  # None where the classes are not ages, or the file does not say
+    years = years and tuple((first, math.inf if last is None else last) for first, last in years)
+    model.classes = Classes(tuple(content["class_names"]), years)
     model.mean, model.std = tuple(content["mean"]), tuple(content["std"])
-    own = {"format", "format_version", *NETWORK_FIELDS}
+    own = {"format", "format_version", "class_years", *NETWORK_FIELDS}
     model.record = {name: value for name, value in content.items() if name not in own}
     return model.eval()
+
+
+def of_today(description, state):
+    """The description and the weights of a network of an earlier version, under the names of today."""
+    if description.get("name") == "comparison":  # then a network of its own, around another one
+        description = {**description["backbone"], "head": "comparison", "num_classes": description["num_classes"]}
+        state = {name.removeprefix("backbone."): value for name, value in state.items()}
+    return {EARLIER_NAMES.get(name, name): value for name, value in description.items()}, state
 
 
 def check_format(path, content):
     if content.get("format") != FORMAT:
         raise UserError(f"'{path}' is not a model file: its format is not '{FORMAT}'")
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
+    if (version := content.get("format_version")) != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         advice = "; a newer version of this code wrote it" if newer else ""
         raise UserError(f"'{path}' has format number {version}; this version reads {FORMAT_VERSION}{advice}")
@@ -116,62 +138,41 @@ def check_format(path, content):
 
 def find_problem(content):
     """What is wrong with the fields of a model file, as text, or None."""
-    for name, kind in (NETWORK_FIELDS | RECORD_FIELDS).items():
+    optional = {name: kind for name, kind in OPTIONAL_FIELDS.items() if name in content}
+    for name, kind in (NETWORK_FIELDS | RECORD_FIELDS | optional).items():
         value = content.get(name)
         kind, item_kind = kind if isinstance(kind, tuple) else (kind, None)
         if not is_a(value, kind):
-            return f"its '{name}' is not {describe(kind)}"
+            return f"its '{name}' is not {KINDS[kind]}"
         if item_kind and not all(is_a(item, item_kind) for item in value):
-            return f"its '{name}' holds something that is not {describe(item_kind)}"
-    names = content["class_names"]
+            return f"its '{name}' holds something that is not {KINDS[item_kind]}"
+    return find_problem_of_network(content) or find_problem_of_training(content)
+
+
+def find_problem_of_network(content):
+    """The same for the values of the fields that describe the network, its classes and its input."""
+    names, size, mean, std = (content[name] for name in ("class_names", "image_size", "mean", "std"))
     if len(names) < 2 or len(set(names)) < len(names) or "" in names:
         return f"its 'class_names' are {names}; expected at least two different names"
-    if content["network"].get("num_classes") != len(names):
-        return f"its network has {content['network'].get('num_classes')} classes and its 'class_names' are {len(names)}"
-    if not 1 <= content["image_size"] <= LARGEST_IMAGE or content["fold"] < 0:
-        return f"its 'image_size' is {content['image_size']} and its 'fold' {content['fold']}"
-    mean, std = content["mean"], content["std"]
+    if (count := content["network"].get("num_classes")) != len(names):
+        return f"its network has {count} classes and its 'class_names' are {len(names)}"
+    if "class_years" in content and not are_years(years := content["class_years"], len(names)):
+        return f"its 'class_years' are {years}; expected the first and last year of each class, ascending"
+    if not 1 <= size <= LARGEST_IMAGE or content["fold"] < 0:
+        return f"its 'image_size' is {size} and its 'fold' {content['fold']}"
     if not len(mean) == len(std) == 3 or not all(-100 <= x <= 100 for x in mean + std) or min(std) < 0.001:
         return f"its 'mean' and 'std' are {mean} and {std}; expected three numbers each"
-    problem = find_problem_of_training(content) or find_problem_of_options(content)
-    return problem or find_problem_of_framing(content)
-
-
-def find_problem_of_options(content):
-    """What is wrong with the fields that a model file may lack, as text, or None.
-
-    temperature: what its probabilities are scaled by, where there were faces to fit it on. initial_people and
-    initial_pictures: whom and what its initial weights were trained on, where they came from another model file.
-    """
-    temperature = content.get("temperature", 1.0)
+    temperature = content.get("temperature", 1.0)  # of its probabilities, where there were faces to fit it on
     if not is_number(temperature) or not 0 < temperature < 1000:
         return f"its 'temperature' is {temperature}; expected a number over 0"
-    people = content.get("initial_people", [])
-    if not isinstance(people, list) or not all(isinstance(name, str) for name in people):
-        return "its 'initial_people' is not a list of texts"
-    pictures = content.get("initial_pictures")
-    if pictures is not None:
-        alike = isinstance(pictures, torch.Tensor) and pictures.dtype == torch.uint8
-        if not alike or pictures.shape[1:] != content["train_pictures"].shape[1:]:
-            return "its 'initial_pictures' are not like its 'train_pictures'"
-    return None
-
-
-def find_problem_of_framing(content):
-    """Beside RECORD_FIELDS: where the face lies in the training images (evaluation/detection.py); optional too."""
-    framing = content.get("framing")
-    if framing is None and "framing" not in content:
-        return None
-    if not isinstance(framing, list) or len(framing) not in (4, 14) or not all(map(is_number, framing)):
-        return f"its 'framing' is {framing}; expected 4 numbers: centre x, centre y, width, height; or 14, with points"
-    shares, places = framing[2:4], framing[:2] + framing[4:]
-    if not all(0 < value <= 2 for value in shares) or not all(-2 <= value <= 2 for value in places):
-        return f"its 'framing' is {framing}; expected places from -2 to 2, and a width and height over 0 and up to 2"
+    if "framing" in content and not is_framing(content["framing"]):
+        places = "expected places from -2 to 2, and a width and height over 0 and up to 2"
+        return f"its 'framing' is {content['framing']}; expected 4 numbers, or 14 with points; {places}"
     return None
 
 
 def find_problem_of_training(content):
-    """What is wrong with the record of the training, as text, or None.
+    """The same for the record of the training.
 
     The people and pictures decide which faces the model may be evaluated on, so that none may be missing.
     """
@@ -180,6 +181,9 @@ def find_problem_of_training(content):
         return f"its 'train_people' are {len(people)} and its 'train_faces' {faces}"
     if pictures.dtype != torch.uint8 or pictures.dim() != 2 or len(pictures) != faces:
         return f"its 'train_pictures' are {tuple(pictures.shape)} of {pictures.dtype} for {faces} faces"
+    initial = content.get("initial_pictures", pictures)
+    if initial.dtype != torch.uint8 or initial.shape[1:] != pictures.shape[1:]:
+        return "its 'initial_pictures' are not like its 'train_pictures'"
     epochs, rows = content["config"].get("epochs"), content["history"]
     if rows and len(rows) != epochs:
         return f"its 'history' has {len(rows)} epochs instead of {epochs}"
@@ -189,8 +193,32 @@ def find_problem_of_training(content):
     return None
 
 
+def is_a(value, kind):
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def is_number(value):
     return type(value) in (int, float) and math.isfinite(value)
+
+
+def are_years(years, count):
+    """Whether these are `count` pairs of first and last year, ascending; the very last may be None: no limit."""
+    if not isinstance(years, list) or len(years) != count:
+        return False
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in years):
+        return False
+    bounds = [bound for pair in years for bound in pair]
+    bounds[-1] = OLDEST if bounds[-1] is None else bounds[-1]
+    if not all(type(bound) is int and 0 <= bound <= OLDEST for bound in bounds):
+        return False
+    return bounds == sorted(bounds) and all(map(operator.lt, bounds[1::2], bounds[2::2]))  # classes do not overlap
+
+
+def is_framing(framing):
+    """Whether this is where a face lies in the training images, as photos/framing.py measures it."""
+    if not isinstance(framing, list) or len(framing) not in (4, 14) or not all(map(is_number, framing)):
+        return False
+    return all(0 < size <= 2 for size in framing[2:4]) and all(-2 <= x <= 2 for x in framing[:2] + framing[4:])
 
 
 def check_weights(expected, found):
@@ -201,12 +229,3 @@ def check_weights(expected, found):
             raise UserError(f"its '{name}' is {kind}, not {expected[name].dtype}")
         if not found[name].isfinite().all():
             raise UserError(f"its '{name}' holds something that is not a finite number")
-
-
-def is_a(value, kind):
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def describe(kind):
-    names = {dict: "a dict", list: "a list", str: "a text", int: "a whole number", float: "a number"}
-    return names.get(kind, "a tensor")

@@ -9,29 +9,30 @@ import logging
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from models.network import size_mib
-from models.plain import first_line
 from utils.errors import UserError
-from utils.foreign import read_bytes
+from utils.reading import read_bytes
+from utils.serialization import first_line
 
 PRODUCER = "age-groups"  # marks a file as ours
 LARGEST = 2000  # MiB of a network; protobuf, in which ONNX files are written, ends at 2048
 FILE_LIMIT = 2048  # MiB
-SMALLEST = torch.finfo(torch.float32).tiny  # what a probability of 0 counts as, as in evaluation/calibration.py
-# What takes the time; everything else stays in 32 bits.
+SMALLEST = torch.finfo(torch.float32).tiny  # stands for a probability of 0, as in evaluation/calibration.py
+# The operators that take the time; everything else stays in 32 bits.
 QUANTIZED = ["Conv", "Gemm", "MatMul", "LeakyRelu", "Relu", "Add", "MaxPool"]
 
 
 class FacePipeline(nn.Module):
-    """All that becomes of a face, as one network: normalisation, network, head and temperature.
+    """Normalisation, network, head and temperature as one network.
 
     Args:
         model: a Network, which knows its mean and std.
-        temperature: of its probabilities, which become softmax(log(p) / temperature); None leaves them as they are.
+        temperature: probabilities p become softmax(log(p) / temperature); None leaves them as they are.
     """
 
     def __init__(self, model, temperature=None):
@@ -70,58 +71,40 @@ def to_onnx(model, metadata):
     try:
         with quiet():
             program = torch.export.export(pipeline, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-            if any(node.target in DECOMPOSITIONS for node in program.graph.nodes):
-                program = program.run_decompositions(DECOMPOSITIONS)
+            program = program.run_decompositions(DECOMPOSITIONS)
             names = {"input_names": ["images"], "output_names": ["probabilities"]}
             proto = torch.onnx.export(program, dynamo=True, verbose=False, **names).model_proto
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"this network cannot be exported: {first_line(error.__cause__ or error)}") from None
-    tidy(proto.graph)
+    # The exporter's notes on each node hold source lines, with paths of this machine; onnxruntime infers the shapes.
+    graph = proto.graph
+    del graph.value_info[:]
+    for element in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del element.metadata_props[:]
+        element.doc_string = ""
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
     return with_metadata(proto, metadata)
 
 
-def cumulative_product(values, dim):
-    return torch.stack([part.prod(dim) for part in prefixes(values, dim)], dim)
+def over_prefixes(reduce, values, dim):
+    return torch.stack([reduce(values.narrow(dim, 0, count), dim) for count in range(1, values.shape[dim] + 1)], dim)
 
 
-def cumulative_minimum(values, dim):
-    return torch.stack([part.amin(dim) for part in prefixes(values, dim)], dim), None
-
-
-def prefixes(values, dim):
-    return [values.narrow(dim, 0, count) for count in range(1, values.shape[dim] + 1)]
-
-
-# Operators of models/heads.py that ONNX lacks, in those that it has.
+# Operators of models/heads.py that ONNX lacks, made from others.
 DECOMPOSITIONS = {
-    torch.ops.aten.cumprod.default: cumulative_product,
-    torch.ops.aten.cummin.default: cumulative_minimum,
+    torch.ops.aten.cumprod.default: lambda values, dim: over_prefixes(torch.prod, values, dim),
+    torch.ops.aten.cummin.default: lambda values, dim: (over_prefixes(torch.amin, values, dim), None),
 }
 
 
 @contextlib.contextmanager
 def quiet():
-    """No warnings and log lines of the packages within the block, which are about their own insides."""
-    earlier = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(earlier)
-
-
-def tidy(graph):
-    """Name the dynamic axis, and remove what the exporter notes of each node: source lines, with paths of this machine.
-
-    Shapes in between are removed too; onnxruntime infers them.
-    """
-    del graph.value_info[:]
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    """Suppress the packages' own warnings and log lines within the block."""
+    with warnings.catch_warnings(action="ignore"), contextlib.ExitStack() as stack:
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.CRITICAL)
+        yield
 
 
 def with_metadata(proto, metadata):
@@ -133,28 +116,16 @@ def with_metadata(proto, metadata):
 
 
 def metadata_of(model, licence):
-    """{name: text} that an ONNX file tells of itself; values other than texts are JSON.
+    """The metadata of an ONNX file, {name: text}; values other than texts are JSON.
 
     Args:
         model: the Network, with its record.
         licence: the terms of its training data, in words.
     """
-    record = model.record
-    values = {
-        "class_names": list(model.class_names),
-        "image_size": model.image_size,
-        "framing": record.get("framing"),  # evaluation/detection.py
-        "temperature": record.get("temperature"),
-        "decoder": record["decoder"],
-        "fold": record["fold"],
-        "commit": record["commit"],
-        "licence": licence,
-    }
-    return {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in values.items()
-        if value is not None
-    }
+    names = "framing temperature decoder fold commit".split()  # framing: see photos/framing.py
+    values = {"class_names": model.classes.names, "image_size": model.image_size, "licence": licence}
+    values |= {name: model.record[name] for name in names if model.record.get(name) is not None}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
 def to_int8(proto, batches):
@@ -165,7 +136,7 @@ def to_int8(proto, batches):
     normalisation, the last layer and the probabilities stay in 32 bits.
 
     Args:
-        proto: of `to_onnx`.
+        proto: the model of `to_onnx`.
         batches: a list of uint8 arrays (N, 3, S, S), the calibration faces, 25 or so in each.
 
     Returns:
@@ -175,6 +146,7 @@ def to_int8(proto, batches):
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    feeds = iter([{"images": images} for images in batches])
     with TemporaryDirectory() as folder, quiet():
         source, prepared, quantized = (Path(folder) / f"{name}.onnx" for name in ("source", "prepared", "int8"))
         onnx.save(proto, source)
@@ -182,7 +154,7 @@ def to_int8(proto, batches):
         quantize_static(
             prepared,
             quantized,
-            calibration_reader(batches),
+            SimpleNamespace(get_next=lambda: next(feeds, None)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED,
             nodes_to_exclude=kept_in_float(onnx.load(prepared).graph),
@@ -197,24 +169,10 @@ def to_int8(proto, batches):
     return with_metadata(small, {prop.key: prop.value for prop in proto.metadata_props})
 
 
-def calibration_reader(batches):
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):
-        def __init__(self):
-            self.waiting = iter(batches)
-
-        def get_next(self):
-            images = next(self.waiting, None)
-            return None if images is None else {"images": images}
-
-    return Reader()
-
-
 def kept_in_float(graph):
     """The names of the nodes before the first convolution, and from the last linear layer on: the head."""
     kinds = [node.op_type for node in graph.node]  # in the order of computation
-    linear = [place for place, kind in enumerate(kinds) if kind in ("Gemm", "MatMul")]
+    linear = [number for number, kind in enumerate(kinds) if kind in ("Gemm", "MatMul")]
     head = linear[-1] if linear else len(kinds)
     first = kinds.index("Conv") if "Conv" in kinds else 0
     return [node.name for node in (*graph.node[:first], *graph.node[head:])]
@@ -236,7 +194,7 @@ def open_session(content, threads=1):
 
 
 def is_export(path):
-    """Whether a file is an earlier export. Raises UserError where it cannot be read."""
+    """Whether a file is an earlier export. Raises UserError if it cannot be read."""
     import onnx
 
     content = read_bytes(path, FILE_LIMIT)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.comparison import ComparisonHead
+
 # Differences of probabilities are often exactly zero. Since that costs a reported loss 87 nats, no class gets less.
 SMALLEST = torch.finfo(torch.float32).eps
 
@@ -36,8 +38,7 @@ class BinomialHead(nn.Linear):
     def forward(self, features):
         return binomial_log_masses(super().forward(features), self.num_classes)  # (B, 2) -> (B, K)
 
-    def probabilities(self, outputs):
-        return at_least_float32(outputs).softmax(1)
+    probabilities = SoftmaxHead.probabilities
 
 
 class CoralHead(nn.Module):
@@ -76,8 +77,13 @@ class CornHead(nn.Linear):
         return class_probabilities(at_least_float32(outputs).sigmoid().cumprod(1))  # the chain rule
 
 
-# By name; models.HEADS lists the names.
-HEADS = {"softmax": SoftmaxHead, "binomial": BinomialHead, "coral": CoralHead, "corn": CornHead}
+HEADS = {
+    "softmax": SoftmaxHead,
+    "binomial": BinomialHead,
+    "coral": CoralHead,
+    "corn": CornHead,
+    "comparison": ComparisonHead,
+}
 
 
 def binomial_log_masses(outputs, num_classes):

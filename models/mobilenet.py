@@ -2,8 +2,6 @@
 
 from typing import ClassVar
 
-from torchvision.models import mobilenet_v3_small as torchvision_mobilenet_v3_small
-
 from models.network import Network
 
 
@@ -17,14 +15,13 @@ class MobileNet(Network):
 
     pretrained_names: ClassVar[dict] = {"features.": "backbone."}
 
-    def __init__(self, make_head, width=1.0):
+    def __init__(self, make_head, *, width=1.0):
         super().__init__()
-        self.backbone = torchvision_mobilenet_v3_small(weights=None, width_mult=width).features
+        # Importing torchvision takes as long as importing torch, and few scripts need it.
+        from torchvision.models import mobilenet_v3_small
+
+        self.backbone = mobilenet_v3_small(weights=None, width_mult=width).features
         self.fc = make_head(self.backbone[-1].out_channels)
 
     def features(self, images):
         return self.backbone(images).mean(dim=(2, 3))  # (B, 576) at width 1
-
-
-def mobilenet_v3_small(make_head, *, width=1.0):
-    return MobileNet(make_head, width)

@@ -7,6 +7,9 @@ weights that read it, since a scale can be moved from the one to the other witho
 """
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import create_model
 
 
 def pruned_state(model, state):
@@ -21,15 +24,17 @@ def pruned_state(model, state):
     """
     state = dict(state)
     for prefix, block in model.named_modules():
-        for before, norm, after in getattr(block, "inner_norms", ()):
+        for before, norm, after in getattr(block, "mid_norms", ()):
             scale, reader = (state.get(f"{prefix}.{name}.weight") for name in (norm, after))
             count = getattr(block, norm).num_features
             if scale is None or reader is None or reader.dim() != 4 or scale.shape != reader.shape[1:2]:
                 continue
             if len(scale) > count:
                 kept = strongest(scale, reader, count)
-                for name in state.keys() & inner_names(prefix, before, norm):
-                    state[name] = state[name][kept]
+                between = f"{prefix}.{before}.", f"{prefix}.{norm}."
+                for name, tensor in state.items():
+                    if name.startswith(between) and tensor.shape[:1] == scale.shape:
+                        state[name] = tensor[kept]
                 state[f"{prefix}.{after}.weight"] = reader[:, kept]
     return state
 
@@ -46,7 +51,15 @@ def strongest(scale, reader, count):
     return torch.topk(contribution, count).indices.sort().values
 
 
-def inner_names(prefix, before, norm):
-    """The names of the tensors that have an entry for each channel between two convolutions."""
-    parts = ("weight", "bias", "running_mean", "running_var")
-    return {f"{prefix}.{before}.{part}" for part in parts[:2]} | {f"{prefix}.{norm}.{part}" for part in parts}
+def multiply_adds(description, image_size):
+    """Multiplications with additions of a network's layers for one image, counted from shapes alone.
+
+    Args:
+        description: of a Network.
+        image_size: side of the image, in pixels.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model = create_model(**description).eval()
+        # Without `forward`, whose autocast does not know this device.
+        model.head(model.features(torch.zeros(1, 3, image_size, image_size)))
+    return counter.get_total_flops() // 2

@@ -24,10 +24,8 @@ class ResNet(Network):
         shortcut: "3x3" (the published network) or "1x1" (the textbook's).
         attention: a name in ATTENTION, at the end of each residual branch.
         zero_init: whether the blocks start as identities (Goyal et al., 2017, section 5.1).
-        width: the number of channels, relative to the paper's 64 to 512; 0.25 makes a network of a sixteenth of the
-            size.
-        inner_width: the number of channels within the blocks, relative to `width`'s; what the shortcuts add stays. A
-            trained network is pruned to fewer (training/initial.py).
+        width: the number of channels, relative to the paper's 64 to 512.
+        mid_width: the number of channels within the blocks, relative to `width`; pruning reduces it.
         init: "pytorch" leaves PyTorch's own initial weights; "he" draws those of the convolutions from a normal
             distribution scaled for the slope (He et al., "Delving Deep into Rectifiers", ICCV 2015, equation 15).
 
@@ -46,19 +44,18 @@ class ResNet(Network):
         zero_init=False,
         init="pytorch",
         width=1.0,
-        inner_width=1.0,
+        mid_width=1.0,
     ):
         super().__init__()
         check_choice("shortcut", shortcut, ("3x3", "1x1"))
         check_choice("attention", attention, ATTENTION)
         check_choice("init", init, ("pytorch", "he"))
-        block, counts = LAYOUTS[depth]
         check_range("width", width, 1 / 16, 4)
-        check_range("inner_width", inner_width, 1 / 64, 1)
+        check_range("mid_width", mid_width, 1 / 64, 1)
         check_range("negative_slope", negative_slope, 0, 1)
+        block, counts = LAYOUTS[depth]
         channels = [round(width * paper) for paper in (64, 128, 256, 512)]
-        look = {"slope": negative_slope, "shortcut": shortcut, "attention": attention}
-        make_block = partial(block, inner_width=inner_width, **look)
+        make_block = partial(block, slope=negative_slope, shortcut=shortcut, attention=attention, mid_width=mid_width)
         self.conv1 = nn.Conv2d(3, channels[0], 7, stride=2, padding=3, bias=shortcut == "3x3")
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.act = nn.LeakyReLU(negative_slope, inplace=True)
@@ -71,9 +68,8 @@ class ResNet(Network):
         if init == "he":
             he_init(self, negative_slope)
         if zero_init:
-            for module in self.modules():
-                if isinstance(module, (BasicBlock, Bottleneck)):
-                    nn.init.zeros_(module.last_norm.weight)
+            for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
+                block.zero_init_last()
 
     def features(self, images):
         x = self.conv1(images)
@@ -89,78 +85,64 @@ class ResNet(Network):
         return x.mean(dim=(2, 3))  # global average pooling: (B, 512 * expansion)
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (Figure 5, left)."""
+class Block(nn.Module):
+    """A residual branch beside a shortcut. A subclass makes the layers of its branch and applies them."""
 
-    expansion = 1
-    inner_norms = (("conv1", "bn1", "conv2"),)  # the channels between two convolutions
-
-    def __init__(self, in_channels, width, stride, slope, shortcut, attention, inner_width=1.0):
+    def __init__(self, in_channels, width, stride, slope, shortcut, attention, mid_width=1.0):
         super().__init__()
-        bias, inner = shortcut == "3x3", max(1, round(inner_width * width))
-        self.conv1 = nn.Conv2d(in_channels, inner, 3, stride=stride, padding=1, bias=bias)
-        self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, width, 3, padding=1, bias=bias)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.attn = ATTENTION[attention](width)
-        self.act = nn.LeakyReLU(slope, inplace=True)
-        self.downsample = make_downsample(in_channels, width, stride, shortcut)
-
-    @property
-    def last_norm(self):
-        return self.bn2
-
-    def forward(self, x):
-        out = self.conv1(x)
-        out = self.bn1(out)
-        out = self.act(out)
-
-        out = self.conv2(out)
-        out = self.bn2(out)
-        out = self.attn(out)
-
-        identity = x if self.downsample is None else self.downsample(x)
-        return self.act(out + identity)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut (Figure 5, right); the 3x3 one strides, as in torchvision."""
-
-    expansion = 4
-    inner_norms = (("conv1", "bn1", "conv2"), ("conv2", "bn2", "conv3"))
-
-    def __init__(self, in_channels, width, stride, slope, shortcut, attention, inner_width=1.0):
-        super().__init__()
-        bias, out_channels, inner = shortcut == "3x3", width * self.expansion, max(1, round(inner_width * width))
-        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=bias)
-        self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=bias)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=bias)
-        self.bn3 = nn.BatchNorm2d(out_channels)
+        out_channels, mid_channels = width * self.expansion, max(1, round(mid_width * width))
+        self.make_branch(in_channels, mid_channels, out_channels, stride, bias=shortcut == "3x3")
         self.attn = ATTENTION[attention](out_channels)
         self.act = nn.LeakyReLU(slope, inplace=True)
         self.downsample = make_downsample(in_channels, out_channels, stride, shortcut)
 
-    @property
-    def last_norm(self):
-        return self.bn3
-
     def forward(self, x):
-        out = self.conv1(x)
-        out = self.bn1(out)
-        out = self.act(out)
-
-        out = self.conv2(out)
-        out = self.bn2(out)
-        out = self.act(out)
-
-        out = self.conv3(out)
-        out = self.bn3(out)
-        out = self.attn(out)
-
+        out = self.attn(self.branch(x))
         identity = x if self.downsample is None else self.downsample(x)
         return self.act(out + identity)
+
+    def zero_init_last(self):
+        """Start as the identity (Goyal et al., 2017, section 5.1)."""
+        nn.init.zeros_(getattr(self, self.last_norm).weight)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions (Figure 5, left)."""
+
+    expansion = 1
+    mid_norms = (("conv1", "bn1", "conv2"),)  # the channels between two convolutions
+    last_norm = "bn2"
+
+    def make_branch(self, in_channels, mid_channels, out_channels, stride, bias):
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, 3, stride=stride, padding=1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(mid_channels)
+        self.conv2 = nn.Conv2d(mid_channels, out_channels, 3, padding=1, bias=bias)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+
+    def branch(self, x):
+        x = self.act(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(x))
+
+
+class Bottleneck(Block):
+    """1x1, 3x3 and 1x1 convolutions (Figure 5, right); the 3x3 one strides, as in torchvision."""
+
+    expansion = 4
+    mid_norms = (("conv1", "bn1", "conv2"), ("conv2", "bn2", "conv3"))
+    last_norm = "bn3"
+
+    def make_branch(self, in_channels, mid_channels, out_channels, stride, bias):
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(mid_channels)
+        self.conv2 = nn.Conv2d(mid_channels, mid_channels, 3, stride=stride, padding=1, bias=bias)
+        self.bn2 = nn.BatchNorm2d(mid_channels)
+        self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=bias)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+
+    def branch(self, x):
+        x = self.act(self.bn1(self.conv1(x)))
+        x = self.act(self.bn2(self.conv2(x)))
+        return self.bn3(self.conv3(x))
 
 
 def make_layer(make_block, count, in_channels, width, stride=1):
@@ -207,8 +189,4 @@ LAYOUTS = {
     101: (Bottleneck, (3, 4, 23, 3)),
     152: (Bottleneck, (3, 8, 36, 3)),
 }
-resnet18 = partial(ResNet, 18)
-resnet34 = partial(ResNet, 34)
-resnet50 = partial(ResNet, 50)
-resnet101 = partial(ResNet, 101)
-resnet152 = partial(ResNet, 152)
+RESNETS = {f"resnet{depth}": partial(ResNet, depth) for depth in LAYOUTS}

@@ -1,1 +1,1 @@
-"""What a person looks at: tables, plots and the misclassified faces. It takes data and knows nothing of training."""
+"""The report on a run or on models: tables, plots, the HTML page and the misclassified faces. It knows no training."""

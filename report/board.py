@@ -1,52 +1,38 @@
 """TensorBoard's view of a run while it trains: scalars, augmented faces and confusion matrices, epoch by epoch."""
 
+from contextlib import ExitStack
+
 from evaluation.metrics import METRICS
-from report.figures import preview
 from report.plots import plot_augmentation, plot_confusion
-from utils.errors import UserError
 
 FOLDER = "tensorboard"  # in the run directory
-ADVICE = "--tensorboard needs the package tensorboard: python -m pip install -r requirements-watch.txt"
 
 
-def summary_writer():
-    """The class SummaryWriter. Raises UserError where the extra is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(ADVICE) from None
-    return SummaryWriter
-
-
-class Board:
-    """Writes one fold's events; a context manager.
+class Board(ExitStack):
+    """Writes one fold's events; a context manager. The extra of requirements-watch.txt must be installed.
 
     Args:
         run_dir: the run directory.
         fold: the fold that is held out.
-        first_epoch: what an interrupted run wrote of this epoch and later ones no longer counts.
+        first_epoch: the events of an interrupted run from this epoch on no longer count.
         enabled: False writes nothing.
     """
 
     def __init__(self, run_dir, fold, first_epoch, enabled):
+        super().__init__()
         self.writer = None
         if enabled:
-            folder = run_dir / FOLDER / f"fold_{fold}"
-            self.writer = summary_writer()(str(folder), purge_step=first_epoch)
+            from torch.utils.tensorboard import SummaryWriter
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        if self.writer is not None:
-            self.writer.close()
+            folder = str(run_dir / FOLDER / f"fold_{fold}")
+            self.writer = self.enter_context(SummaryWriter(folder, purge_step=first_epoch))
 
     def epoch_done(self, row, tested, faces, images, augment):
         """Write an epoch.
 
         Args:
             row: its row of the log.
-            tested: Predictions for the held-out fold.
+            tested: the Evaluation of the held-out fold.
             faces: the training Faces.
             images: the cache.
             augment: the epoch's augmentation.
@@ -60,7 +46,7 @@ class Board:
                 self.writer.add_scalar(f"{metric}/{split}", value, epoch)
             elif name not in ("fold", "epoch"):
                 self.writer.add_scalar(f"training/{name}", value, epoch)
-        confusion = plot_confusion(tested.confusion, tested.faces.class_names, f"epoch {epoch + 1}")
+        confusion = plot_confusion(tested.confusion, tested.classes.names, f"epoch {epoch + 1}")
         self.writer.add_figure("confusion", confusion, epoch)
-        self.writer.add_figure("augmentation", plot_augmentation(*preview(faces, images, augment)), epoch)
+        self.writer.add_figure("augmentation", plot_augmentation(faces, images, augment), epoch)
         self.writer.flush()

@@ -1,4 +1,4 @@
-"""Misclassified faces: which they are, and their images in a folder, worst first."""
+"""Misclassified faces, the most confident errors first, and their images in a folder."""
 
 import re
 from pathlib import Path
@@ -9,38 +9,28 @@ from PIL import Image
 from report.plots import plot_errors, save
 from utils.errors import UserError
 from utils.files import replaced_outputs, write_csv
-from utils.foreign import exists, open_regular, reason
+from utils.reading import exists, reason, starts_with
 
 CONTACT_SHEET, MANIFEST = "worst.png", "errors.csv"
 WRITTEN_NAME = re.compile(r"\d{4,}_true_[A-Za-z0-9.-]+_predicted_[A-Za-z0-9.-]+_\d+pct_[A-Za-z0-9._-]+\.png")
-MANIFEST_LIMIT = 1024  # MiB
 FIRST_COLUMNS = ["file", "true_class", "predicted_class", "confidence"]
 
 
-def find_errors(predictions, images, rows=None):
-    """The misclassified faces of Predictions, the most confident errors first.
-
-    Args:
-        predictions: Predictions for N faces.
-        images: uint8 (M, 3, S, S), the cache.
-        rows: (N,) position of each face in `images`; None means the index of the faces.
+def find_errors(evaluations):
+    """The misclassified faces of Evaluations with images, the most confident errors first.
 
     Returns:
-        The table of the predictions with two more columns: `confidence`, the probability of the wrong answer, and
-        `image`, the face as the network saw it.
+        The evaluations' tables with two more columns: `confidence`, the probability of the wrong answer, and `image`,
+        the face as the network saw it.
     """
-    table = predictions.table()
-    rows = table.index if rows is None else rows
-    predicted = predictions.predicted
-    wrong = predicted != predictions.labels
-    confidence = predictions.probabilities[range(len(table)), predicted][wrong]
-    # Rows of a memory-mapped cache are views: nothing is read before it is drawn.
-    views = pd.Series([images[row] for row in rows[wrong]], index=table.index[wrong], dtype=object)
-    return rank(table[wrong].assign(confidence=confidence, image=views))
-
-
-def rank(errors):
-    return errors.sort_values(["confidence", "path"], ascending=[False, True]).reset_index(drop=True)
+    tables = []
+    for evaluation in evaluations:
+        wrong = evaluation.where(evaluation.predicted != evaluation.labels)
+        table = wrong.table()
+        # Rows of a memory-mapped cache are views: nothing is read before it is drawn.
+        views = pd.Series([evaluation.images[row] for row in table.index], index=table.index, dtype=object)
+        tables.append(table.assign(confidence=wrong.confidence, image=views))
+    return pd.concat(tables).sort_values(["confidence", "path"], ascending=[False, True]).reset_index(drop=True)
 
 
 def write_errors(folder, errors, class_names):
@@ -80,16 +70,12 @@ def check_error_folder(folder):
     folder = Path(folder)
     if exists(folder) and not folder.is_dir():
         raise UserError(f"--error-dir '{folder}': expected a folder, this is a file")
-    if exists(folder / MANIFEST):
-        if not (folder / MANIFEST).is_file() or not is_manifest(folder / MANIFEST):
-            raise UserError(f"'{folder / MANIFEST}' exists and is not a list of errors of test_code.py: move it away")
-    elif exists(folder / CONTACT_SHEET):
-        raise UserError(f"'{folder / CONTACT_SHEET}' exists and is not ours: there is no {MANIFEST} beside it")
-
-
-def is_manifest(path):
-    with open_regular(path, MANIFEST_LIMIT) as file:
-        return file.readline(200).startswith(",".join(FIRST_COLUMNS).encode())
+    manifest = folder / MANIFEST
+    if not exists(manifest):
+        if exists(folder / CONTACT_SHEET):
+            raise UserError(f"'{folder / CONTACT_SHEET}' exists and is not ours: there is no {MANIFEST} beside it")
+    elif not manifest.is_file() or not starts_with(manifest, ",".join(FIRST_COLUMNS)):
+        raise UserError(f"'{manifest}' exists and is not a list of errors of test_code.py: move it away")
 
 
 def error_name(number, error, class_names):
@@ -100,4 +86,5 @@ def error_name(number, error, class_names):
 
 
 def safe(text):
+    """Text as a file name, or a piece of one."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", text)

@@ -1,87 +1,59 @@
 """Labels that are probably wrong, and pictures that appear twice with different labels."""
 
+import numpy as np
 import pandas as pd
 
+from evaluation.evaluation import pool
 from evaluation.label_issues import find_label_issues
-from utils.cli import printable
+from report.data import line_references
+from utils.cli import percent, printable
 
 COLUMNS = ["rank", "path", "file", "line", "person", "label", "suggested", "score", "person_agrees", "p_label"]
+SUSPECTS_SHOWN, PAIRS_SHOWN = 200, 100
 
 
-def suspects(study):
-    """The suspected labels of all faces, the worst first; None where there is no prediction.
+def suspect_labels(data):
+    """The suspected labels of all faces, the worst first.
 
     Returns:
-        A table with COLUMNS and `p_suggested`, as it is written to suspects.csv, whose index is the position of each
-        face in `study.pooled(distinct=True)`.
+        {"table": a table with COLUMNS and `p_suggested`, as it is written to suspects.csv, "rows": the first of them
+        for the page}.
     """
-    pooled = study.pooled(distinct=True)
-    if pooled is None:
-        return None
-    faces, names = pooled.faces, pd.Series(pooled.faces.class_names)
-    found = find_label_issues(pooled.labels, pooled.probabilities, ordinal=True, people=faces.people.to_numpy())
+    pooled = pool(data.evaluations, distinct=True)
+    people, names = pooled.faces.people.to_numpy(), np.array(pooled.classes.names)
+    found = find_label_issues(pooled.labels, pooled.probabilities, people)
     rows, labels = found.row.to_numpy(), pooled.labels[found.row]
-    places = [study.places.get(path, "").rpartition(":") for path in faces.table.path.iloc[rows]]
-    return pd.DataFrame(
-        {
-            "rank": range(1, len(found) + 1),
-            "path": faces.table.path.to_numpy()[rows],
-            "file": [file for file, _, _ in places],
-            "line": [line for _, _, line in places],
-            "person": faces.people.to_numpy()[rows],
-            "label": names[labels].to_numpy(),
-            "suggested": names[found.suggested].to_numpy(),
-            "score": found.score.round(4).to_numpy(),
-            "person_agrees": found.person_agrees.to_numpy(),
-            "p_label": pooled.probabilities[rows, labels].round(4),
-            "p_suggested": pooled.probabilities[rows, found.suggested].round(4),
-        },
-        index=rows,
+    faces = pooled.faces.table.iloc[rows].reset_index(drop=True)
+    table = pd.DataFrame({
+        "rank": found.index + 1,
+        "path": faces.path,
+        "file": faces.get("file", ""),
+        "line": faces.get("line", ""),
+        "person": people[rows],
+        "label": names[labels],
+        "suggested": names[found.suggested],
+        "score": found.score.round(4),
+        "person_agrees": found.person_agrees,
+        "p_label": pooled.probabilities[rows, labels].round(4),
+        "p_suggested": pooled.probabilities[rows, found.suggested].round(4),
+    })  # fmt: skip
+    first = table.head(SUSPECTS_SHOWN)
+    shown = first.assign(
+        name=first.path.map(printable),
+        score=first.score.map("{:.3f}".format),
+        p_label=[percent(p, 1) for p in first.p_label],
+        p_suggested=[percent(p, 1) for p in first.p_suggested],
+        reference=line_references(faces.head(SUSPECTS_SHOWN)),
     )
+    return {"table": table, "rows": shown.to_dict("records")}
 
 
-def twins(study):
-    """The pairs of the same picture with different labels: lists of two dicts with path, label, fold and place."""
-    if study.faces is None:
-        return []
-    table, names = study.faces.table, study.faces.class_names
-    labels = table.label.to_numpy()
-    pairs = study.pairs[labels[study.pairs[:, 0]] != labels[study.pairs[:, 1]]]
-    return [
-        [
-            {
-                "path": row.path,
-                "shown_path": printable(row.path),
-                "label": names[row.label],
-                "fold": row.fold,
-                "place": study.places.get(row.path, ""),
-            }
-            for row in (table.iloc[position] for position in pair)
-        ]
-        for pair in pairs
-    ]
-
-
-def suspect_rows(table, pictures, shown):
-    """The first `shown` suspects for the template.
-
-    Args:
-        table: of `suspects`.
-        pictures: {path: number of its thumbnail}.
-    """
-    return [
-        {
-            "rank": row.rank,
-            "picture": pictures.get(row.path),
-            "label": row.label,
-            "suggested": row.suggested,
-            "score": f"{row.score:.3f}",
-            "p_label": f"{100 * row.p_label:.1f} %",
-            "p_suggested": f"{100 * row.p_suggested:.1f} %",
-            "agrees": row.person_agrees,
-            "person": printable(row.person),
-            "path": printable(row.path),
-            "place": f"{row.file}, line {row.line}" if row.line else "",
-        }
-        for row in table.head(shown).itertuples()
-    ]
+def repeated_pictures(data):
+    """The pairs of the same picture with different labels; None if there are none."""
+    labels, table = data.faces.labels, data.faces.table
+    names = np.array(data.faces.classes.names)[labels]
+    table = table.assign(name=table.path.map(printable), label=names, reference=line_references(table))
+    pairs = data.pairs[labels[data.pairs[:, 0]] != labels[data.pairs[:, 1]]]
+    columns = ["path", "name", "label", "fold", "reference"]
+    rows = [table[columns].iloc[pair].to_dict("records") for pair in pairs[:PAIRS_SHOWN]]
+    return {"rows": rows, "count": len(pairs)} if rows else None

@@ -1,224 +1,283 @@
-"""The plots of a run as matplotlib figures, and how they become files. Each function takes data, none the run."""
+"""The figures of a run by matplotlib, as files and within the page (svg.py). Each function takes data, not the run."""
 
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from evaluation.metrics import METRICS
 from models.network import Network
-from report.charts import peaks_above, tick_values
 from utils.files import atomic_write
 
 FORMATS = ("png", "pdf", "svg")
-# Okabe and Ito's palette, which colour-blind readers tell apart; the page's style has the same.
+# Okabe and Ito's palette, which colour-blind readers tell apart. The page's style has these colours too, as --c0 to
+# --c5, --ink, --quiet and --rule, and others for the dark.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8860b", "#b3589a", "#3a3f45")
-INK, FAINT = "#222222", "#999999"
+INK, QUIET, RULE = "#1b1d20", "#5a616a", "#e3e6ea"
+PREVIEW_DRAWS = 9  # of the augmentation, for each face
+COLUMNS = 2  # charts side by side, so that their text is legible within the page
 
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
+    "axes.spines.left": False,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": QUIET,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.major.pad": 5,
+    "xtick.bottom": False,  # labels without marks
+    "ytick.left": False,
     "text.color": INK,
+    "text.parse_math": False,  # names come from outside
+    "legend.labelcolor": QUIET,
+    "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.06,
     "figure.dpi": 130,
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.15,
     # Journals ask for outlines (TrueType) in place of matplotlib's bitmap-like Type 3.
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",  # text stays text
     "font.family": "DejaVu Sans",
     # The same run gives the same bytes.
     "svg.hashsalt": "age groups",
 }
+UNDATED = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+styled = matplotlib.rc_context(STYLE)
 
 
-@plt.rc_context(STYLE)
+@styled
 def save(figure, stem, formats=("png",)):
-    """Write a figure once per format: `stem`.png and the like. Raises UserError where a file cannot be written."""
+    """Write a figure once per format: `stem`.png and the like. Raises UserError if a file cannot be written."""
     stem = Path(stem)
-    undated = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     for name in formats:
         with atomic_write(stem.with_name(f"{stem.name}.{name}")) as unfinished:
-            figure.savefig(unfinished, format=name, metadata=undated[name])
-    plt.close(figure)
+            figure.savefig(unfinished, format=name, metadata=UNDATED[name])
 
 
-@plt.rc_context(STYLE)
-def plot_charts(charts, dotted=""):
-    """Charts beside each other, three to a row, with one legend for all of them.
+def subplots(count, columns, width, height):
+    """A figure of `count` axes, each of a size in inches, in rows: (figure, array of axes)."""
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, grid[:count]
+
+
+@styled
+def plot_learning_curves(history):
+    """Each metric of the held-out folds and the training faces over the epochs; learning rate and GridMask.
 
     Args:
-        charts: a list of Chart.
-        dotted: what the dotted lines without a label are, for the legend.
+        history: {fold: rows of log.csv}, at least one row each.
     """
-    columns = min(3, len(charts))
-    rows = -(-len(charts) // columns)
-    size = (4.4 * columns, 3.5 * rows)
-    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    labelled = {}
-    for axes, chart in zip(grid.flat, charts, strict=False):
-        draw_chart(axes, chart)
-        labelled |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    for axes in grid.flat[len(charts) :]:
-        axes.axis("off")
-    if dotted:
-        labelled[dotted] = plt.Line2D([], [], color=INK, linestyle=":")
-    if len(labelled) > 1:
-        figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=6, frameon=False)
+    tables = {fold: pd.DataFrame(rows) for fold, rows in history.items()}
+    longest = max(tables.values(), key=len)
+    logged = [name for name in METRICS if any(f"test_{name}" in table for table in tables.values())]
+    figure, (*grid, rate, mask) = subplots(len(logged) + 2, COLUMNS, 4.4, 2.9)
+    for axes, name in zip(grid, logged, strict=True):
+        plot_metric(axes, name, METRICS[name], tables)
+    rates = longest.lr.clip(lower=1e-12)
+    draw_line(rate, longest.epoch + 1, rates, COLOURS[5])
+    rate.set_title("Learning rate")
+    rate.set_yscale("log")
+    rate.yaxis.set_major_locator(LogLocator(subs=(1,) if rates.max() >= 100 * rates.min() else (1, 2, 5)))
+    rate.yaxis.set_major_formatter("{x:g}")
+    rate.yaxis.set_minor_formatter(NullFormatter())
+    draw_line(mask, longest.epoch + 1, longest.gridmask_prob, COLOURS[5])
+    mask.set_title("GridMask probability")
+    for axes in (*grid, rate, mask):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch")
+        axes.grid(axis="y")
+    lines = [Line2D([], [], color=COLOURS[fold % 5], label=f"fold {fold}") for fold in tables]
+    lines.append(Line2D([], [], color=QUIET, linestyle=":", label="training faces"))
+    figure.legend(handles=lines, loc="outside lower center", ncols=6)
     return figure
 
 
-def draw_chart(axes, chart):
-    for one in chart.lines:
-        colour = FAINT if one.plain else COLOURS[one.colour]
-        marker = "o" if one.points or len(one.x) == 1 else None  # a line of one point shows nothing
-        style = {"color": colour, "linestyle": ":" if one.dotted else "-", "linewidth": 1 if one.plain else 1.6}
-        axes.plot(one.x, one.y, marker=marker, markersize=4, label=one.label or "_", **style)
-    _, (_, high) = chart.ends()
-    for set_scale, set_limits, axis, scale, ends in zip(
-        (axes.set_xscale, axes.set_yscale),
-        (axes.set_xlim, axes.set_ylim),
-        (axes.xaxis, axes.yaxis),
-        (chart.x, chart.y),
-        chart.ends(),
-        strict=True,
+def plot_metric(axes, name, metric, tables):
+    """A metric of each held-out fold, and of the training faces, dotted, if the log has it.
+
+    Args:
+        tables: {fold: its rows of log.csv as a table}.
+    """
+    highest = np.inf
+    if name == "loss":  # a spike of the held-out loss would flatten everything else
+        highest = 1.2 * max(max(table.train_loss.max(), table.test_loss.iloc[-1]) for table in tables.values())
+    for fold, table in tables.items():
+        for column, style in ((f"train_{name}", ":"), (f"test_{name}", "-")):
+            if column in table:
+                epochs, values = table.epoch + 1, table[column]
+                draw_line(axes, epochs, values.clip(upper=highest), COLOURS[fold % 5], style)
+                peaks = values == values.rolling(5, center=True, min_periods=1).max()
+                for k, value in values[peaks & (values > highest)].items():
+                    axes.annotate(f"{value:.3g}", (epochs[k], highest), (0, 6), textcoords="offset points",
+                                  ha="center", fontsize=8)  # fmt: skip
+                    axes.plot(epochs[k], highest, "^", color=COLOURS[fold % 5], markersize=6, clip_on=False)
+    axes.set_title(metric.title)
+    if metric.format.endswith("%"):
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    else:
+        axes.set_ylim(0, highest if highest < np.inf else None)
+
+
+def draw_line(axes, x, y, colour, style="-", **settings):
+    """A line; a single point, of which a line shows nothing, has a mark."""
+    axes.plot(x, y, style, color=colour, linewidth=1.6, marker="o" if len(x) == 1 else None, markersize=4, **settings)
+
+
+@styled
+def plot_calibration(bins, curves):
+    """A reliability diagram, and the accuracy against the fraction of faces that are answered.
+
+    Args:
+        bins: {"before" or "after": table of `reliability`}.
+        curves: {"before" or "after": (coverage (N,), accuracy (N,))}, of `risk_coverage`.
+    """
+    figure, (reliable, covered) = subplots(2, COLUMNS, 4.4, 3.6)
+    reliable.plot([0, 1], [0, 1], color=QUIET, linewidth=1)
+    for (name, table), colour, style in zip(bins.items(), COLOURS, ("o-", "o:"), strict=False):
+        reliable.plot(table.confidence, table.accuracy, style, color=colour, linewidth=1.6, markersize=4)
+        coverage, accuracy = curves[name]
+        kept = np.unique(np.linspace(0, len(coverage) - 1, 160).round().astype(int))
+        kept = kept[coverage[kept] >= min(0.05, coverage[-1])]  # the accuracy of a few faces is noise
+        draw_line(covered, coverage[kept], accuracy[kept], colour, style[1:], label=f"{name} temperature scaling")
+    for axes, title, x, y in (
+        (reliable, "Reliability", "confidence", "fraction that is right"),
+        (covered, "Accuracy against coverage", "fraction of faces that are answered", "top-1 of these"),
     ):
-        set_scale("log" if scale.log else "linear")
-        if ends[1] > ends[0]:
-            set_limits(*ends)
-            axis.set_major_locator(FixedLocator(tick_values(*ends, scale)))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _, show=scale.show: show(value)))
-        axis.set_label_text(scale.title)
-    for one in chart.lines:
-        for k in peaks_above(one.y, high):
-            at, text = (np.asarray(one.x)[k], high), f"{np.asarray(one.y)[k]:.3g}"
-            axes.annotate(text, at, (0, 6), textcoords="offset points", ha="center", fontsize=8)
-            axes.plot(*at, "^", color=COLOURS[one.colour], markersize=6, clip_on=False)
-    axes.set_title(chart.title)
-    axes.grid(axis="y", alpha=0.25)
+        axes.set(title=title, xlabel=x, ylabel=y, xlim=(0, 1))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.grid(axis="y")
+    reliable.set_ylim(0, 1)
+    covered.set_ylim(top=1)
+    figure.legend(*covered.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
 
 
-@plt.rc_context(STYLE)
+@styled
 def plot_confusion(confusion, class_names, title):
-    """Shares of each true class, with the counts; the outlined band counts as right for one-off.
+    """Fractions of each true class, with the counts; the outlined band counts as right for one-off.
 
     Args:
         confusion: int (K, K), true class by row.
     """
     classes = range(len(class_names))
     distance = np.abs(np.subtract.outer(classes, classes))
-    accuracy, near = confusion[distance == 0].sum() / confusion.sum(), confusion[distance <= 1].sum() / confusion.sum()
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    accuracy, near = (confusion[distance <= most].sum() / confusion.sum() for most in (0, 1))
+    fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     side = 1.6 + 0.6 * len(class_names)
-    figure, axes = plt.subplots(figsize=(side + 0.4, side), layout="constrained")
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for true in classes:
-        for predicted in classes:
-            colour = "white" if shares[true, predicted] > 0.55 else INK
-            axes.text(
-                predicted,
-                true,
-                f"{shares[true, predicted]:.0%}\n{confusion[true, predicted]:,}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=colour,
-            )
-            if abs(true - predicted) <= 1:
-                axes.add_patch(Rectangle((predicted - 0.47, true - 0.47), 0.94, 0.94, fill=False, edgecolor="#EE7733"))
-    axes.set_xticks(classes, class_names)
-    axes.set_yticks(classes, class_names)
-    axes.tick_params(length=0)
+    figure, (axes,) = subplots(1, 1, side + 0.4, side)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    for (true, predicted), count in np.ndenumerate(confusion):
+        fraction = fractions[true, predicted]
+        style = {"ha": "center", "va": "center", "fontsize": 8, "color": "white" if fraction > 0.55 else INK}
+        axes.text(predicted, true, f"{fraction:.0%}\n{count:,}", **style)
+        if distance[true, predicted] <= 1:
+            axes.add_patch(Rectangle((predicted - 0.47, true - 0.47), 0.94, 0.94, fill=False, edgecolor="#EE7733"))
+    axes.set(xticks=classes, xticklabels=class_names, yticks=classes, yticklabels=class_names)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    axes.set_title(f"{title}: top-1 {accuracy:.1%}, one-off {near:.1%} (outlined)")
+    title = f"{title}: top-1 {accuracy:.1%}, one-off {near:.1%} (outlined)"
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
     return figure
 
 
-@plt.rc_context(STYLE)
-def plot_parameters(groups, title):
-    """Histograms of the parameters (filled) and of untrained ones (outline), on a logarithmic scale.
-
-    Weights that are stuck, dead or exploding show at once: healthy ones are centred near zero.
+@styled
+def plot_parameters(groups, title, bins=61):
+    """Histograms of the parameters (filled) and of untrained ones (line), on a logarithmic scale.
 
     Args:
         groups: {name: (values (N,), untrained values (N,))}.
     """
-    columns = 4
-    rows = -(-(len(groups) + 1) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(11, 2.5 * rows), layout="constrained", squeeze=False)
-    for axes, (name, (values, untrained)) in zip(grid.flat, groups.items(), strict=False):
+    figure, grid = subplots(len(groups) + 1, 2 * COLUMNS, 2.2, 2.2)
+    for axes, (name, (values, untrained)) in zip(grid, groups.items(), strict=False):
         # A quantile of some of the values is as good for choosing the axis, and needs no sorting of millions.
-        reach = 1.8 * max(np.quantile(np.abs(part[:: 1 + len(part) // 100_000]), 0.99) for part in (values, untrained))
-        for part, look in ((values, {"fill": True, "alpha": 0.55}), (untrained, {"color": COLOURS[1]})):
-            counts, edges = np.histogram(part.clip(-reach, reach), bins=101, range=(-reach, reach))
-            axes.stairs(counts, edges, **{"color": COLOURS[0], **look})
+        some = [np.abs(array[:: 1 + len(array) // 100_000]) for array in (values, untrained)]
+        reach = 1.8 * max(np.quantile(array, 0.99) for array in some) or 1.0
+        for array, style in ((values, {"fill": True, "alpha": 0.55}), (untrained, {"color": COLOURS[1]})):
+            counts, edges = np.histogram(array.clip(-reach, reach), bins=bins, range=(-reach, reach))
+            axes.stairs(counts.clip(0.5), edges, baseline=0.5, **{"color": COLOURS[0], **style})
         axes.set_yscale("log")
+        axes.set_ylim(bottom=0.5)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(LogLocator(subs=()))
+        axes.xaxis.set_major_locator(MaxNLocator(3, symmetric=True))
         axes.set_title(name)
-        spread = f"spread {values.std():.3f}, untrained {untrained.std():.3f}"
-        axes.set_xlabel(f"{len(values):,} values\n{spread}", fontsize=9)
-        axes.yaxis.set_tick_params(labelsize=8)
-    for axes in grid.flat[len(groups) :]:
-        axes.axis("off")
+        axes.set_xlabel(f"{len(values):,} values\nspread {values.std():.3f}\nuntrained {untrained.std():.3f}")
+        axes.tick_params(labelsize=8)
     key = "filled: trained\nline: untrained\ncounts on a log scale;\nthe outermost bins hold\neverything beyond"
-    grid.flat[-1].text(0, 0.5, f"{title}\n\n{key}", va="center")
+    grid[len(groups)].text(0, 0.5, f"{title}\n\n{key}", va="center")
+    grid[len(groups)].axis("off")
     return figure
 
 
-@plt.rc_context(STYLE)
+@styled
 def plot_mean_maps(faces, maps, class_names):
-    """The mean face of each class, and beside it the mean map of what speaks for that class.
+    """The mean face of each class, and below it the mean map of the regions that speak for that class.
 
     Args:
         faces: list of uint8 (3, S, S).
         maps: list of float (h, w) from 0 to 1.
     """
-    figure, grid = plt.subplots(2, len(faces), figsize=(1.35 * len(faces), 3.0), squeeze=False, layout="constrained")
-    for axes in grid.flat:
-        axes.axis("off")
-    for column, face, heat, name in zip(grid.T, faces, maps, class_names, strict=True):
+    figure, grid = subplots(2 * len(faces), len(faces), 1.35, 1.5)
+    for above, below, face, heat, name in zip(grid, grid[len(faces) :], faces, maps, class_names, strict=False):
+        show_face(above, face, name)
+        show_face(below, face, "")
         ends = (0, face.shape[2], face.shape[1], 0)
-        for axes in column:
-            axes.imshow(face.transpose(1, 2, 0))
-        column[1].imshow(heat, cmap="inferno", alpha=0.55, extent=ends, interpolation="bilinear", vmin=0, vmax=1)
-        column[0].set_title(name, loc="center")
+        below.imshow(heat, cmap="inferno", alpha=0.55, extent=ends, interpolation="bilinear", vmin=0, vmax=1)
     return figure
 
 
-@plt.rc_context(STYLE)
-def plot_augmentation(faces, augmented):
-    """Each row: a face as cached, then as the network saw it in training.
+def show_face(axes, face, title, **settings):
+    """Pixels (3, S, S) with a title, without axes."""
+    axes.imshow(face.transpose(1, 2, 0))
+    axes.set_title(title, **{"loc": "center", "fontweight": "normal", **settings})
+    axes.axis("off")
+
+
+@styled
+def plot_augmentation(faces, images, augment):
+    """A face of each class per row: as cached, then as the network sees it in training.
 
     Args:
-        faces: uint8 (F, 3, S, S).
-        augmented: float (V, F, 3, S, S), normalised.
+        faces: Faces, whose index is their row of the cache.
+        images: uint8 (N, 3, S, S), the cache, an array or a tensor.
+        augment: an epoch's augmentation of at least PREVIEW_DRAWS faces of each class.
     """
-    mean, std = (np.array(v)[:, None, None] for v in (Network.mean, Network.std))
-    shown = (augmented * std + mean).clip(0, 1)
-    columns = 1 + len(shown)
-    figure, grid = plt.subplots(len(faces), columns, figsize=(columns * 1.3, len(faces) * 1.38), squeeze=False)
-    figure.subplots_adjust(wspace=0.04, hspace=0.04)
-    for row, face in enumerate(faces):
-        for axes, image in zip(grid[row], [face / 255, *shown[:, row]], strict=True):
-            axes.imshow(image.transpose(1, 2, 0))
-            axes.axis("off")
-    grid[0, 0].set_title("as cached", fontweight="normal")
-    grid[0, 1].set_title("in training", fontweight="normal")
+    rows = [int(faces.table.index[(faces.labels == label).argmax()]) for label in np.unique(faces.labels)]
+    shown = torch.as_tensor(images[rows])
+    batch = shown.repeat(PREVIEW_DRAWS, 1, 1, 1)
+    positions = torch.arange(len(batch), device=batch.device)
+    augmented, _ = augment(batch, positions, positions)
+    mean, std = (torch.tensor(values, device=batch.device)[:, None, None] for values in (Network.mean, Network.std))
+    views = (augmented * std + mean).clip(0, 1).unflatten(0, (PREVIEW_DRAWS, len(rows))).cpu().numpy()
+    columns = 1 + PREVIEW_DRAWS
+    figure, grid = subplots(len(rows) * columns, columns, 1.3, 1.38)
+    for row, face in enumerate(shown.cpu().numpy()):
+        for column, image in enumerate([face / 255, *views[:, row]]):
+            title = {(0, 0): "as cached", (0, 1): "in training"}.get((row, column), "")
+            show_face(grid[row * columns + column], image, title, loc="left")
     return figure
 
 
-@plt.rc_context(STYLE)
+@styled
 def plot_errors(errors, class_names, rows=5, columns=8):
     """A contact sheet of the most confident errors.
 
@@ -226,24 +285,16 @@ def plot_errors(errors, class_names, rows=5, columns=8):
         errors: a table, worst first, with columns image (uint8 (3, S, S)), label, prediction, confidence.
     """
     worst = errors.head(rows * columns)
-    rows = max(1, -(-len(worst) // columns))
-    figure, grid = plt.subplots(rows, columns, figsize=(columns * 1.35, rows * 1.72), squeeze=False)
-    figure.subplots_adjust(wspace=0.06, hspace=0.32)
-    for axes in grid.flat:
+    figure, grid = subplots(max(columns, len(worst)), columns, 1.35, 1.72)
+    for axes in grid:
         axes.axis("off")
-    for axes, error in zip(grid.flat, worst.itertuples(), strict=False):
-        axes.imshow(error.image.transpose(1, 2, 0))
-        axes.set_title(
-            f"true {class_names[error.label]}\nsaid {class_names[error.prediction]}, {error.confidence:.0%}",
-            fontsize=7.5,
-            fontweight="normal",
-            loc="center",
-            pad=3,
-        )
+    for axes, error in zip(grid, worst.itertuples(), strict=False):
+        predicted = f"predicted {class_names[error.prediction]}, {error.confidence:.0%}"
+        show_face(axes, error.image, f"true {class_names[error.label]}\n{predicted}", fontsize=7.5, pad=3)
     return figure
 
 
-@plt.rc_context(STYLE)
+@styled
 def plot_ablation(table):
     """Each variant's differences from the baseline, with 95 % intervals over people; best on top.
 
@@ -252,16 +303,15 @@ def plot_ablation(table):
     """
     rows = table[table.variant != "baseline"].sort_values("top1_gain")
     shown = {name: metric for name, metric in METRICS.items() if metric.format.endswith("%")}
-    figure, grid = plt.subplots(1, len(shown), figsize=(10, 0.28 * len(rows) + 1.4), sharey=True, layout="constrained")
-    for side, (name, metric) in zip(np.atleast_1d(grid), shown.items(), strict=True):
-        gain, low, high = (100 * rows[f"{name}_{part}"] for part in ("gain", "low", "high"))
-        side.axvline(0, color=FAINT, linewidth=1)
+    figure, grid = subplots(len(shown), len(shown), 10 / len(shown), 0.28 * len(rows) + 1.4)
+    for axes, (name, metric) in zip(grid, shown.items(), strict=True):
+        gain, low, high = (100 * rows[f"{name}_{end}"] for end in ("gain", "low", "high"))
+        axes.axvline(0, color=QUIET, linewidth=1)
         for position, (middle, left, right) in enumerate(zip(gain, low, high, strict=True)):
-            colour = "#228833" if left > 0 else "#EE6677" if right < 0 else FAINT
-            side.plot([left, right], [position, position], color=colour, linewidth=2.5, solid_capstyle="round")
-            side.plot(middle, position, "o", color=colour, markersize=5)
-        side.set_title(f"{metric.title}, difference from the baseline in points")
-        side.set_yticks(range(len(rows)), rows.variant)
-        side.grid(axis="x", color="#eeeeee")
-        side.set_axisbelow(True)
+            colour = "#228833" if left > 0 else "#EE6677" if right < 0 else QUIET
+            axes.plot([left, right], [position, position], color=colour, linewidth=2.5, solid_capstyle="round")
+            axes.plot(middle, position, "o", color=colour, markersize=5)
+        axes.set_title(f"{metric.title}, difference from the baseline in points")
+        axes.set_yticks(range(len(rows)), rows.variant if axes is grid[0] else [])
+        axes.grid(axis="x")
     return figure

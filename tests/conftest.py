@@ -1,17 +1,21 @@
 """Small face folders in Adience's layout, made for each test."""
 
 import os
+import sys
 from pathlib import Path
-
-# One thread for each test and the scripts that it starts: small networks wait more than they gain with several, and
-# very long where something else runs. Set before torch is imported.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data.adience import HEADER
+from utils.cli import run_script
+
+# One thread for each test and the scripts that it starts: small networks wait more than they gain with several, and
+# very long where something else runs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -29,6 +33,28 @@ SLOW_FILES = "scripts ablate resume report run_machine distributed compare_runs 
 def pytest_collection_modifyitems(items):
     places = {f"test_{name}": place for place, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))  # stable: otherwise as collected
+
+
+def call(script, *arguments):
+    """Run a script's main in this process; returns its exit status.
+
+    Args:
+        script: a module with `main`; main.py's two constants count as unset.
+        arguments: of its command line.
+    """
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script.__name__, *map(str, arguments)])
+        for name in ("LABEL_DIR", "IMAGE_DIR"):
+            if hasattr(script, name):
+                patch.setattr(script, name, "")
+        try:
+            run_script(script.main)
+        except SystemExit as ending:
+            return ending.code
+        finally:
+            torch.set_num_threads(threads)
+    return 0
 
 
 def row(album, image, person, age="(25, 32)", gender="f"):

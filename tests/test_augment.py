@@ -3,13 +3,10 @@
 import dataclasses
 import math
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,7 +21,6 @@ from augment.color import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    normalize,
 )
 from augment.geometry import RandomAffine, affine_matrices, draw_crops, flip, resize, warp
 from augment.gridmask import GridMask, grid_masks
@@ -95,13 +91,6 @@ def test_equals_torchvision(ours, theirs, shift, scale, tolerance, seed, low, hi
     assert (ours(images.clone(), parameters) - one_by_one(theirs, images, parameters)).abs().max() <= tolerance
 
 
-def test_flip_equals_torchvision():
-    images = random_images(0)
-    flipped = flip(images, torch.tensor([True, False, True, False]))
-    assert torch.equal(flipped[0], reference.horizontal_flip(images[0]))
-    assert torch.equal(flipped[1], images[1])
-
-
 def test_rotation_turns_counter_clockwise():
     image = torch.zeros(1, 1, 5, 5)
     image[0, 0, 0, 2] = 1  # twelve o'clock
@@ -112,7 +101,6 @@ def test_rotation_turns_counter_clockwise():
 def test_normalize_equals_torchvision():
     images = random_images(0)
     expected = reference.normalize(images, list(MEAN), list(STD))
-    assert torch.equal(normalize(images.clone(), MEAN, STD), expected)
     normalisation = Normalize(MEAN, STD)
     parameters = normalisation.draw(4, torch.Generator())
     assert torch.equal(normalisation.apply(images, parameters), expected)
@@ -142,13 +130,11 @@ class TestGridMask:
     @staticmethod
     def ours(size, ratio, *parameters):
         mask = GridMask(1, ratio, image_size=size)
-        lines = mask.grid_lines(*(torch.tensor([value]) for value in parameters))
-        return grid_masks(size, *lines)[0].bool().numpy()
+        return grid_masks(size, mask.make_grids(*(torch.tensor([value]) for value in parameters)))[0].bool().numpy()
 
     @staticmethod
     def many(ratio, size, count=600):
-        parameters = GridMask(1, ratio, image_size=size).draw(count, torch.Generator().manual_seed(0))
-        return grid_masks(size, *parameters)
+        return grid_masks(size, GridMask(1, ratio, image_size=size).draw(count, torch.Generator().manual_seed(0)))
 
     @settings(deadline=None, max_examples=50)
     @given(st.integers(20, 90), st.integers(5, 80), st.integers(0, 79), st.integers(0, 79), st.floats(0.1, 0.9))
@@ -208,10 +194,6 @@ class TestGridMask:
         config = make_config(gridmask_start=0.6, gridmask_end=0.8)
         rise = [make_transforms(config, 224, epoch / 4, MEAN, STD)[-1].probability for epoch in range(5)]
         assert rise == pytest.approx([0.6, 0.65, 0.7, 0.75, 0.8])
-
-    def test_ratio_out_of_range(self):
-        with pytest.raises(ValueError, match=r"ratio is 1\.2"):
-            GridMask(0.6, ratio=1.2)
 
 
 class TestTrainAugment:
@@ -361,10 +343,11 @@ class TestWarp:
         assert found.dtype == torch.uint8
         assert (found.int() - expected.int()).abs().max() <= 1  # torchvision may compute with whole numbers
 
-    def test_a_flip_is_torchvisions(self):
-        images = random_images(4)
-        ours = warp(images, affine_matrices(torch.zeros(4), torch.tensor([True] * 4)))
-        assert torch.equal(ours, reference.horizontal_flip(images))
+    def test_flips_are_torchvisions(self):
+        images, flipped = random_images(4), torch.tensor([True, False, True, False])
+        expected = torch.stack([reference.horizontal_flip(i) if f else i for i, f in zip(images, flipped, strict=True)])
+        assert torch.equal(flip(images, flipped), expected)
+        assert torch.equal(warp(images, affine_matrices(torch.zeros(4), flipped)), expected)
 
     def test_flips_alone_equal_the_warps(self):
         images = random_images(5)
@@ -479,7 +462,3 @@ class TestTransforms:
         assert images.amin((1, 2, 3)).tolist() == images.amax((1, 2, 3)).tolist()
         assert images[:, 0, 0, 0].tolist() == augment.parameters[0][positions].tolist()
         assert targets.labels.tolist() == [1, 2, 3]
-
-    def test_the_options_need_no_torch(self):
-        program = "import sys, augment; sys.exit('torch' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

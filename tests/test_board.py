@@ -1,22 +1,13 @@
 """What TensorBoard is given, read back by TensorBoard's own reader."""
 
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_report import answers_of, log_row
+from test_report import NAMES, evaluation_of, log_row
 
 from data.faces import Faces
-from report.board import Board, summary_writer
-from utils.errors import UserError
-
-
-def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=r"pip install -r requirements-watch\.txt"):
-        summary_writer()
+from report.board import Board
 
 
 def test_disabled_writes_nothing(tmp_path):
@@ -26,8 +17,8 @@ def test_disabled_writes_nothing(tmp_path):
 
 
 def write(folder, epochs):
-    predictions = answers_of([0, 1, 2, 2], np.eye(3)[[0, 1, 2, 1]]).predictions
-    faces = Faces(pd.DataFrame({"label": [0, 1, 2]}, index=[4, 2, 0]), ("0-2", "4-6", "8-13"))
+    tested = evaluation_of([0, 1, 2, 2], np.eye(3)[[0, 1, 2, 1]])
+    faces = Faces(pd.DataFrame({"label": [0, 1, 2]}, index=[4, 2, 0]), NAMES)
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.full((5, 3, 40, 40), 50, np.uint8)
     seen = []
 
@@ -37,7 +28,7 @@ def write(folder, epochs):
 
     with Board(folder, 3, epochs[0], enabled=True) as board:
         for epoch in epochs:
-            board.epoch_done(log_row(3, epoch), predictions, faces, images, augment)
+            board.epoch_done(log_row(3, epoch), tested, faces, images, augment)
     return seen
 
 
@@ -52,7 +43,7 @@ def test_events(tmp_path):
     assert {"top1/train", "top1/test", "one_off/test", "mae/test", "loss/train", "training/lr"} <= set(
         events.Tags()["scalars"]
     )
-    assert [(one.step, one.value) for one in events.Scalars("top1/test")] == [
+    assert [(event.step, event.value) for event in events.Scalars("top1/test")] == [
         (0, pytest.approx(0.25)),
         (1, pytest.approx(0.35)),
     ]

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import stat
 import sys
 
 import pytest
@@ -137,23 +136,6 @@ class TestJson:
         assert file.read_text() == content
         error = f"error: '{file}' exists and is not a report of this tool; it is not replaced: choose another name\n"
         assert capsys.readouterr().err == error
-
-    def test_a_folder_and_a_link_to_another_file_are_kept(self, monkeypatch, capsys, tmp_path):
-        (tmp_path / "mine.txt").write_text("precious")
-        (tmp_path / "link.json").symlink_to(tmp_path / "mine.txt")
-        for file, message in (
-            (tmp_path / "link.json", "exists and is not a report"),
-            (tmp_path, "is no name of a file"),
-        ):
-            assert self.check(monkeypatch, tmp_path, file) == 2
-            assert f"'{file}' {message}" in capsys.readouterr().err
-        assert (tmp_path / "mine.txt").read_text() == "precious"
-
-    def test_a_device_is_written_to(self, monkeypatch, tmp_path):
-        before = os.stat(os.devnull)
-        assert self.check(monkeypatch, tmp_path, os.devnull) == 0
-        assert os.stat(os.devnull).st_ino == before.st_ino
-        assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
 
     def test_a_full_device_is_an_error(self, monkeypatch, capsys, tmp_path):
         assert self.check(monkeypatch, tmp_path, "/dev/full") == 2

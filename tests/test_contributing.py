@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-ROOMS = ("augment", "data", "evaluation", "models", "report", "training", "utils")
+ROOMS = ("augment", "data", "evaluation", "models", "photos", "report", "training", "utils")
 TINY = "--image-size 40 --epochs 1 --batch-size 16 --lr 0.01 --precision fp32 --threads 1 --folds 3 --no-plots"
 
 
 def examples():
     """(file, the line below which the code goes, 'at the end' or 'new file', code) of every example."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    for place, code in re.findall(r"```python\n# ([^\n]*)\n(.*?)```", text, re.DOTALL):
+    for place, code in re.findall(r"```(?:python|html)\n(?:#|\{#) ([^\n]*?)(?: #\})?\n(.*?)```", text, re.DOTALL):
         path, where = place.split(", ", 1)
         yield path, where, code
 
@@ -58,7 +58,7 @@ def extended(small_faces_once, tmp_path_factory):
         "--run-dir",
         "run",
     ]
-    command += "--loss squared_error --model tiny --grey 0.5".split()
+    command += "--loss squared_error --optimizer radam --model tiny --grey 0.5".split()
     done = subprocess.run(list(map(str, command)), cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return copy, done.stdout
@@ -67,10 +67,10 @@ def extended(small_faces_once, tmp_path_factory):
 def test_every_kind_has_its_example_and_touches_two_files_at_most():
     sections = re.split(r"^## ", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)[1:]
     assert [section.splitlines()[0] for section in sections] == [
-        "A loss", "A metric", "An augmentation", "A network", "A data set",
+        "A loss", "An optimizer", "A metric", "An augmentation", "A network", "A data set", "A report section",
     ]  # fmt: skip
     for section in sections:
-        assert 1 <= len(set(re.findall(r"```python\n# (\S+),", section))) <= 2
+        assert 1 <= len(set(re.findall(r"```(?:python|html)\n(?:#|\{#) (\S+),", section))) <= 2
 
 
 def test_the_run_has_all_of_them(extended):

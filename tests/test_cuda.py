@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,8 +15,9 @@ from evaluation.evaluate import evaluate
 from models.checkpoint import load_model
 from training.config import Config
 from training.engine import EpochMeter, epoch_pipeline, train_one_epoch
-from training.optim import TrainState
-from utils.device import Compute
+from training.setup import make_state, set_up_folds
+from utils.classes import Classes
+from utils.device import Runtime
 from utils.seeds import Stream, make_generator
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
@@ -61,7 +61,8 @@ def images():
 @pytest.fixture
 def faces():
     labels = np.random.default_rng(1).integers(0, 8, 24)
-    return Faces(pd.DataFrame({"label": labels}), tuple("abcdefgh"))
+    table = pd.DataFrame({"label": labels, "fold": 0, "album": "a", "person": "p", "path": "x"})
+    return Faces(table, Classes(tuple("abcdefgh")))
 
 
 def batches_of(images, faces):
@@ -69,8 +70,8 @@ def batches_of(images, faces):
 
 
 def test_the_cache_lives_on_the_gpu_and_gives_the_same_batches(images, faces):
-    compute = Compute.choose("cuda", "fp32")
-    on_gpu = compute.to_device(images)
+    runtime = Runtime.setup("cuda", "fp32")
+    on_gpu = runtime.to_device(images)
     assert on_gpu.device.type == "cuda"
     assert np.array_equal(on_gpu.cpu().numpy(), images)
     for there, here in zip(batches_of(on_gpu, faces), batches_of(images, faces), strict=True):
@@ -80,8 +81,8 @@ def test_the_cache_lives_on_the_gpu_and_gives_the_same_batches(images, faces):
 
 
 def test_batches_from_the_host_arrive_whole(images, faces):
-    compute = Compute.choose("cuda", "fp32")
-    arrived = list(prefetch(batches_of(images, faces), compute.device))
+    runtime = Runtime.setup("cuda", "fp32")
+    arrived = list(prefetch(batches_of(images, faces), runtime.device))
     assert all(batch.images.device.type == "cuda" for batch in arrived)
     for there, here in zip(arrived, batches_of(images, faces), strict=True):
         assert torch.equal(there.images.cpu(), here.images)
@@ -99,16 +100,16 @@ class StrictSecondStep:
 
 
 def test_a_step_does_not_wait_for_the_gpu(images, faces):
-    compute = Compute.choose("cuda", "bf16")
-    on_gpu = compute.to_device(images)
-    config = Config(image_size=40, batch_size=8, lr=0.01)
-    state, meter = TrainState(config, 0, faces, compute), EpochMeter(compute)
-    batches, augment = epoch_pipeline(config, 0, on_gpu, faces, state, compute)
-    no_progress = SimpleNamespace(update=lambda meter: None)
+    runtime = Runtime.setup("cuda", "bf16")
+    on_gpu = runtime.to_device(images)
+    config = Config(image_size=40, batch_size=8, lr=0.01, folds=(1,))
+    _, setups = set_up_folds(config, faces, world_size=1)
+    state, meter = make_state(config, setups[1], runtime), EpochMeter(runtime)
+    batches, augment = epoch_pipeline(config, 0, on_gpu, faces, state, runtime)
     try:  # the first step moves the epoch's order to the GPU, and waits for that
-        complete = train_one_epoch(state, batches, augment, meter, compute, no_progress, StrictSecondStep())
+        complete = train_one_epoch(state, batches, augment, meter, runtime, StrictSecondStep().agreed)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert not complete
     assert state.step == 2
-    assert evaluate(state.evaluated_model, FaceDataset(on_gpu, faces), 8, compute).probabilities.shape == (24, 8)
+    assert evaluate(state.evaluated_model, FaceDataset(on_gpu, faces), 8, runtime).probabilities.shape == (24, 8)

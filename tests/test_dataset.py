@@ -15,12 +15,13 @@ from data.dataset import (
     steps_per_epoch,
 )
 from data.faces import Faces
+from utils.classes import Classes
 from utils.errors import UserError
 from utils.seeds import Stream, make_generator
 
 
 def make_faces(labels, rows=None):
-    return Faces(pd.DataFrame({"label": labels}, index=rows), tuple("01234567"))
+    return Faces(pd.DataFrame({"label": labels}, index=rows), Classes.named("01234567"))
 
 
 def dataset(count=10):

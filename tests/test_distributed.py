@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, call
 
 import main
 import test_code
@@ -36,12 +36,6 @@ def settings(faces, folder):
     return [*paths, *SETTINGS.split()]
 
 
-def call(script, arguments, monkeypatch):
-    """Run a script in this process, which is a single one."""
-    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-    script.main()
-
-
 @pytest.fixture(scope="module")
 def trained(small_faces_once, tmp_path_factory):
     """(folder, standard output) of a run by two processes."""
@@ -55,8 +49,8 @@ def test_one_process_writes_and_prints(trained):
     folder, printed = trained
     assert printed.count("evaluate one model:") == 1
     assert printed.count("fold 3  epoch   2/2") == 1
-    names = {".lock", "config.json", "fold_3.pt", "log.csv", "predictions.csv", "results.json", "results.tex"}
-    assert {path.name for path in (folder / "run").iterdir()} == names
+    names = ".lock .fold_3.lock config.json fold_3.pt log.csv predictions.csv results.json results.tex"
+    assert {path.name for path in (folder / "run").iterdir()} == set(names.split())
     assert load_model(folder / "run" / "fold_3.pt").record["trained_on"] == "CPU, 1 thread, fp32, 2 processes"
 
 
@@ -70,11 +64,11 @@ def test_the_log_counts_the_faces_of_all_processes(trained):
     assert predictions.path.tolist() == [f"album3/landmark_aligned_face.{300 + k}.{k}.jpg" for k in range(8)]
 
 
-def test_the_reported_numbers_are_those_of_the_saved_model(trained, tmp_path, monkeypatch):
+def test_the_reported_numbers_are_those_of_the_saved_model(trained, tmp_path):
     """One process evaluates what two have trained and evaluated."""
     run = trained[0] / "run"
     where = ["--cache-dir", trained[0] / "cache", "--json", tmp_path / "report.json"]
-    call(test_code, [run / "fold_3.pt", "--precision", "fp32", "--threads", 1, *where], monkeypatch)
+    assert call(test_code, run / "fold_3.pt", "--precision", "fp32", "--threads", 1, *where) == 0
     (report,) = json.loads((tmp_path / "report.json").read_text())
     (recorded,) = json.loads((run / "results.json").read_text())["folds"]
     for name in ("top1", "one_off", "mae", "loss"):
@@ -82,9 +76,9 @@ def test_the_reported_numbers_are_those_of_the_saved_model(trained, tmp_path, mo
     assert report["confusion"] == recorded["confusion"]
 
 
-def test_a_run_of_two_processes_is_finished_for_one(small_faces_once, trained, monkeypatch):
+def test_a_run_of_two_processes_is_finished_for_one(small_faces_once, trained):
     before = (trained[0] / "run" / "fold_3.pt").stat().st_mtime_ns
-    call(main, [*settings(small_faces_once, trained[0]), "--resume"], monkeypatch)
+    assert call(main, *settings(small_faces_once, trained[0]), "--resume") == 0
     assert (trained[0] / "run" / "fold_3.pt").stat().st_mtime_ns == before
 
 
@@ -104,17 +98,17 @@ def test_a_single_process_has_nothing_to_agree_on():
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is '2' but RANK is not set: start several processes by torchrun"),
+        ("WORLD_SIZE=2", "WORLD_SIZE is '2' but RANK is not set: start several processes by torchrun"),
         (
-            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"},
+            "WORLD_SIZE=2 RANK=0 MASTER_ADDR=localhost",
             "WORLD_SIZE is '2' but MASTER_PORT is not set: start several processes by torchrun",
         ),
         (
-            {"WORLD_SIZE": "two", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"},
+            "WORLD_SIZE=two RANK=0 MASTER_ADDR=localhost MASTER_PORT=29500",
             "WORLD_SIZE is 'two'; expected a whole number, as torchrun sets it",
         ),
         (
-            {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"},
+            "WORLD_SIZE=2 RANK=2 MASTER_ADDR=localhost MASTER_PORT=29500",
             "RANK is 2 and WORLD_SIZE 2; ranks count from 0",
         ),
     ],
@@ -122,8 +116,8 @@ def test_a_single_process_has_nothing_to_agree_on():
 def test_an_environment_that_torchrun_did_not_make_is_refused(environment, message, monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    for setting in environment.split():
+        monkeypatch.setenv(*setting.split("="))
     with pytest.raises(UserError) as error:
         Distributed.join()
     assert str(error.value) == message
@@ -134,11 +128,11 @@ import copy, gc, signal, sys
 import torch
 from torch import nn
 from training.engine import EpochMeter
-from utils.device import Compute
+from utils.device import Runtime
 from utils.signals import Interruption
 
-compute = Compute.choose("cpu", "fp32", threads=1)
-distributed = compute.distributed
+runtime = Runtime.setup("cpu", "fp32", threads=1)
+distributed = runtime.distributed
 rank = distributed.rank
 assert distributed.world_size == 2 and distributed.is_main_process == (rank == 0)
 assert distributed.sum(torch.tensor([1.0, rank])).tolist() == [2.0, 1.0]
@@ -161,7 +155,7 @@ for norm, parts in ((nn.Identity(), (slice(0, 8),)), (nn.BatchNorm2d(4), halves)
     model = layers(norm)
     alone = copy.deepcopy(model)
     expected = [sum(g) / len(parts) for g in zip(*(gradients(alone, alone, part) for part in parts))]
-    network = compute.prepare(model)
+    network = runtime.prepare(model)
     for ours, theirs in zip(gradients(model, network, halves[rank]), expected):
         assert torch.allclose(ours, theirs, atol=1e-6), (ours - theirs).abs().max()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -177,13 +171,13 @@ del network, model, alone, optimizer
 gc.collect()
 
 # The sums of all processes are kept once, and the first process resumes with them.
-meter = EpochMeter(compute)
+meter = EpochMeter(runtime)
 meter.begin()
 labels = torch.tensor([0, 1, 2, 0] if rank else [1, 1, 1, 1])
 meter.update(torch.tensor(1.0 + rank), torch.eye(4), labels)
 state = meter.state_dict()
 assert state["sums"].tolist() == [4 * 1.0 + 4 * 2.0, 1 + 3, 8] and state["faces"] == 8
-resumed = EpochMeter(compute)
+resumed = EpochMeter(runtime)
 resumed.load_state_dict(state)
 resumed.begin()
 resumed.finish()

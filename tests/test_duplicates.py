@@ -9,17 +9,11 @@ import pytest
 from conftest import REAL_FACES, needs_real_faces
 from PIL import Image, ImageEnhance, ImageOps
 
-from data.cache import decode_face
-from data.duplicates import (
-    Pictures,
-    area_means,
-    difference_hashes,
-    read_signature,
-    same_pictures,
-    signatures_of,
-    unit_pictures,
-)
+from data.duplicates import Pictures, area_means, difference_hashes, same_pictures, signatures_of, unit_pictures
 from data.faces import Faces
+from data.images import decode_face
+from tools.check_data import read_signature
+from utils.classes import Classes
 from utils.errors import UserError
 
 
@@ -241,7 +235,7 @@ class TestPictures:
     @pytest.fixture
     def faces(self):
         columns = {"path": [f"{k}.jpg" for k in range(6)], "fold": [0, 0, 0, 1, 1, 2], "label": [0] * 6}
-        return Faces(pd.DataFrame(columns), ("young", "old"))
+        return Faces(pd.DataFrame(columns), Classes.named(("young", "old")))
 
     @pytest.fixture
     def pictures(self):
@@ -256,14 +250,14 @@ class TestPictures:
     def test_pairs_across_folds(self, pictures, faces):
         assert pictures.across_folds(faces).tolist() == [[0, 4], [1, 4], [2, 3]]
 
-    def test_twins(self, pictures, faces):
-        """Which faces of a fold are shown in the others; a twin within the same fold does not count."""
+    def test_duplicates(self, pictures, faces):
+        """Which faces of a fold are shown in the others; a duplicate within the same fold does not count."""
         fold = faces.table.fold
         expected = {0: [True, True, True], 1: [True, True], 2: [False]}
-        for held_out, twins in expected.items():
+        for held_out, duplicates in expected.items():
             own, others = faces.where(fold == held_out), faces.where(fold != held_out)
-            assert pictures.twins(own, others).tolist() == twins
-        # Of the faces 2 and 5 alone, only 3 has a twin.
+            assert pictures.duplicates(own, others).tolist() == duplicates
+        # Of the faces 2 and 5 alone, only 3 has a duplicate.
         rest = faces.where(np.isin(np.arange(6), [2, 5]))
-        assert pictures.twins(faces.where(fold == 1), rest).tolist() == [True, False]
-        assert pictures.twins(faces.where(fold == 0), faces.where(fold == 9)).tolist() == [False] * 3
+        assert pictures.duplicates(faces.where(fold == 1), rest).tolist() == [True, False]
+        assert pictures.duplicates(faces.where(fold == 0), faces.where(fold == 9)).tolist() == [False] * 3

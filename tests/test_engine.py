@@ -6,28 +6,26 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.nn.functional import interpolate
 
 from augment.mixing import Targets
-from augment.pipeline import to_network_input
 from data.dataset import FaceDataset, shuffled_batches
 from data.faces import Faces
 from evaluation.evaluate import evaluate
 from models.heads import SoftmaxHead
 from models.network import Network
 from training.config import Config
-from training.engine import EpochMeter, epoch_pipeline, evaluate_split, train_one_epoch
+from training.engine import EpochMeter, epoch_pipeline, train_one_epoch
 from training.losses import Criterion, cross_entropy
-from training.optim import TrainState
-from training.schedule import learning_rate, training_size
-from utils.device import Compute
+from training.schedule import learning_rate
+from training.setup import make_state, set_up_folds
+from training.state import TrainState
+from utils.classes import Classes
+from utils.device import Runtime
 from utils.errors import UserError
 from utils.seeds import make_generator
 
-CPU = Compute(torch.device("cpu"), "fp32")
-CLASSES = tuple("abcdefgh")
-SILENT = SimpleNamespace(update=lambda meter: None)
-NEVER = SimpleNamespace(agreed=lambda: False)
+CPU = Runtime(torch.device("cpu"), "fp32")
+CLASSES = Classes(tuple("abcdefgh"))
 
 
 def test_learning_rate_steps():
@@ -41,15 +39,6 @@ def test_cosine_and_linear_after_a_warm_up():
     rates = [learning_rate(epoch, 0.4, 10, "cosine", 2.0) for epoch in (1, 2, 4, 6, 10)]
     assert rates == pytest.approx([0.2, 0.4, 0.4 * 0.853553, 0.2, 0.0], abs=1e-6)
     assert [learning_rate(epoch, 0.4, 10, "linear") for epoch in (0, 2.5, 10)] == pytest.approx([0.4, 0.3, 0.0])
-
-
-def test_the_images_grow_in_four_equal_stages():
-    # Stages begin with epochs 0, 2.5, 5 and 7.5.
-    assert [training_size(epoch, 10, 112, 64) for epoch in range(10)] == [64] * 3 + [80] * 2 + [96] * 3 + [112] * 2
-    # Fewer epochs than stages end with the final size all the same.
-    assert [training_size(epoch, 2, 112, 64) for epoch in (0, 1)] == [64, 112]
-    assert training_size(0, 1, 112, 64) == 112
-    assert {training_size(epoch, 10, 112) for epoch in range(10)} == {112}
 
 
 def one_hot(predictions):
@@ -71,18 +60,18 @@ def test_the_meter_weighs_batches_by_their_faces():
     assert (resumed.faces, resumed.seconds > 0) == (8, True)
 
 
-def faces_of(labels, class_names=CLASSES):
+def faces_of(labels, classes=CLASSES):
     count = len(labels)
     table = pd.DataFrame({"path": [f"{k}.jpg" for k in range(count)], "label": labels, "fold": 0})
-    return Faces(table.assign(subject=table.path, album="album"), class_names)
+    return Faces(table.assign(person=table.path, album="album"), classes)
 
 
 def byte_images(values, side=4):
     return np.array(values, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, side, side), np.uint8)
 
 
-def byte_faces(values, labels, class_names=CLASSES):
-    return FaceDataset(byte_images(values), faces_of(labels, class_names))
+def byte_faces(values, labels, classes=CLASSES):
+    return FaceDataset(byte_images(values), faces_of(labels, classes))
 
 
 class Brightness(Network):
@@ -109,7 +98,7 @@ def test_evaluation_keeps_the_order_and_the_last_small_batch():
 
 
 def test_evaluation_knows_any_number_of_classes():
-    predictions = evaluate(Brightness(3), byte_faces([0, 2, 2], [0, 1, 2], ("young", "middle", "old")), 2, CPU)
+    predictions = evaluate(Brightness(3), byte_faces([0, 2, 2], [0, 1, 2], Classes(("young", "middle", "old"))), 2, CPU)
     assert predictions.probabilities.shape == (3, 3)
     assert predictions.confusion.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
     assert list(predictions.table().columns[-3:]) == ["p_young", "p_middle", "p_old"]
@@ -136,7 +125,7 @@ class Linear(Network):
 def stand_in_state(model, lr, steps):
     """What the loop needs of a TrainState, without a configuration."""
     state = SimpleNamespace(
-        seed=(0, 0), step=0, steps_per_epoch=steps, model=model, network=model, average=None,
+        seed=(0, 0), step=0, steps_per_epoch=steps, model=model, network=model, average=None, grad_clip=0.0,
         optimizer=torch.optim.SGD([{"params": model.parameters(), "lr_factor": 1.0}], lr),
         criterion=Criterion(cross_entropy),
         learning_rate=lambda epoch: lr, train_mode=model.train,
@@ -149,16 +138,16 @@ def unchanged(images, labels, positions):
     return images.float(), Targets(labels)
 
 
-def train(state, dataset, progress=SILENT, interruption=NEVER):
+def train(state, dataset, after_step=lambda meter: False):
     meter = EpochMeter(CPU)
     batches = shuffled_batches(dataset, 4, make_generator(0))
-    return train_one_epoch(state, batches, unchanged, meter, CPU, progress, interruption), meter
+    return train_one_epoch(state, batches, unchanged, meter, CPU, lambda: after_step(meter)), meter
 
 
 def test_an_epoch_drops_the_incomplete_batch_and_lowers_the_loss():
     torch.manual_seed(0)
     state, dataset, seen = stand_in_state(Linear(), 0.01, 4), byte_faces([0, 7] * 9, [0, 7] * 9), []
-    complete, first = train(state, dataset, SimpleNamespace(update=lambda meter: seen.append(meter.faces)))
+    complete, first = train(state, dataset, lambda meter: seen.append(meter.faces))
     assert complete
     assert seen == [4, 8, 12, 16]  # 18 faces
     assert state.step == 4
@@ -168,7 +157,7 @@ def test_an_epoch_drops_the_incomplete_batch_and_lowers_the_loss():
 
 def test_a_request_to_stop_ends_the_epoch_after_the_step():
     state, dataset = stand_in_state(Linear(), 0.01, 4), byte_faces([0, 7] * 9, [0, 7] * 9)
-    complete, meter = train(state, dataset, interruption=SimpleNamespace(agreed=lambda: state.step == 2))
+    complete, meter = train(state, dataset, lambda meter: state.step == 2)
     assert not complete
     assert (state.step, meter.faces) == (2, 8)
 
@@ -180,20 +169,21 @@ def test_a_loss_that_is_not_finite_stops_the_epoch():
 
 @pytest.mark.parametrize("network", [{"width": 0.125}, {"model": "levi_hassner"}])  # the second one has dropout
 def test_a_stopped_epoch_resumes_to_the_same_bits(network):
-    config = Config(**network, image_size=40, epochs=1, batch_size=4, lr=0.01, averaging=0.5, mixup=0.2)
+    config = Config(**network, image_size=40, epochs=1, batch_size=4, lr=0.01, ema=0.5, mixup=0.2, folds=(1,))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (14, 3, 40, 40), dtype=torch.uint8, generator=generator).numpy()
     faces = faces_of([k % 8 for k in range(14)])
 
+    _, setups = set_up_folds(config, faces, world_size=1)
+
     def run(state, stop_at=None):
-        meter = EpochMeter(CPU)
-        interruption = SimpleNamespace(agreed=lambda: state.step == stop_at)
-        train_one_epoch(state, *epoch_pipeline(config, 0, images, faces, state, CPU), meter, CPU, SILENT, interruption)
+        pipeline = epoch_pipeline(config, 0, images, faces, state, CPU)
+        train_one_epoch(state, *pipeline, EpochMeter(CPU), CPU, lambda: state.step == stop_at)
         return state
 
-    whole = run(TrainState(config, 0, faces, CPU))
-    stopped = run(TrainState(config, 0, faces, CPU), stop_at=2)
-    resumed = TrainState(config, 0, faces, CPU)
+    whole = run(make_state(config, setups[1], CPU))
+    stopped = run(make_state(config, setups[1], CPU), stop_at=2)
+    resumed = make_state(config, setups[1], CPU)
     resumed.load_state_dict(stopped.state_dict())
     run(resumed)
     assert (whole.step, resumed.step) == (3, 3)
@@ -201,18 +191,14 @@ def test_a_stopped_epoch_resumes_to_the_same_bits(network):
         assert torch.equal(ours, theirs)
 
 
-def test_evaluation_uses_the_size_of_the_epoch():
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (4, 3, 48, 48), dtype=torch.uint8, generator=generator)
-    config, faces = Config(image_size=48, first_size=40, epochs=2, batch_size=4, width=0.125), faces_of([0, 0, 0, 1])
-    state = TrainState(config, 0, faces, CPU)
-    small, whole = (evaluate_split(config, e, images.numpy(), faces, state, CPU).probabilities for e in (0, 1))
-    with torch.inference_mode():
-        inputs = to_network_input(images, Network.mean, Network.std)
-        shrunk = interpolate(inputs, (40, 40), mode="bilinear", antialias=True)
-        expected = state.model.eval()(shrunk).softmax(1).numpy()
-    assert small == pytest.approx(expected, abs=1e-5)
-    assert abs(small - whole).max() > 1e-4
+def test_the_gradient_is_clipped():
+    """Steps of SGD with learning rate 1 move the parameters by the gradient, whose norm is at most 0.001."""
+    state, dataset = stand_in_state(Linear(), 1.0, 1), byte_faces([0, 7, 0, 7], [0, 7, 7, 0])
+    before = [parameter.detach().clone() for parameter in state.model.parameters()]
+    state.grad_clip = 0.001
+    train(state, dataset)
+    moved = [(new.detach() - old).norm() for new, old in zip(state.model.parameters(), before, strict=True)]
+    assert torch.stack(moved).norm().item() == pytest.approx(0.001, rel=1e-3)
 
 
 def test_the_head_computes_in_fp32_under_bf16():

@@ -1,11 +1,9 @@
 """Exports: the same answers as PyTorch, from the file alone; whole files or none; a card that says what is known."""
 
-import ast
-import dataclasses
 import functools
 import importlib.util
 import json
-import shutil
+import re
 import subprocess
 import sys
 
@@ -13,33 +11,35 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_model_file import RECORD
 from torch import nn
 
 from data.cache import decode_face
 from data.faces import Faces
+from evaluation.evaluation import Evaluation
 from evaluation.metrics import METRICS
-from evaluation.predictions import Predictions
 from models import create_model, resnet
 from models.checkpoint import load_model, save_model
+from models.export import FacePipeline, kept_in_float, metadata_of, open_session, to_int8, to_onnx
 from models.heads import HEADS
 from models.network import Network
 from report import card
 from tools import export as tool
 from training.config import Config
+from utils.classes import Classes
 from utils.errors import UserError
 from utils.options import to_record
 
-onnx = pytest.importorskip("onnx", reason="pip install -r requirements-export.txt")
-for package in ("onnxscript", "onnxruntime"):
+for package in tool.PACKAGES:
     pytest.importorskip(package, reason="pip install -r requirements-export.txt")
-
-from models.export import FacePipeline, kept_in_float, metadata_of, open_session, to_int8, to_onnx  # noqa: E402
+onnx = pytest.importorskip("onnx")
 
 NAMES = ("young", "middle", "old")
+CLASSES = Classes(NAMES)
 SIZE = 48
 EXAMPLE = ROOT / "examples" / "onnx_predict.py"
 TWO_LAYERS = (resnet.BasicBlock, (1, 1, 1, 1))  # blocks of each layer: a ResNet-10, which is exported sooner
@@ -52,7 +52,7 @@ class ColourNet(Network):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 3, 1)
         self.fc = HEADS[head](3, num_classes)
-        self.image_size, self.class_names = SIZE, tuple(f"class {k}" for k in range(num_classes))
+        self.image_size, self.classes = SIZE, Classes(tuple(f"class {k}" for k in range(num_classes)))
         self.record = {}
         torch.manual_seed(0)
         for parameter in self.parameters():
@@ -98,19 +98,19 @@ def check_parity(model, proto, tolerance=5e-6):
         images = random_images(count, model.image_size)
         found = answers(proto, images)
         assert found.dtype == np.float32
-        assert found.shape == (count, len(model.class_names))
+        assert found.shape == (count, len(model.classes))
         np.testing.assert_allclose(found, expected_answers(model, images), atol=tolerance)
 
 
-class FourHeads(ColourNet):
-    """The probabilities of all heads, side by side: one export instead of four."""
+class AllHeads(ColourNet):
+    """The probabilities of all heads, side by side: one export instead of five."""
 
     def __init__(self):
         super().__init__()
         self.heads = nn.ModuleList(head(3, 8) for head in HEADS.values())
-        self.class_names = tuple(f"{name} {k}" for name in HEADS for k in range(8))
-        for parameter in self.heads.parameters():
-            nn.init.normal_(parameter)
+        self.classes = Classes(tuple(f"{name} {k}" for name in HEADS for k in range(8)))
+        for tensor in (*self.heads[:-1].parameters(), self.heads[-1].references):
+            nn.init.normal_(tensor)
 
     def probabilities(self, images):
         features = self.features(images)
@@ -118,8 +118,8 @@ class FourHeads(ColourNet):
 
 
 def test_every_head_gives_the_same_answers():
-    assert list(HEADS) == ["softmax", "binomial", "coral", "corn"]
-    model = FourHeads()
+    assert list(HEADS) == ["softmax", "binomial", "coral", "corn", "comparison"]
+    model = AllHeads()
     check_parity(model, to_onnx(model.eval(), {}))
 
 
@@ -129,9 +129,9 @@ class BlocksNet(Network):
     def __init__(self):
         super().__init__()
         self.layer1 = resnet.BasicBlock(3, 8, 2, 0.2, "3x3", "se")
-        self.layer2 = resnet.Bottleneck(8, 4, 2, 0.0, "1x1", "cbam")
+        self.layer2 = resnet.Bottleneck(8, 4, 2, 0.0, "1x1", "none")
         self.fc = HEADS["softmax"](16, 3)
-        self.image_size, self.class_names = 33, NAMES
+        self.image_size, self.classes = 33, CLASSES
 
     def features(self, images):
         return self.layer2(self.layer1(images)).mean(dim=(2, 3))
@@ -154,7 +154,7 @@ def test_colours_temperature_and_metadata_by_hand():
         model.conv1.bias.zero_()
         model.fc.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 0, 0]]))
         model.fc.bias.zero_()
-    model.class_names = ("0-2", "«60+»")
+    model.classes = Classes(("0-2", "«60+»"))
     model.record = {"temperature": 2.0, "decoder": "median", "fold": 3, "commit": "abc", "framing": [0.5, 0.4, 1, 1]}
     proto = to_onnx(model, metadata_of(model, "Research only."))
     red = np.zeros((1, 3, SIZE, SIZE), np.uint8)
@@ -221,7 +221,7 @@ def trained():
         patch.setitem(resnet.LAYOUTS, 18, TWO_LAYERS)
         torch.manual_seed(0)
         model = create_model("resnet18", "softmax", 3, width=0.0625)
-    model.image_size, model.class_names, model.record = 32, NAMES, {"temperature": 1.5}
+    model.image_size, model.classes, model.record = 32, CLASSES, {"temperature": 1.5}
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     images, labels = shaded_images(256, seed=1)
     pixels = (torch.from_numpy(images) / 255 - 0.45) / 0.225
@@ -269,7 +269,7 @@ def test_normalisation_and_head_stay_in_32_bits():
 def small_model(temperature=None):
     torch.manual_seed(0)
     model = create_model("levi_hassner", "softmax", 8, image_size=SIZE)
-    model.class_names = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+")
+    model.classes = Classes(("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+"))
     model.record = {"temperature": temperature}
     return model.eval()
 
@@ -278,21 +278,15 @@ def save_small_model(path, labels, **changes):
     """A model file of fold 0 that is trained on nobody but knows the small faces' other people."""
     label_dir, image_dir = labels
     record = {
+        **RECORD,
         "fold": 0,
         "train_people": [f"album{fold}/{100 * fold + k}" for fold in range(1, 5) for k in range(8)],
         "train_faces": 32,
         "train_pictures": torch.zeros(32, 96, dtype=torch.uint8),
-        "twins": [],
-        "val_albums": [],
+        "duplicates": [],
         "metrics": dict.fromkeys(METRICS, 0.5),
-        "decoder": "argmax",
         "history": [],
-        "data_fingerprint": "abc",
-        "train_fingerprint": "def",
-        "trained_on": "CPU, 1 thread, fp32",
         "config": to_record(Config(label_dir=str(label_dir), image_dir=str(image_dir), epochs=1)),
-        "commit": "0123abc",
-        "versions": {"torch": "2"},
         "temperature": 1.5,
         **changes,
     }
@@ -307,14 +301,26 @@ def exported_once(metadata):
     return to_onnx(small_model(json.loads(json.loads(metadata).get("temperature", "null"))), json.loads(metadata))
 
 
-def run_tool(monkeypatch, *arguments):
+@pytest.fixture(autouse=True)
+def one_export(monkeypatch):
     monkeypatch.setattr(tool, "to_onnx", lambda model, metadata: exported_once(json.dumps(metadata)))
+
+
+@pytest.fixture
+def refused(capsys):
+    """A function that runs the tool and checks that it is refused with one line that matches."""
+
+    def run(message, *arguments):
+        assert call(tool, *arguments) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1 and re.search(message, errors), errors
+
+    return run
+
+
+def options_of(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["tools.export", *map(str, arguments)])
-    threads = torch.get_num_threads()
-    try:
-        tool.main()
-    finally:
-        torch.set_num_threads(threads)
+    return tool.read_command_line()
 
 
 def names_in(folder):
@@ -323,7 +329,7 @@ def names_in(folder):
 
 def test_export_int8_and_card(small_faces, tmp_path, monkeypatch, capsys):
     path = save_small_model(tmp_path / "run" / "fold_0.pt", small_faces)
-    run_tool(monkeypatch, path, "--int8", "--output", tmp_path / "out")
+    assert call(tool, path, "--int8", "--output", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert "in a probability, on 8 faces of fold 0, which it held out" in shown
     assert "calibrated on 32 training faces" in shown
@@ -332,29 +338,36 @@ def test_export_int8_and_card(small_faces, tmp_path, monkeypatch, capsys):
     model = load_model(path)
     faces = sorted((small_faces[1] / "album0").iterdir())
     images = np.stack([decode_face(face, SIZE) for face in faces])
-    logits = np.log(expected_answers(model, images)) / 1.5
-    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = at_temperature(expected_answers(model, images))
     found = open_session((tmp_path / "out" / "fold_0.onnx").read_bytes()).run(None, {"images": images})[0]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     text = (tmp_path / "out" / "MODEL_CARD.md").read_text()
     assert "| fold\\_0\\.onnx | 0 | 50.00% | 50.00% | 0.500 | 0.500 | 1.500 | not known |" in text
     assert "the predictions of its run are not beside it" in text
+    rows = [line.split() for line in shown.splitlines() if line.startswith(("PyTorch fp32", "ONNX"))]
+    assert [len(row) for row in rows] == [6, 4, 7]  # metrics of PyTorch and of 8 bits, on the same faces
+    labels = [int(face.stem.split(".")[-1]) % 8 for face in faces]  # as `small_rows` names and labels them
+    assert rows[0][3] == f"{(expected.argmax(1) == labels).mean():.2%}"
     # Our own files may be replaced.
-    monkeypatch.setattr(sys, "argv", ["tools.export", str(path), "--int8", "--output", str(tmp_path / "out")])
-    assert list(tool.check_outputs([tool.prepare(path, tool.read_command_line())])) == [tmp_path / "out"]
+    options = options_of(monkeypatch, path, "--int8", "--output", tmp_path / "out")
+    (outputs,) = tool.check_outputs([tool.find_source(path, options)], options)
+    assert sorted(file.name for file in outputs.values()) == ["fold_0.int8.onnx", "fold_0.onnx"]
     check_example(tmp_path, tmp_path / "out" / "fold_0.onnx", model)
+
+
+def at_temperature(probabilities, temperature=1.5):
+    powers = probabilities ** (1 / temperature)
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def check_example(folder, exported, model):
     """The example prints what PyTorch says of a photograph that lies on its side, and imports no torch."""
     pixels = np.random.default_rng(5).integers(0, 256, (90, 60, 3), dtype=np.uint8)
-    turned = Image.fromarray(pixels)
     exif = Image.Exif()
     exif[274] = 6  # orientation: turn by 90 degrees to the right
-    turned.save(folder / "50% of a face.jpg", exif=exif, quality=95)
-    logits = np.log(expected_answers(model, decode_face(folder / "50% of a face.jpg", SIZE)[None])[0]) / 1.5
-    probabilities = np.exp(logits) / np.exp(logits).sum()
-    shown = [f"{model.class_names[k]} {100 * probabilities[k]:.0f} %" for k in np.argsort(-probabilities)[:3]]
+    Image.fromarray(pixels).save(folder / "50% of a face.jpg", exif=exif, quality=95)
+    probabilities = at_temperature(expected_answers(model, decode_face(folder / "50% of a face.jpg", SIZE)[None])[0])
+    shown = [f"{model.classes.names[k]} {100 * probabilities[k]:.0f} %" for k in np.argsort(-probabilities)[:3]]
     code = (
         "import runpy, sys\nsys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -368,42 +381,37 @@ def check_example(folder, exported, model):
     assert done.stderr.count("\n") == 1
 
 
-def test_without_the_data_random_images_are_compared(small_faces, tmp_path, monkeypatch, capsys):
+def test_without_the_data_random_images_are_compared(tmp_path, monkeypatch, capsys, refused):
     path = save_small_model(tmp_path / "fold_0.pt", (tmp_path / "gone", tmp_path / "gone"))
     monkeypatch.setattr(tool, "PARITY_FACES", 20)
-    run_tool(monkeypatch, path)
+    assert call(tool, path) == 0
     assert "on 20 random images: the faces are not at hand" in capsys.readouterr().out
     before = names_in(tmp_path)
-    with pytest.raises(
-        UserError, match=r"the label directory '.*gone' does not exist .*--label-dir or --label-file, and"
-    ):
-        run_tool(monkeypatch, path, "--int8", "--output", tmp_path / "other")
+    message = r"the label directory '.*gone' does not exist .*--label-dir or --label-file, and"
+    refused(message, path, "--int8", "--output", tmp_path / "other")
     assert names_in(tmp_path) == before
 
 
-def test_calibration_sees_training_faces_only(small_faces, tmp_path, monkeypatch):
+def test_calibration_sees_training_faces_only(small_faces, tmp_path, monkeypatch, refused):
     people = [f"album{fold}/{100 * fold + k}" for fold in (2, 4) for k in range(3)]
     path = save_small_model(tmp_path / "fold_0.pt", small_faces, train_people=people)
-    monkeypatch.setattr(sys, "argv", ["tools.export", str(path), "--int8"])
-    job = tool.prepare(path, tool.read_command_line())
-    assert sorted(job.train.people) == people
-    assert set(job.test.table.album) == {"album0"}
-    chosen = tool.choose(job.train, 4)
+    source = tool.find_source(path, options_of(monkeypatch, path, "--int8"))
+    assert sorted(source.train.people) == people
+    assert set(source.test.table.album) == {"album0"}
+    chosen = tool.choose(source.train, 4)
     assert len(set(chosen.table.path)) == 4
-    np.testing.assert_array_equal(job.images(chosen)[0], decode_face(small_faces[1] / chosen.table.path.iloc[0], SIZE))
+    image = decode_face(small_faces[1] / chosen.table.path.iloc[0], SIZE)
+    np.testing.assert_array_equal(source.images(chosen)[0], image)
     seen = save_small_model(tmp_path / "seen.pt", small_faces, train_people=["album0/3"])
-    with pytest.raises(UserError, match=r"was trained on people of these faces: 1 of 8 in fold 0"):
-        run_tool(monkeypatch, seen)
+    refused(r"was trained on people of these faces: 1 of 8 in fold 0", seen)
     strangers = save_small_model(tmp_path / "strangers.pt", small_faces, train_people=["album9/3"])
-    with pytest.raises(UserError, match=r"--int8: none of the people that '.*strangers.pt' was trained on is in these"):
-        run_tool(monkeypatch, strangers, "--int8")
+    refused(r"--int8: none of the people that '.*strangers.pt' was trained on is in these", strangers, "--int8")
 
 
-def test_a_difference_leaves_no_file(small_faces, tmp_path, monkeypatch):
+def test_a_difference_leaves_no_file(small_faces, tmp_path, monkeypatch, refused):
     path = save_small_model(tmp_path / "fold_0.pt", small_faces)
     monkeypatch.setattr(tool, "torch_probabilities", lambda model, images: np.full((len(images), 8), 1 / 8))
-    with pytest.raises(UserError, match=r"differ from PyTorch's by .* on 8 faces of fold 0.*nothing was written"):
-        run_tool(monkeypatch, path, "--int8")
+    refused(r"differ from PyTorch's by .* on 8 faces of fold 0.*nothing was written", path, "--int8")
     assert names_in(tmp_path) == ["aligned", "fold_0.pt", "labels"]
 
 
@@ -418,37 +426,31 @@ def test_how_large_a_difference_may_be():
 
 @pytest.mark.parametrize("content", [b"hello", b"\x08\x07", onnx.ModelProto(ir_version=8).SerializeToString()])
 @pytest.mark.parametrize("name", ["fold_0.onnx", "MODEL_CARD.md"])
-def test_somebody_elses_file_is_kept(small_faces, tmp_path, monkeypatch, name, content):
+def test_somebody_elses_file_is_kept(small_faces, tmp_path, refused, name, content):
     path = save_small_model(tmp_path / "run" / "fold_0.pt", small_faces)
     (tmp_path / "run" / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"'.*{name}' exists and is not .*; it is not replaced"):
-        run_tool(monkeypatch, path)
+    refused(rf"'.*{name}' exists and is not .*; it is not replaced", path)
     assert (tmp_path / "run" / name).read_bytes() == content
     assert names_in(tmp_path / "run") == sorted([name, "fold_0.pt"])
 
 
-def test_a_damaged_model_and_two_of_one_name_are_refused(small_faces, tmp_path, monkeypatch):
+def test_a_damaged_model_and_two_of_one_name_are_refused(small_faces, tmp_path, refused):
     good = save_small_model(tmp_path / "a" / "fold_0.pt", small_faces)
-    twin = tmp_path / "b" / "fold_0.pt"
-    twin.parent.mkdir()
-    shutil.copy(good, twin)
-    with pytest.raises(UserError, match=r"two models would be written to '.*fold_0\.onnx'"):
-        run_tool(monkeypatch, good, twin, "--output", tmp_path)
-    with pytest.raises(UserError, match=r"--output '.*fold_0\.pt': expected a folder, this is a file"):
-        run_tool(monkeypatch, good, "--output", good)
+    duplicate = save_small_model(tmp_path / "b" / "fold_0.pt", small_faces)
+    refused(r"two models would be written to '.*fold_0\.onnx'", good, duplicate, "--output", tmp_path)
+    refused(r"--output '.*fold_0\.pt': expected a folder, this is a file", good, "--output", good)
     content = bytearray(good.read_bytes())
     content[len(content) // 2] ^= 1
-    twin.write_bytes(content)
-    with pytest.raises(UserError, match=r"'.*b/fold_0\.pt' is (damaged|truncated)"):
-        run_tool(monkeypatch, good, twin)
+    duplicate.write_bytes(content)
+    refused(r"'.*b/fold_0\.pt' is (damaged|truncated)", good, duplicate)
     assert names_in(good.parent) == ["fold_0.pt"]
 
 
 @pytest.mark.parametrize("package", tool.PACKAGES)
-def test_without_the_extra_one_line_says_what_to_install(monkeypatch, package):
+def test_without_the_extra_one_line_says_what_to_install(monkeypatch, refused, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=r"onnx, onnxscript and onnxruntime: python -m pip install -r requirements-exp"):
-        run_tool(monkeypatch, "fold_0.pt")
+    line = rf"tools.export needs the package {package}: python -m pip install -r requirements-export.txt$"
+    refused(f"^error: {line}", "fold_0.pt")
 
 
 # The example.
@@ -459,14 +461,6 @@ def example():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def test_the_example_is_short_and_needs_little():
-    source = EXAMPLE.read_text()
-    assert len(source.splitlines()) <= 100
-    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
-    names = {name.name if isinstance(node, ast.Import) else node.module for node in nodes for name in node.names}
-    assert names <= {"argparse", "json", "sys", "numpy", "onnxruntime", "PIL"}
 
 
 @settings(max_examples=40, deadline=None)
@@ -497,55 +491,48 @@ def test_two_classes_have_one_next_one():
 # The card.
 
 
-def card_model(names, **record):
+def card_evaluation(names, file="a.onnx", faces=4, **record):
+    """Four faces: young, young, middle, middle, of which the second one is called old and the last one young."""
     model = constant_model(*[1 / len(names)] * len(names))
-    model.class_names = names
+    model.classes = Classes(names)
     model.description = {"head": "softmax"}
     model.record = {
+        **RECORD,
         "fold": 1,
         "config": {"model": "resnet18", "recipe": "modern", "epochs": 10, "loss": "sord", "seed": 4},
         "train_faces": 7176,
         "train_people": ["Ann", "Bob"],
-        "twins": ["a.jpg"],
         "metrics": {"top1": 0.6776, "one_off": 0.955, "mae": 0.38, "loss": 0.82},
-        "decoder": "argmax",
-        "commit": "",
         "versions": {"torch": "2.11"},
         **record,
     }
-    return model
-
-
-def card_predictions(names):
-    """Four faces: young, young, middle, middle, of which the second one is called old and the last one young."""
-    table = pd.DataFrame(
-        {"path": [*"abcd"], "album": [*"abcd"], "subject": [*"abcd"], "fold": 1, "label": [0, 0, 1, 1]}
-    )
-    probabilities = np.float32([[0.6, 0.2, 0.2], [0.1, 0.1, 0.8], [0.2, 0.6, 0.2], [0.6, 0.2, 0.2]])
-    return Predictions(Faces(table, names), probabilities)
+    columns = {"path": [*"abcd"], "album": [*"abcd"], "person": [*"abcd"], "fold": 1, "label": [0, 0, 1, 1]}
+    table = pd.DataFrame(columns)[:faces]
+    probabilities = np.float32([[0.6, 0.2, 0.2], [0.1, 0.1, 0.8], [0.2, 0.6, 0.2], [0.6, 0.2, 0.2]])[:faces]
+    temperature = record.get("temperature")
+    return Evaluation(Faces(table, model.classes), probabilities, name=file, model=model, temperature=temperature)
 
 
 def groups_table(**changes):
+    columns = ["column", "group", "faces", "top1", "gap", "p_corrected", "marked"]
     rows = [
-        {"column": "gender", "group": "f", "faces": 40, "top1": 0.5, "gap": -0.123, "p_corrected": 0.0004, "marked": 1},
-        {"column": "gender", "group": "m", "faces": 90, "top1": 0.6, "gap": 0.123, "p_corrected": 0.0004, "marked": 1},
-        {"column": "yaw", "group": "over 30", "faces": 31, "top1": 0.4, "gap": -0.2, "p_corrected": 0.2, "marked": 0},
-        {"column": "label", "group": "old", "faces": 31, "top1": 0.1, "gap": -0.9, "p_corrected": 0.0, "marked": 1},
-        {"column": "score", "group": "unknown", "faces": 3, "top1": np.nan, "gap": np.nan, "p_corrected": np.nan,
-         "marked": 0},
-    ]  # fmt: skip
-    return pd.DataFrame([{**one, **changes} for one in rows])
+        ["gender", "f", 40, 0.5, -0.123, 0.0004, 1],
+        ["gender", "m", 90, 0.6, 0.123, 0.0004, 1],
+        ["yaw", "over 30", 31, 0.4, -0.2, 0.2, 0],
+        ["label", "old", 31, 0.1, -0.9, 0.0, 1],
+        ["score", "unknown", 3, np.nan, np.nan, np.nan, 0],
+    ]
+    return pd.DataFrame(rows, columns=columns).assign(**changes)
 
 
-def test_card_by_hand():
+def test_card_by_hand(monkeypatch):
     results = {
-        "torch": {"mib": 47.92, "one": 0.0228, "batch": 108.4, "top1": 0.6776, "one_off": 0.955, "mae": 0.38,
-                  "loss": 0.82},
-        "int8": {"mib": 12.1, "one": 0.0032, "batch": 1245.0, "agreement": 0.995},
-    }  # fmt: skip
-    model = card_model(NAMES, temperature=1.2345, framing=[0.5, 0.47, 0.84, 0.95])
-    entry = card.CardEntry("a.onnx", model, "Research only.", card_predictions(NAMES), groups_table(), results)
-    lines = card.model_card([entry]).splitlines()
+        "torch": {"mib": 47.92, "top1": 0.6776, "one_off": 0.955, "mae": 0.38, "loss": 0.82},
+        "int8": {"mib": 12.1, "agreement": 0.995},
+    }
+    monkeypatch.setattr(card.subgroups, "subgroups", lambda evaluation: groups_table())
+    evaluation = card_evaluation(NAMES, temperature=1.2345, framing=[0.5, 0.47, 0.84, 0.95])
+    lines = card.model_card([evaluation], ["Research only."], [results]).splitlines()
     assert lines[0] == "<!-- model card of tools.export -->"
     for line in (
         "- a\\.onnx: resnet18, head softmax, 24 parameters (0.00 MiB), 48 x 48 px; it held out fold 1",
@@ -559,8 +546,8 @@ def test_card_by_hand():
         "| old | 0 | - | - |",
         "| yaw | over 30 | 31 | 40.00% | -20.0 | 0.200 | not shown |",
         "| gender | f | 40 | 50.00% | -12.3 | below 0.001 | yes |",
-        "| PyTorch, 32 bits | 47.92 | 22.8 | 108 | - | 67.76% | 95.50% | 0.380 | 0.820 |",
-        "| ONNX, 8 bits | 12.10 | 3.2 | 1,245 | 99.5% | - | - | - | - |",
+        "| PyTorch, 32 bits | 47.92 | - | 67.76% | 95.50% | 0.380 | 0.820 |",
+        "| ONNX, 8 bits | 12.10 | 99.5% | - | - | - | - |",
         "Research only.",
         "| a\\.onnx | unknown | torch 2.11 |",
     ):
@@ -575,6 +562,15 @@ def test_card_by_hand():
         assert name not in text
 
 
+def test_card_of_an_earlier_model():
+    """It has the metrics, the settings and the predictions that are known, and says so of the others."""
+    evaluation = card_evaluation(NAMES, faces=0, metrics={"top1": 0.6776}, config={}, duplicates=[])
+    text = card.model_card([evaluation], ["Research only."], [{}])
+    assert "| a\\.onnx | 1 | 67.76% | - | - | - | none is stored | not known |\n" in text
+    assert "| a\\.onnx | 7,176 | 2 | unknown, ? epochs | unknown | unknown | argmax |\n" in text
+    assert "a\\.onnx: not known; the predictions of its run are not beside it." in text
+
+
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "[link](http://evil.example) ![image](x.png) www.evil.example a@evil.example",
@@ -582,26 +578,21 @@ HOSTILE = (
 )
 
 
-def test_text_from_the_data_is_no_markup():
+def test_text_from_the_data_is_no_markup(monkeypatch):
     markdown = pytest.importorskip("markdown_it", reason="pip install markdown-it-py linkify-it-py")
     parser = markdown.MarkdownIt("gfm-like", {"html": True})
-    columns = {"column": HOSTILE[0], "group": HOSTILE[2]}
-    hostile = card.CardEntry(
-        f"{HOSTILE[1]}.onnx",
-        card_model(HOSTILE, commit=HOSTILE[0], versions={HOSTILE[1]: HOSTILE[2]}),
-        HOSTILE[0],
-        card_predictions(HOSTILE),
-        groups_table(**columns),
+    hostile = card_evaluation(
+        HOSTILE, f"{HOSTILE[1]}.onnx", commit=HOSTILE[0], versions={HOSTILE[1]: HOSTILE[2]}, decoder=HOSTILE[0]
     )
-    plain = dataclasses.replace(
-        hostile,
-        name="a.onnx",
-        model=card_model(NAMES),
-        licence="ours",
-        predictions=card_predictions(NAMES),
-        groups=groups_table(column="b", group="c"),
-    )
-    found, expected = (parser.parse(card.model_card([entry])) for entry in (hostile, plain))
+    texts = []
+    for evaluation, licence, column, group in (
+        (hostile, HOSTILE[0], HOSTILE[0], HOSTILE[2]),
+        (card_evaluation(NAMES), "ours", "b", "c"),
+    ):
+        table = groups_table(column=column, group=group)
+        monkeypatch.setattr(card.subgroups, "subgroups", lambda evaluation, table=table: table)
+        texts.append(card.model_card([evaluation], [licence], [{}]))
+    found, expected = map(parser.parse, texts)
 
     def structure(tokens):
         inner = [token for token in tokens if token.type == "inline"]
@@ -610,7 +601,7 @@ def test_text_from_the_data_is_no_markup():
         ]
 
     assert structure(found) == structure(expected)
-    shown = parser.render(card.model_card([hostile]))
+    shown = parser.render(texts[0])
     assert "&lt;img src=x onerror=alert(1)&gt;" in shown
     assert "[link](http://evil.example) ![image](x.png) www.evil.example a@evil.example.onnx" in shown
     assert "a | b # head | *c* | `d` | __e__ ~~f~~ &amp;lt; \\ \\u202e" in shown

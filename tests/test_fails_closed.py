@@ -16,49 +16,11 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT, row, small_rows, write_images, write_labels
 
-from models.plain import load_plain, save_plain
+from utils.serialization import load_plain, save_plain
 
 MAIN, TEST_CODE = str(ROOT / "main.py"), str(ROOT / "test_code.py")
 SMALL = "--width 0.125 --image-size 40 --epochs 1 --batch-size 16 --no-plots --threads 1".split()
 SECONDS = 60  # the longest that any script here may take
-
-# Imports torch once. Then each line of standard input runs a script, from its first line to its last, in a process of
-# its own, which is forked from this one and ends without Python's slow cleaning up.
-LAUNCHER = """
-import gc, json, os, resource, runpy, signal, sys, traceback
-import main, test_code
-gc.freeze()
-for line in sys.stdin:
-    order = json.loads(line)
-    if child := os.fork():
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        continue
-    signal.alarm(order["seconds"])
-    os.chdir(order["folder"])
-    os.environ.update(order["environment"])
-    for descriptor, path in enumerate([os.devnull, order["stdout"], order["stderr"]]):
-        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), descriptor)
-    if order["largest_file"]:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest_file"],) * 2)
-    if order["more_memory"]:
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + order["more_memory"],) * 2)
-    sys.argv = order["command"]
-    status = 0
-    try:
-        if sys.argv[0].endswith(".py"):
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        else:
-            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-    except SystemExit as ending:
-        status = ending.code or 0
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    os._exit(status)
-"""
 
 
 class Launcher:
@@ -123,7 +85,7 @@ def the_line(errors):
     assert line.isprintable(), repr(line)  # so it is one line
     assert len(line) <= 500
     assert "Traceback" not in line
-    assert "a mistake in this program" not in line
+    assert "internal error" not in line
     return line
 
 
@@ -145,7 +107,7 @@ def tree(folder):
 def launcher_process():
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", LAUNCHER], env=environment, **pipes) as process:
+    with subprocess.Popen([sys.executable, str(ROOT / "tests" / "launcher.py")], env=environment, **pipes) as process:
         yield process
         process.stdin.close()
 

@@ -18,7 +18,7 @@ from conftest import ROOT
 from utils.cli import explain, fail, printable
 from utils.errors import UserError
 from utils.files import atomic_write, check_output, locked, replaced_outputs, write_json, write_text
-from utils.foreign import exists, open_regular, read_bytes, read_json, read_text
+from utils.reading import exists, open_regular, read_bytes, read_json, read_text, starts_with
 
 
 def tree(folder):
@@ -27,7 +27,7 @@ def tree(folder):
 
 
 class TestForeignFiles:
-    """utils/foreign.py: regular files only, and not without limit."""
+    """utils/reading.py: regular files only, and not without limit."""
 
     def test_a_file_comes_back_as_it_is(self, tmp_path):
         (tmp_path / "a").write_bytes("grüße\r\n".encode())
@@ -122,8 +122,11 @@ class TestForeignFiles:
     def test_json_of_the_kind_that_is_expected(self, tmp_path):
         (tmp_path / "a").write_text("[1, 2]")
         assert read_json(tmp_path / "a", kind=list) == [1, 2]
-        with pytest.raises(UserError, match=r"a' is damaged: it holds a list, not a dict$"):
-            read_json(tmp_path / "a")
+
+    def test_the_start_of_a_file(self, tmp_path):
+        (tmp_path / "a").write_text("grüße\nan alle")
+        assert starts_with(tmp_path / "a", "x", "grüße\nan")
+        assert not starts_with(tmp_path / "a", "rüße", "grüße\nan alle und")
 
 
 class TestAtomicWrite:
@@ -272,11 +275,6 @@ class TestReplacedOutputs:
         assert tree(tmp_path) == new
         assert (tmp_path / "folder.png").is_dir()
 
-    def test_the_folder_is_made(self, tmp_path):
-        with self.open(tmp_path / "deep" / "error") as staging:
-            self.fill(staging, {"index.csv": ""})
-        assert tree(tmp_path) == {"deep/error/index.csv": "", "deep/error/.lock": ""}
-
     @pytest.mark.parametrize("error", [OSError, UserError, KeyboardInterrupt, SystemExit])
     def test_an_error_changes_nothing(self, tmp_path, error):
         self.fill(tmp_path, {"a.png": "old", "index.csv": "a", "notes.txt": "somebody's", ".lock": ""})
@@ -296,13 +294,14 @@ class TestReplacedOutputs:
         assert (tmp_path / "index.csv").read_text() == "a"
         assert (tmp_path / "a.png").read_text() == "old"
 
-    def test_what_a_killed_process_left_is_removed(self, tmp_path):
-        self.fill(tmp_path, {"a.png": "old", "index.csv": "a"})
-        (tmp_path / ".outputs.unfinished").mkdir()
-        self.fill(tmp_path / ".outputs.unfinished", {"x.png": "half"})
-        with self.open(tmp_path) as staging:
-            self.fill(staging, {"index.csv": ""})
-        assert tree(tmp_path) == {"index.csv": "", ".lock": ""}
+    def test_the_folder_is_made_and_what_a_killed_process_left_is_removed(self, tmp_path):
+        folder = tmp_path / "deep" / "error"
+        for content in ("first", "second"):
+            with self.open(folder) as staging:
+                self.fill(staging, {"index.csv": content})
+            assert tree(folder) == {"index.csv": content, ".lock": ""}
+            (folder / ".outputs.unfinished").mkdir()
+            self.fill(folder / ".outputs.unfinished", {"x.png": "half"})
 
     def test_a_link_in_the_place_of_the_staging_folder_is_not_followed(self, tmp_path):
         (tmp_path / "mine").mkdir()
@@ -358,6 +357,11 @@ class TestLock:
         assert kind != "file" or lock.read_text() == "precious"
         assert not (tmp_path / "nowhere").exists()
 
+    def test_where_no_file_can_be_is_an_error(self):
+        """It is not waited for."""
+        with pytest.raises(OSError), locked(pathlib.Path("/proc/.lock"), lambda: None):
+            pass
+
     def test_only_one_process_holds_it(self, tmp_path):
         code = (
             "import sys; from utils.files import locked\n"
@@ -410,11 +414,6 @@ class TestPrintable:
 
 
 class TestFail:
-    def stream(self, monkeypatch, encoding):
-        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-        monkeypatch.setattr(sys, "stderr", stream)
-        return stream
-
     def test_a_message_of_20_megabytes_is_one_line_at_once(self, capsys):
         begun = time.monotonic()
         assert fail("\x1b[2J\u202e\n" * 5_000_000) == 2
@@ -424,24 +423,24 @@ class TestFail:
         assert line.count("\n") == 1
         assert len(line) <= 501
 
-    def test_a_terminal_without_the_characters_sees_their_codes(self, monkeypatch):
-        stream = self.stream(monkeypatch, "ascii")
-        assert fail("'grüße 顔.jpg' is missing") == 2
-        assert stream.buffer.getvalue() == rb"error: 'gr\xfc\xdfe \u9854.jpg' is missing" + b"\n"
-
-    def test_long_texts_stay_within_the_limit_on_such_a_terminal(self, monkeypatch):
-        stream = self.stream(monkeypatch, "ascii")
-        fail("顔" * 400)
-        assert len(stream.buffer.getvalue()) <= 501
-
-    def test_bytes_of_a_file_name_that_are_no_utf_8(self, monkeypatch):
-        stream = self.stream(monkeypatch, "utf-8")
-        fail(f"'{os.fsdecode(b'caf' + bytes([0xE9]))}' is missing")
-        assert stream.buffer.getvalue() == rb"error: 'caf\udce9' is missing" + b"\n"
+    @pytest.mark.parametrize(
+        ("encoding", "message", "line"),
+        [
+            ("ascii", "'grüße 顔.jpg' is missing", rb"error: 'gr\xfc\xdfe \u9854.jpg' is missing"),
+            ("utf-8", f"'{os.fsdecode(b'caf' + bytes([0xE9]))}' is missing", rb"error: 'caf\udce9' is missing"),
+            ("ascii", "顔" * 400, rb"error: " + rb"\u9854" * 54 + rb"\u ... " + rb"\u9854" * 27),
+        ],
+    )
+    def test_a_stream_without_the_characters_gets_their_codes(self, monkeypatch, encoding, message, line):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert fail(message) == 2
+        assert stream.buffer.getvalue() == line + b"\n"
+        assert len(line) <= 500
 
     @pytest.mark.parametrize("behind", ["/dev/full", None])
     def test_a_full_disk_or_nothing_behind_standard_error_changes_nothing(self, behind):
-        code = "import sys; from utils.cli import start_script, fail; start_script(); sys.exit(fail('anything'))"
+        code = "import sys; from utils.cli import prepare_streams, fail; prepare_streams(); sys.exit(fail('anything'))"
         redirection = f"2>{behind}" if behind else "2>&-"
         call = ["sh", "-c", f'"$0" -c "$1" {redirection}', sys.executable, code]
         assert subprocess.run(call, cwd=ROOT).returncode == 2
@@ -476,7 +475,7 @@ class TestExplain:
         line = explain(self.raised(KeyError("name")))
         number = TestExplain.raised.__code__.co_firstlineno + 2
         assert line == (
-            f"a mistake in this program, KeyError in test_files.py, line {number}: 'name' (AGE_TRACEBACK=1 shows more)"
+            f"internal error: KeyError in test_files.py:{number}: 'name' (AGE_TRACEBACK=1 shows the traceback)"
         )
 
     def test_the_whole_of_a_mistake_is_shown_on_request(self, monkeypatch, capsys):
@@ -487,9 +486,3 @@ class TestExplain:
         shown = capsys.readouterr().err
         assert shown.startswith("Traceback (most recent call last):")
         assert shown.endswith("KeyError: 'name'\n")
-
-
-def test_a_lock_where_no_file_can_be_is_an_error():
-    """It is not waited for."""
-    with pytest.raises(OSError), locked(pathlib.Path("/proc/.lock"), lambda: None):
-        pass

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from data.cache import open_cache
-from models.plain import save_plain
 from utils.errors import UserError
 from utils.files import replaced_outputs, write_csv, write_json, write_text
+from utils.serialization import save_plain
 
 
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ def test_a_cache_that_does_not_fit_leaves_nothing(tmp_path):
     with files_of_at_most(1 << 20), pytest.raises(UserError, match=message):
         open_cache(tmp_path, paths, 100, tmp_path / "cache", progress=False)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
-    assert open_cache(tmp_path, paths, 100, tmp_path / "cache", progress=False).shape == (40, 3, 100, 100)
+    assert open_cache(tmp_path, paths, 100, tmp_path / "cache", progress=False).images.shape == (40, 3, 100, 100)
 
 
 def test_a_folder_of_outputs_keeps_all_of_the_earlier_ones(tmp_path):

@@ -1,22 +1,24 @@
 """Starting from trained weights: what comes from a file, what is new, and whom the weights may have seen."""
 
+import copy
 import sys
 import urllib.error
 
 import pytest
 import torch
 import torchvision
-from conftest import ROOT
+from conftest import call
 
 import main
 import test_code
 from models import create_model
 from models.checkpoint import load_model, save_model
-from models.plain import load_plain
-from training.initial import InitialWeights, describe_initial, initial_weights, load_initial
-from training.optim import TrainState, check_optimizer_state, make_optimizer, parameter_groups
-from utils.cli import run_script
+from training.initial import InitialWeights, describe_initial, fitting_weights, initial_weights
+from training.optimizers import OPTIMIZERS, check_optimizer_state, parameter_groups
+from training.state import TrainState
+from utils.classes import Classes
 from utils.errors import UserError
+from utils.serialization import load_plain
 
 TINY = (
     "--image-size 40 --width 0.125 --epochs 1 --batch-size 16 --lr 0.01 --threads 1 --precision fp32 --no-plots".split()
@@ -26,8 +28,14 @@ NAMES = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+")
 
 def network(names=NAMES, **options):
     model = create_model("resnet18", "softmax", len(names), **options).eval()
-    model.class_names = names
+    model.classes = Classes(names)
     return model
+
+
+def load_initial(model, initial):
+    fitting, counts = fitting_weights(model, initial)
+    model.load_state_dict({**model.state_dict(), **fitting})
+    return counts
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +63,7 @@ def test_torchvision_weights_compute_the_same(torchvision_model, tmp_path, neste
     assert came["stem"] == (9536, 9536) and came["fc"] == (0, 512 * 8 + 8)
     assert describe_initial(initial, came).splitlines() == [
         f"initial weights: {tmp_path / 'resnet18.pth'}; new: fc",
-        "  whom and what they were trained on is not known; the held-out faces may be among it",
+        "  their training data is not known; it may include the held-out faces",
     ]
 
 
@@ -69,13 +77,14 @@ def test_in_the_published_network_biases_become_zero_and_its_shortcuts_are_new(t
     part, whole = came["layer2"]
     assert whole - part == 64 * 128 * 9 + 128  # that convolution and its bias
     # Convolutions of 64 * 128 * 9 + 128, thrice 128 * 128 * 9 + 128 and the shortcut's; five normalisations of 2 * 128.
-    assert "layer2 (517,888 of 591,744 values came)" in describe_initial(InitialWeights("file", {}), came)
+    assert "layer2 (517,888 of 591,744 values)" in describe_initial(InitialWeights("file", {}), came)
 
 
 def test_torchvision_names_a_mobilenet_otherwise():
     torch.manual_seed(0)
     theirs = torchvision.models.mobilenet_v3_small(weights=None).eval()
     model = create_model("mobilenet_v3_small", "coral", 5).eval()
+    model.classes = Classes(tuple("abcde"))
     came = load_initial(model, InitialWeights("file", theirs.state_dict()))
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -110,13 +119,13 @@ def test_what_does_not_fit_is_refused():
         load_initial(network(width=0.125), InitialWeights("nan.pth", state))
 
 
-def call(script, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *map(str, arguments)])
-    try:
-        run_script(script.main)
-    except SystemExit as ending:
-        return ending.code
-    return 0
+@pytest.fixture
+def start(small_faces_once, tmp_path):
+    """Start main.py on small faces, for a run directory that must not appear; returns its exit status."""
+    labels, images = small_faces_once
+    data = ["--label-dir", labels, "--image-dir", images, "--cache-dir", tmp_path / "cache"]
+    yield lambda *options: call(main, *data, "--run-dir", tmp_path / "r", *options)
+    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize(
@@ -128,27 +137,15 @@ def call(script, monkeypatch, *arguments):
         ({"epoch": 3}, "--init-from: 'FILE' has no 'conv1.weight': it is of another network"),
     ],
 )
-def test_bad_files(content, message, small_faces_once, tmp_path, monkeypatch, capsys):
+def test_bad_files(content, message, start, tmp_path, capsys):
     path = tmp_path / "weights.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
         torch.save(content, path)
-    labels, images = small_faces_once
-    where = [
-        "--label-dir",
-        labels,
-        "--image-dir",
-        images,
-        "--cache-dir",
-        tmp_path / "cache",
-        "--run-dir",
-        tmp_path / "r",
-    ]
-    assert call(main, monkeypatch, *where, *TINY, "--init-from", path) == 2
+    assert start(*TINY, "--init-from", path) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and message.replace("FILE", str(path)) in error
-    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize(
@@ -167,25 +164,14 @@ def test_bad_files(content, message, small_faces_once, tmp_path, monkeypatch, ca
         ),
     ],
 )
-def test_bad_options(options, message, small_faces_once, tmp_path, monkeypatch, capsys):
+def test_bad_options(options, message, start, monkeypatch, capsys):
     def offline(*_, **__):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    labels, images = small_faces_once
     tiny = [*TINY[:2], *TINY[4:]] if "--model" in options else TINY
-    where = [
-        "--label-dir",
-        labels,
-        "--image-dir",
-        images,
-        "--cache-dir",
-        tmp_path / "cache",
-        "--run-dir",
-        tmp_path / "r",
-    ]
-    assert call(main, monkeypatch, *where, *tiny, *options.split()) == 2
+    assert start(*tiny, *options.split()) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and message in error
 
@@ -196,15 +182,14 @@ def first(small_faces_once, tmp_path_factory):
     folder = tmp_path_factory.mktemp("initial")
     labels, images = small_faces_once
     where = ["--label-dir", labels, "--image-dir", images, "--cache-dir", folder / "cache"]
-    with pytest.MonkeyPatch.context() as patch:
-        assert call(main, patch, *where, *TINY, "--folds", 3, "--run-dir", folder / "first") == 0
+    assert call(main, *where, *TINY, "--folds", 3, "--run-dir", folder / "first") == 0
     return folder / "first" / "fold_3.pt", where
 
 
-def test_frozen_layers_keep_weights_and_statistics(first, tmp_path, monkeypatch, capsys):
+def test_frozen_layers_keep_weights_and_statistics(first, tmp_path, capsys):
     path, where = first
     options = ["--init-from", path, "--freeze", "stem", "layer1", "--optimizer", "adamw", "--folds", 3]
-    assert call(main, monkeypatch, *where, *TINY, *options, "--run-dir", tmp_path / "next") == 0
+    assert call(main, *where, *TINY, *options, "--run-dir", tmp_path / "next") == 0
     assert f"initial weights: {path}; new: nothing" in capsys.readouterr().out
     old, new = (load_plain(file)["state_dict"] for file in (path, tmp_path / "next" / "fold_3.pt"))
     kept = {name for name in old if torch.equal(old[name], new[name])}
@@ -212,17 +197,14 @@ def test_frozen_layers_keep_weights_and_statistics(first, tmp_path, monkeypatch,
     assert not {"layer2.0.conv1.weight", "layer2.0.bn1.running_mean", "layer4.1.bn2.weight", "fc.weight"} & kept
 
 
-def test_held_out_people_are_refused_however_many_steps_ago_they_were_seen(first, tmp_path, monkeypatch, capsys):
+def test_held_out_people_are_refused_however_many_steps_ago_they_were_seen(first, tmp_path, capsys):
     path, where = first
     options = [*where, *TINY, "--run-dir"]
-    assert call(main, monkeypatch, *options, tmp_path / "other", "--folds", 1, "--init-from", path) == 2
+    assert call(main, *options, tmp_path / "other", "--folds", 1, "--init-from", path) == 2
     assert f"'{path}' was trained on people of these faces: 8 of 8 in fold 1" in capsys.readouterr().err
-    assert (
-        call(main, monkeypatch, *options, tmp_path / "val", "--folds", 3, "--val-fraction", 0.3, "--init-from", path)
-        == 2
-    )
+    assert call(main, *options, tmp_path / "val", "--folds", 3, "--val-fraction", 0.3, "--init-from", path) == 2
     assert "in the validation faces of fold 3" in capsys.readouterr().err
-    assert call(main, monkeypatch, *options, tmp_path / "next", "--folds", 3, "--init-from", path) == 0
+    assert call(main, *options, tmp_path / "next", "--folds", 3, "--init-from", path) == 0
     model = load_model(tmp_path / "next" / "fold_3.pt")
     assert model.record["initial_people"] == load_model(path).record["train_people"]
     # Were it trained on one face alone, its first weights would have seen the others all the same.
@@ -230,7 +212,7 @@ def test_held_out_people_are_refused_however_many_steps_ago_they_were_seen(first
     record["train_pictures"] = record["train_pictures"][:1]
     save_model(tmp_path / "alone.pt", model, record)
     capsys.readouterr()
-    assert call(test_code, monkeypatch, tmp_path / "alone.pt", "--fold", 1, "--cache-dir", tmp_path / "cache") == 2
+    assert call(test_code, tmp_path / "alone.pt", "--fold", 1, "--cache-dir", tmp_path / "cache") == 2
     assert "was trained on people of these faces: 8 of 8 in fold 1" in capsys.readouterr().err
 
 
@@ -239,19 +221,19 @@ def test_a_stopped_run_resumes_to_the_same_bits_from_the_same_weights_only(first
     copy = tmp_path / "copy.pt"
     copy.write_bytes(path.read_bytes())
     options = [*where, *TINY[:4], "--epochs", 2, *TINY[6:], "--folds", 3, "--optimizer", "adamw", "--init-from", copy]
-    assert call(main, monkeypatch, *options, "--run-dir", tmp_path / "whole") == 0
+    assert call(main, *options, "--run-dir", tmp_path / "whole") == 0
     with monkeypatch.context() as patch:
         patch.setattr(main.FoldProgress, "epoch_done", lambda *_: sys.exit(77))
-        assert call(main, patch, *options, "--run-dir", tmp_path / "stopped") == 77
+        assert call(main, *options, "--run-dir", tmp_path / "stopped") == 77
     model = load_model(copy)
     changed = {**model.state_dict(), "fc.bias": model.fc.bias.detach() + 1}
     model.load_state_dict(changed)
     save_model(copy, model, model.record)
     capsys.readouterr()
-    assert call(main, monkeypatch, "--run-dir", tmp_path / "stopped", "--resume") == 2
-    assert "is damaged: its initial weights were others" in capsys.readouterr().err
+    assert call(main, "--run-dir", tmp_path / "stopped", "--resume") == 2
+    assert "is damaged: its initial had other weights" in capsys.readouterr().err
     copy.write_bytes(path.read_bytes())
-    assert call(main, monkeypatch, "--run-dir", tmp_path / "stopped", "--resume") == 0
+    assert call(main, "--run-dir", tmp_path / "stopped", "--resume") == 0
     ours, theirs = (load_plain(tmp_path / run / "fold_3.pt")["state_dict"] for run in ("whole", "stopped"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -263,7 +245,7 @@ def test_the_last_layer_has_a_learning_rate_of_its_own():
     # fc has a weight and a bias; 20 convolutions, each with a bias and a normalisation.
     assert found == {(1.0, 0.01): 20, (1.0, 0.0): 60, (10, 0.01): 1, (10, 0.0): 1}
     state = TrainState.__new__(TrainState)
-    state.optimizer = make_optimizer("sgd", groups, 0.1, 0.0, False)
+    state.optimizer = OPTIMIZERS["sgd"](groups, 0.1, 0.0, False)
     state.set_learning_rate(0.02)
     assert {(group["lr_factor"], group["lr"]) for group in state.optimizer.param_groups} == {(1.0, 0.02), (10, 0.2)}
 
@@ -271,12 +253,13 @@ def test_the_last_layer_has_a_learning_rate_of_its_own():
 def test_the_first_step_of_adamw_by_hand():
     # Both moments are bias-corrected, so that the first step is lr * sign(gradient), after a decay of lr * 0.1.
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = make_optimizer("adamw", [{"params": [weight], "weight_decay": 0.1, "lr_factor": 1.0}], 0.01, 0.9, False)
+    optimizer = OPTIMIZERS["adamw"]([{"params": [weight], "weight_decay": 0.1, "lr_factor": 1.0}], 0.01, 0.9, False)
     (weight * torch.tensor([3.0, 0.5])).sum().backward()
     optimizer.step()
     assert weight.tolist() == pytest.approx([0.999 - 0.01, -1.998 - 0.01], abs=1e-5)
-    state = optimizer.state_dict()
+    state = copy.deepcopy(optimizer.state_dict())
     check_optimizer_state(optimizer, state)
     state["state"][0]["exp_avg_sq"] = torch.zeros(3)
-    with pytest.raises(ValueError, match=r"its momentum is torch.float32 \(3,\)"):
+    message = r"its optimizer's exp_avg_sq is torch.float32 \(3,\), not torch.float32 \(2,\)"
+    with pytest.raises(ValueError, match=message):
         check_optimizer_state(optimizer, state)

@@ -1,5 +1,7 @@
 """The table of light forms: fair turns, the faster layout, cells and answers by hand; and one small whole run."""
 
+import dataclasses
+import functools
 import json
 import sys
 from types import SimpleNamespace
@@ -7,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, call
 
 onnx = pytest.importorskip("onnx", reason="pip install -r requirements-export.txt")
 for package in ("onnxscript", "onnxruntime"):
@@ -18,9 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import light  # noqa: E402
 from test_export import exported_once, save_small_model  # noqa: E402
 
-from models.checkpoint import load_model  # noqa: E402
 from tools import export as tool  # noqa: E402
-from utils.cli import call  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 
 
@@ -32,15 +32,12 @@ def test_sides_take_turns_in_both_orders(monkeypatch):
         "b": iter([9, 9, 9, 50, 4, 6, 50, 7, 7]),
     }
 
-    def side(name, calls, count):
-        def function():
-            order.append(name)
-            now[0] += next(durations[name])
-
-        return light.Side(function, calls, count)
+    def call(name):
+        order.append(name)
+        now[0] += next(durations[name])
 
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    sides = {"a": side("a", 3, 1), "b": side("b", 2, 2)}
+    sides = {"a": (functools.partial(call, "a"), 3, 1), "b": (functools.partial(call, "b"), 2, 2)}
     found = light.take_turns(sides, 2, clock=lambda: now[0], sleep=pauses.append)
     assert found == {"a": [3, 2], "b": [5, 7]}  # medians of 1 5 3, of 2 2 8; of 4 6, of 7 7
     assert "".join(order) == "aaaabbb" + "bbbaaaa" + "aaaabbb"
@@ -48,37 +45,23 @@ def test_sides_take_turns_in_both_orders(monkeypatch):
     assert pauses == [light.PAUSE] * 6
 
 
-def test_the_faster_layout_is_of_the_median():
-    seconds = {
-        ("net", 1, "one", "channels_last"): [3.0, 4.0, 90.0],
-        ("net", 1, "one", "contiguous"): [5.0, 5.0, 1.0],
-        ("net", 2, "one", "channels_last"): [3.0],
-        ("net", 2, "one", "contiguous"): [2.0],
-        ("net", 1, "batch", "channels_last"): [7.0],
-        ("other", 1, "one", ""): [0.1],
-    }
-    fastest, layouts = light.find_fastest(seconds, "net")
-    assert fastest == {("one", 1): [3.0, 4.0, 90.0], ("one", 2): [2.0], ("batch", 1): [7.0]}
-    assert layouts == {1: "channels_last", 2: "contiguous"}
-    assert light.find_fastest(seconds, "other") == ({("one", 1): [0.1]}, {})
-
-
-def make_row(name, one, top1=None, **changes):
-    """A Row with these seconds for one face on either number of threads, and this difference in top-1."""
+def make_form(name, one, mib, options, top1=None):
+    """A measured Form with these seconds for one face on either number of threads, and this difference in top-1."""
+    description = {"name": "resnet18", "head": "softmax", "num_classes": 8, **options}
     seconds = {("one", 1): one, ("one", 2): [t / 2 for t in one], ("batch", 1): [0.25, 0.5, 0.2], ("batch", 2): [0.05]}
     metrics = {"top1": 0.667, "one_off": 0.9544, "mae": 0.39, "loss": 1.0, "ece": 0.0798}
     differences = {} if top1 is None else {"top1": (top1, -0.0125, 0.005), "one_off": (0.0, -0.001, 0.001)}
-    values = {"mib": 48.88, "operations": 160_632_832, "seconds": seconds, "metrics": metrics}
-    return light.Row(name, **{**values, "differences": differences, **changes})
+    model = SimpleNamespace(description=description, image_size=64)
+    return light.Form(name, model, mib, seconds=seconds, metrics=metrics, differences=differences)
 
 
 def test_table_by_hand():
-    rows = [
-        make_row("reference, PyTorch fp32", [0.016, 0.0185, 0.9]),
-        light.Row("reference, OpenVINO", missing="not installed"),
-        make_row("a|b, ONNX INT8", [0.001], -0.004, mib=4.7, operations=64_700_000),
+    forms = [
+        make_form("reference, PyTorch fp32", [0.016, 0.0185, 0.9], 48.88, {}),
+        light.Form("reference, OpenVINO", missing="not installed"),
+        make_form("a|b, ONNX INT8", [0.001], 4.7, {"width": 0.625}, top1=-0.004),
     ]
-    assert light.table(rows).splitlines() == [
+    assert light.table(forms).splitlines() == [
         "| form | MiB | GMAC | ms for one face, 1 / 2 threads | faces/s in batches, 1 / 2 threads | top-1 | one-off"
         " | MAE | ECE | top-1 against the reference | one-off against the reference |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -88,36 +71,6 @@ def test_table_by_hand():
         "| reference, OpenVINO | not installed |  |  |  |  |  |  |  |  |  |",
         "| a\\|b, ONNX INT8 | 4.70 | 0.065 | 1.00 / 0.50 | 256 / 1,280 | 66.70% | 95.44% | 0.390 | 7.98%"
         " | -0.40 (-1.25 to +0.50) | +0.00 (-0.10 to +0.10) |",
-    ]
-
-
-def test_what_was_wanted_by_hand():
-    reference = make_row("reference, PyTorch fp32", [0.006, 0.009, 0.006])
-    missing = light.Row("reference, OpenVINO", missing="not installed")
-    # Ratios of the repeats: 3, 4.5 and 6; of the medians it would be 3.
-    eight = make_row("reference, ONNX INT8", [0.002, 0.002, 0.001], -0.005)
-    assert light.wanted([reference, eight, missing]) == [
-        "INT8 at least 3 times as fast as PyTorch fp32 on one face, and top-1 within 0.5 points: **yes**:"
-        " 4.50 / 4.50 times with 1 / 2 threads, -0.50 (-1.25 to +0.50) points",
-        "a network of at most 5 MiB, top-1 within 1 point of the reference: not measured, no such model was given",
-        "a pruned network with half of the operations, top-1 within 1 point of the reference: not measured, no such"
-        " model was given",
-    ]
-    others = [
-        make_row("narrow, PyTorch fp32", [0.001], -0.011, mib=5.0),
-        make_row("wide, PyTorch fp32", [0.001], 0.02, mib=5.01),
-        make_row("pruned, PyTorch fp32", [0.001], -0.01, pruned=True, operations=80_316_416),
-        make_row("pruned less, PyTorch fp32", [0.001], 0.0, pruned=True, operations=80_316_417),
-    ]
-    slow = make_row("reference, ONNX INT8", [0.0021, 0.0031, 0.0021], 0.0)
-    poor = make_row("reference, ONNX INT8", [0.002, 0.002, 0.001], -0.0051)
-    assert "points: **no**: 2.86 / 2.86 times" in light.wanted([reference, slow])[0]
-    assert "points: **no**: 4.50 / 4.50 times" in light.wanted([reference, poor])[0]
-    assert light.wanted([reference, eight, *others])[1:] == [
-        "a network of at most 5 MiB, top-1 within 1 point of the reference: **no**: narrow, PyTorch fp32, 5.00 MiB,"
-        " -1.10 (-1.25 to +0.50) points",
-        "a pruned network with half of the operations, top-1 within 1 point of the reference: **yes**: pruned, PyTorch"
-        " fp32, 50.0% of the operations, -1.00 (-1.25 to +0.50) points",
     ]
 
 
@@ -134,15 +87,6 @@ def test_names_of_models(tmp_path):
     }
     with pytest.raises(UserError, match=r"'n=b\.pt': another model is called 'n'; NAME=b\.pt gives this one another"):
         light.name_files("a.pt", ["n=a.pt", "n=b.pt"])
-
-
-def test_what_counts_as_pruned():
-    whole = {"name": "resnet18", "width": 1.0, "inner_width": 0.8}
-    assert light.is_pruned({**whole, "inner_width": 0.4}, whole)
-    assert not light.is_pruned(whole, whole)
-    assert not light.is_pruned({**whole, "inner_width": 0.9}, whole)
-    assert not light.is_pruned({**whole, "width": 0.5, "inner_width": 0.4}, whole)
-    assert not light.is_pruned({"name": "mobilenet_v3_small"}, {"name": "mobilenet_v3_small"})
 
 
 def test_openvino_gives_the_same_answers():
@@ -162,7 +106,7 @@ def test_openvino_gives_the_same_answers():
     assert form.mib == len(content) / 2**20
     images = np.zeros((70, 3, 4, 4), np.uint8)  # more than one batch
     images[:, 1], images[69, 2] = 1, 2
-    found = form.prepare(1)[""](images)
+    found = form.prepare(1)(images)
     assert found.shape == (70, 3)
     # exp of 0 1 0 over 4.71828, and of 0 1 2 over 11.10734; bf16 has three digits.
     assert found[0] == pytest.approx([0.21194, 0.57612, 0.21194], abs=0.003)
@@ -178,77 +122,70 @@ def test_without_openvino_the_table_says_so(monkeypatch):
 
 
 @pytest.fixture
-def small_run(small_faces, tmp_path, monkeypatch):
-    """A function that runs the script, and the small model that it is run on."""
-    path = save_small_model(tmp_path / "small" / "fold_0.pt", small_faces)
-    threads = torch.get_num_threads()
+def path(small_faces, tmp_path, monkeypatch):
+    """A small model file, for a quick run of the script."""
     monkeypatch.setattr(tool, "to_onnx", lambda model, metadata: exported_once(json.dumps(metadata)))
     monkeypatch.setattr(light, "THREADS", (1,))  # with two, a busy machine is slow
     monkeypatch.setattr(light, "CALLS", {"one": 2, "batch": 1})
     monkeypatch.setattr(light, "PAUSE", 0)
     monkeypatch.setattr(light, "has_bf16", lambda: False)
     monkeypatch.setattr(light, "keep_large_buffers", lambda: None)
-
-    def start(*arguments):
-        monkeypatch.setattr(sys, "argv", ["light.py", *map(str, arguments)])
-        return call(light.main)
-
-    yield SimpleNamespace(path=path, start=start)
-    torch.set_num_threads(threads)
+    return save_small_model(tmp_path / "small" / "fold_0.pt", small_faces)
 
 
-def test_a_whole_run(small_run, tmp_path, capsys):
+def test_a_whole_run(path, tmp_path, capsys):
     output = tmp_path / "LIGHT.md"
-    ended = small_run.start(small_run.path, f"twin={small_run.path}", "--output", output, "--repeats", 1)
-    shown = capsys.readouterr()
-    assert ended == (None, False), shown.err
+    assert call(light, path, f"duplicate={path}", "--output", output, "--repeats", 1) == 0
+    assert capsys.readouterr().out.endswith(f"wrote {output}\n")
     lines = output.read_text().splitlines()
     assert lines[:2] == [light.MARK, "# Light forms of a trained model"]
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
     forms = ["PyTorch fp32", "PyTorch bf16", "ONNX fp32", "ONNX INT8"]
     assert [row[0] for row in table[:4]] == [f"reference, {form}" for form in forms]
     assert table[4][0].startswith("reference, OpenVINO")
-    assert [row[0] for row in table[5:]] == ["twin, PyTorch fp32", "twin, ONNX INT8"]
+    assert [row[0] for row in table[5:]] == ["duplicate, PyTorch fp32", "duplicate, ONNX INT8"]
     assert table[1][1] == "this processor has no bf16 instructions"
-    full, float32, eight, twin = table[0], table[2], table[3], table[5]
-    assert float(full[1]) == pytest.approx(small_run.path.stat().st_size / 2**20, abs=0.005)
+    full, float32, eight, duplicate = table[0], table[2], table[3], table[5]
+    assert float(full[1]) == pytest.approx(path.stat().st_size / 2**20, abs=0.005)
     assert float(eight[1]) < 0.4 * float(float32[1])
-    assert full[5:8] == float32[5:8] == twin[5:8]  # the same answers
+    assert full[5:8] == float32[5:8] == duplicate[5:8]  # the same answers
     assert full[9:] == ["", ""]
-    assert twin[9:] == ["+0.00 (+0.00 to +0.00)"] * 2
-    assert all(float(cell.replace(",", "")) > 0 for row in (full, float32, eight, twin) for cell in row[1:5])
+    assert duplicate[9:] == ["+0.00 (+0.00 to +0.00)"] * 2
+    assert all(float(cell.replace(",", "")) > 0 for row in (full, float32, eight, duplicate) for cell in row[1:5])
     assert "The faces are the 8 of fold 0, which every model held out; 0 of them" in output.read_text()
-    assert "- **twin**: levi\\_hassner, 48 px, " in output.read_text()
-    assert shown.out.endswith(f"wrote {output}\n")
+    assert "- **duplicate**: levi\\_hassner, 48 px, " in output.read_text()
     assert light.is_document(output)  # and may be replaced
 
 
-def test_bad_input_is_one_line(small_run, tmp_path, capsys):
+def test_bad_input_is_one_line(path, tmp_path, capsys):
     notes, gone = tmp_path / "notes.md", tmp_path / "gone.pt"
     notes.write_text("mine\n")
     cases = {
-        (small_run.path, "--repeats", 0): "--repeats 0: expected a number from 1",
+        (path, "--repeats", 0): "--repeats 0: expected a number from 1",
         (gone,): "gone.pt",
-        (small_run.path, "--output", notes): "exists and is not a table of benchmarks/light.py",
-        (small_run.path, "--colour"): "unrecognized arguments: --colour",
+        (path, "--output", notes): "exists and is not a table of benchmarks/light.py",
+        (path, "--colour"): "unrecognized arguments: --colour",
     }
     for arguments, message in cases.items():
-        assert small_run.start("--output", tmp_path / "LIGHT.md", *arguments) == (2, True)
+        assert call(light, "--output", tmp_path / "LIGHT.md", *arguments) == 2
         errors = capsys.readouterr().err
         assert errors.startswith("error: ") and message in errors and errors.count("\n") == 1, errors
     assert notes.read_text() == "mine\n"
     assert not (tmp_path / "LIGHT.md").exists()
 
 
-def test_models_of_other_faces_are_refused(small_run, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["light.py", str(small_run.path)])
-    job = light.find_faces(small_run.path, light.read_command_line())
-    light.check_alike(job, job)
-    model = load_model(small_run.path)
-    model.record["fold"] = 3
-    other = SimpleNamespace(path="b.pt", model=model, test=job.test)
-    with pytest.raises(UserError, match=r"'b\.pt' held out fold 3 and '.*fold_0\.pt' fold 0"):
-        light.check_alike(job, other)
-    fewer = SimpleNamespace(path="b.pt", model=job.model, test=job.test.where(job.test.labels > 0))
-    with pytest.raises(UserError, match=r"'b\.pt' held out other faces than '.*fold_0\.pt'; --label-dir says where"):
-        light.check_alike(job, fewer)
+def test_models_of_other_faces_are_refused(path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["light.py", str(path)])
+    source = light.find_source(path, light.read_command_line())
+    light.check_alike({"reference": source, "b": source})
+    test = source.test
+    for other, message in (
+        (
+            dataclasses.replace(test, table=test.table.assign(fold=3)),
+            r"'b\.pt' held out fold 3 and '.*fold_0\.pt' fold 0",
+        ),
+        (test.where(test.labels > 0), r"'b\.pt' held out other faces than '.*fold_0\.pt'; --label-dir says where"),
+        (test.where(test.labels > 7), r"'b\.pt' held out a fold that these label files do not have"),
+    ):
+        with pytest.raises(UserError, match=message):
+            light.check_alike({"reference": source, "b": source._replace(path="b.pt", test=other)})

@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import math
 import os
 import pickle
 import resource
@@ -14,10 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import create_model, plain
+from models import create_model
 from models.checkpoint import load_model, save_model
-from models.plain import load_plain, save_plain
+from utils import serialization
+from utils.classes import Classes
 from utils.errors import UserError
+from utils.serialization import load_plain, save_plain
 
 NAMES = ("young", "middle", "old")  # other classes than Adience's
 RECORD = {
@@ -25,7 +28,7 @@ RECORD = {
     "train_people": ["album0/0", "album1/7"],
     "train_faces": 3,
     "train_pictures": torch.arange(3 * 96, dtype=torch.uint8).view(3, 96),
-    "twins": ["album2/landmark_aligned_face.1.a.jpg"],
+    "duplicates": ["album2/landmark_aligned_face.1.a.jpg"],
     "val_albums": [],
     "metrics": {"top1": 0.5, "mae": 1},
     "decoder": "argmax",
@@ -41,7 +44,7 @@ RECORD = {
 
 def make_model(**options):
     model = create_model("resnet18", "softmax", 3, width=0.125, **options)
-    model.class_names, model.image_size = NAMES, 48
+    model.classes, model.image_size = Classes(NAMES), 48
     return model
 
 
@@ -62,7 +65,7 @@ def test_round_trip_rebuilds_the_network(model, tmp_path):
     loaded = load_model(tmp_path / "fold_2.pt")
     assert loaded.description == model.description
     assert (loaded.description["shortcut"], loaded.description["negative_slope"]) == ("1x1", 0.1)
-    assert (loaded.class_names, loaded.image_size) == (NAMES, 48)
+    assert (loaded.classes.names, loaded.image_size) == (NAMES, 48)
     assert (loaded.mean, loaded.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert loaded.record.keys() == RECORD.keys()
     assert torch.equal(loaded.record.pop("train_pictures"), RECORD["train_pictures"])
@@ -84,16 +87,6 @@ def test_normalisation_travels_with_the_model(content, tmp_path):
     loaded = load_model(tmp_path / "x.pt")
     assert (loaded.mean, loaded.std) == ((0.5, 0.5, 0.5), (1.0, 0.5, 0.25))
     assert type(loaded).mean == (0.485, 0.456, 0.406)
-
-
-def test_a_comparison_is_a_model_file_too(model, tmp_path):
-    net = create_model("comparison", "softmax", 3, backbone=model.description, references=2)
-    net.class_names, net.image_size = NAMES, 48
-    net.head.set_references(torch.randn(3, 2, 64), torch.tensor([0.5, 0.3, 0.2]))
-    save_model(tmp_path / "x.pt", net, RECORD)
-    images = torch.randn(2, 3, 48, 48)
-    with torch.no_grad():
-        assert torch.equal(load_model(tmp_path / "x.pt")(images), net.eval()(images))
 
 
 def test_an_incomplete_record_is_not_saved(model, tmp_path):
@@ -120,30 +113,18 @@ def test_only_plain_values_are_saved(tmp_path):
     assert load_plain(tmp_path / "x.pt") == plain
 
 
-class Trap:
-    """A pickle that would create a file."""
+class Call:
+    """A pickle that calls a function."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
 
     def __reduce__(self):
-        return os.mkdir, (str(self.path),)
+        return self.call
 
 
-def write_trap(path, content):
-    torch.save(Trap(path.with_name("sprung")), path)
-
-
-def write_hidden_trap(path, content):
-    torch.save({**content, "commit": Trap(path.with_name("sprung"))}, path)
-
-
-def write_plain_pickle(path, content):
-    path.write_bytes(pickle.dumps(Trap(path.with_name("sprung"))))
-
-
-def write_in_the_format_before_zip(path, content):
-    torch.save(content, path, _use_new_zipfile_serialization=False)
+def trap(path):
+    return Call(os.mkdir, str(path.with_name("sprung")))
 
 
 def write_truncated(path, content):
@@ -152,120 +133,157 @@ def write_truncated(path, content):
     path.write_bytes(whole[: len(whole) // 2])
 
 
-def write_without_history(path, content):
-    save_plain(path, {name: value for name, value in content.items() if name != "history"})
-
-
 def changed(**fields):
     """Writes the changed content with its right SHA-256, as this program would."""
     return lambda path, content: save_plain(path, {**content, **fields})
 
 
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (write_trap, "is not a model file: it is damaged or holds more than tensors"),
-        (write_hidden_trap, "is not a model file: it is damaged or holds more than tensors"),
-        (write_plain_pickle, "is truncated or not a model file: File is not a zip file"),
-        (write_in_the_format_before_zip, "is truncated or not a model file: File is not a zip file"),
-        (write_truncated, "is truncated or not a model file"),
-        (lambda path, _: path.write_bytes(b""), "is truncated or not a model file"),
-        (lambda path, _: path.write_text("hello there"), "is truncated or not a model file"),
-        (lambda path, _: save_plain(path, {"state_dict": {}}), "is not a model file: its format is not 'age-model'"),
-        (
-            lambda path, _: torch.save({"state_dict": {}}, path),
-            "is not a model file of this version: it has no SHA-256",
-        ),
-        (lambda path, _: torch.save([1, 2], path), "is truncated or not a model file: it holds a list"),
-        (lambda path, _: None, "no model file at '.*bad.pt'; main.py writes fold_0.pt to fold_4.pt into its run"),
-        (changed(format_version=99), "has format number 99; this version reads 3; a newer version of this code wrote"),
-        (changed(format_version=2), "has format number 2; this version reads 3$"),
-        (changed(format_version="3"), "has format number 3; this version reads 3$"),
-    ],
-)
-def test_other_files_are_named_and_nothing_runs(content, tmp_path, write, message):
+def described(**options):
+    """The same for options of the network."""
+    return lambda path, content: save_plain(path, {**content, "network": {**content["network"], **options}})
+
+
+def weighted(change):
+    """The same for the first convolution, (8, 3, 7, 7)."""
+    return lambda path, content: save_plain(path, with_weights(content, change))
+
+
+def holding(value):
+    """Writes the content and one more value, whatever it is."""
+    return lambda path, content: torch.save({**content, "more": value}, path)
+
+
+def with_weights(content, change):
+    weights = content["state_dict"]["conv1.weight"]
+    assert weights.shape == (8, 3, 7, 7)
+    return {**content, "state_dict": {**content["state_dict"], "conv1.weight": change(weights)}}
+
+
+def noise(weights):
+    """Random bits: one in 256 of such numbers is infinite or none at all."""
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 2**32, weights.shape, np.uint32).view(np.float32))
+
+
+def one_nan(weights):
+    weights = weights.clone()
+    weights[7, 2, 6, 6] = float("nan")
+    return weights
+
+
+CALLS = "is not a model file: it is damaged or holds more than tensors"
+NO_ZIP = "is truncated or not a model file: File is not a zip file"
+NOT_FINITE = "its 'conv1.weight' holds something that is not a finite number$"
+UNFIT = "does not fit its own description"
+DAMAGED = [
+    # Other files.
+    (lambda path, _: torch.save(trap(path), path), CALLS),
+    (lambda path, content: torch.save({**content, "commit": trap(path)}, path), CALLS),
+    (lambda path, _: path.write_bytes(pickle.dumps(trap(path))), NO_ZIP),
+    (lambda path, content: torch.save(content, path, _use_new_zipfile_serialization=False), NO_ZIP),
+    (write_truncated, "is truncated or not a model file"),
+    (lambda path, _: path.write_bytes(b""), "is truncated or not a model file"),
+    (lambda path, _: path.write_text("hello there"), "is truncated or not a model file"),
+    (lambda path, _: save_plain(path, {"state_dict": {}}), "is not a model file: its format is not 'age-model'"),
+    (lambda path, _: torch.save({"state_dict": {}}, path), "is not a model file of this version: it has no SHA-256"),
+    (lambda path, _: torch.save([1, 2], path), "is truncated or not a model file: it holds a list"),
+    (lambda path, _: None, "no model file at '.*bad.pt'; main.py writes fold_0.pt to fold_4.pt into its run"),
+    (lambda path, _: os.mkfifo(path), "' is a named pipe; expected a regular file$"),
+    (lambda path, _: path.symlink_to("/dev/zero"), "' is a device; expected a regular file$"),
+    (lambda path, _: path.mkdir(), "' is a folder; expected a regular file$"),
+    (changed(format_version=99), "has format number 99; this version reads 3; a newer version of this code wrote"),
+    (changed(format_version=2), "has format number 2; this version reads 3$"),
+    (changed(format_version="3"), "has format number 3; this version reads 3$"),
+    # Values that torch loads, but no model file has.
+    *((holding(value), CALLS) for value in ({1, 2}, collections.Counter("aab"), 1j, b"x", torch.eye(3).to_sparse())),
+    # A tensor of one number that takes 4 TB in use, and one of 4 MiB that is read as 8 GiB.
+    (
+        holding(torch.zeros(1).expand(10**12)),
+        r"is truncated or not a model file: it holds an odd tensor, torch.float32 \(1000000000000,\)$",
+    ),
+    (holding([torch.zeros(1 << 20)] * 2000), "its values are larger than the file$"),
+    # Damaged fields.
+    (
+        lambda path, content: save_plain(path, {name: content[name] for name in content if name != "history"}),
+        "is damaged: its 'history' is not a list",
+    ),
+    (changed(history=[1]), "is damaged: its 'history' holds something that is not a dict"),
+    (changed(fold=True), "is damaged: its 'fold' is not a whole number"),
+    (changed(fold=-1), "is damaged: its 'image_size' is 48 and its 'fold' -1"),
+    (changed(image_size="48"), "is damaged: its 'image_size' is not a whole number"),
+    (changed(image_size=0), "is damaged: its 'image_size' is 0"),
+    (changed(train_people="album0/0"), "is damaged: its 'train_people' is not a list"),
+    (changed(val_albums=[3]), "is damaged: its 'val_albums' holds something that is not a text"),
+    (changed(commit=None), "is damaged: its 'commit' is not a text"),
+    (changed(mean=[0.5, "x", 0.5]), "is damaged: its 'mean' holds something that is not a number"),
+    (changed(std=[0.5, 0.5]), "is damaged: its 'mean' and 'std' are .*; expected three numbers each"),
+    (changed(std=[0.5, 0.0, 0.5]), "is damaged: its 'mean' and 'std' are"),
+    (changed(mean=[0.5, float("nan"), 0.5]), "is damaged: its 'mean' and 'std' are"),
+    (changed(class_names=["only"]), r"its 'class_names' are \['only'\]; expected at least two different names"),
+    (changed(class_names=["a", "b", "a"]), "its 'class_names' are .*; expected at least two different names"),
+    (changed(class_names=["a", "b", ""]), "its 'class_names' are .*; expected at least two different names"),
+    (changed(class_names=["a", "b"]), "its network has 3 classes and its 'class_names' are 2"),
+    (changed(class_years=[[0, 12], [12, 20], [60, None]]), "is damaged: its 'class_years' are "),
+    (changed(class_years=[[0, 12], [13, 20]]), "is damaged: its 'class_years' are "),
+    (changed(class_years=[[0, None], [13, 20], [60, None]]), "is damaged: its 'class_years' are "),
+    (changed(class_years=[[0, 12], [20, 13], [60, None]]), "is damaged: its 'class_years' are "),
+    (changed(class_years=[5, 6, 7]), "is damaged: its 'class_years' are "),
+    (changed(class_years="ages"), "is damaged: its 'class_years' are "),
+    (changed(temperature=0.0), "is damaged: its 'temperature' is 0.0; expected a number over 0"),
+    (changed(initial_people=[1]), "is damaged: its 'initial_people' holds something that is not a text"),
+    (changed(initial_pictures=torch.zeros(3, 95)), "its 'initial_pictures' are not like its 'train_pictures'"),
+    (changed(train_people=[]), "is damaged: its 'train_people' are 0 and its 'train_faces' 3$"),
+    (changed(train_people=["a/1", "a/1"]), "is damaged: its 'train_people' are 2 and its 'train_faces' 3$"),
+    (changed(train_people=["a/1", "a/2", "a/3", "a/4"]), "its 'train_people' are 4 and its 'train_faces' 3$"),
+    (changed(train_faces=4), r"its 'train_pictures' are \(3, 96\) of torch.uint8 for 4 faces$"),
+    (changed(train_faces=2.0), "is damaged: its 'train_faces' is not a whole number"),
+    (changed(train_pictures=torch.zeros(3, 96)), r"its 'train_pictures' are \(3, 96\) of torch.float32 for 3"),
+    (changed(train_pictures=torch.zeros(3, dtype=torch.uint8)), r"its 'train_pictures' are \(3,\) of torch.uint8"),
+    (changed(train_pictures=[[0] * 96] * 3), "is damaged: its 'train_pictures' is not a tensor"),
+    (changed(duplicates="album2/a.jpg"), "is damaged: its 'duplicates' is not a list"),
+    (changed(duplicates=[None]), "is damaged: its 'duplicates' holds something that is not a text"),
+    (changed(metrics={}), "is damaged: its 'metrics' holds something that is not a finite number"),
+    (changed(metrics={"top1": float("inf")}), "its 'metrics' holds something that is not a finite number"),
+    (changed(metrics={"top1": True}), "its 'metrics' holds something that is not a finite number"),
+    (changed(history=[{"epoch": 0, "loss": float("nan")}]), "its 'history' holds something that is not a finite"),
+    (changed(history=[{}]), "its 'history' holds something that is not a finite number"),
+    (changed(history=[{"loss": 1.0}] * 2), "is damaged: its 'history' has 2 epochs instead of 1$"),
+    (changed(config={}), "is damaged: its 'history' has 1 epochs instead of None$"),
+    # Networks and weights that do not fit.
+    (changed(network={}), "its network has None classes"),
+    (changed(network={"num_classes": 3}), UNFIT),
+    (changed(network={"num_classes": 3, "name": "comparison", "backbone": []}), UNFIT),
+    (described(shortcut="3x3"), UNFIT),
+    (described(shortcut="5x5"), f"{UNFIT}: shortcut is '5x5'"),
+    (described(name="resnet9"), "': unknown network 'resnet9'"),
+    (described(name=["resnet18"]), UNFIT),
+    (described(head="soft"), "': unknown head 'soft'"),
+    (described(colour="red"), "': resnet18 has no option 'colour'; its options are negative_slope"),
+    (described(negative_slope="steep"), "': negative_slope of resnet18 steep: expected a number"),
+    (changed(state_dict={"fc.weight": torch.zeros(1)}), f"{UNFIT}: Error.* in loading"),
+    (weighted(noise), NOT_FINITE),
+    (weighted(one_nan), NOT_FINITE),
+    (weighted(lambda weights: weights / 0), NOT_FINITE),
+    (weighted(lambda weights: weights.double()), "its 'conv1.weight' is torch.float64, not torch.float32$"),
+    (weighted(lambda weights: weights.to(torch.int64)), "its 'conv1.weight' is torch.int64, not torch.float32$"),
+    (weighted(lambda weights: weights.tolist()), "its 'conv1.weight' is list, not torch.float32$"),
+    (weighted(lambda weights: weights[:4]), f"{UNFIT}: Error"),
+]
+
+
+@pytest.mark.parametrize(("write", "message"), DAMAGED)
+def test_a_damaged_file_is_named_and_nothing_runs(content, tmp_path, write, message):
     path = tmp_path / "bad.pt"
     write(path, content)
     with pytest.raises(UserError, match=message) as caught:
         load_model(path)
-    assert "bad.pt" in str(caught.value)
+    assert f"'{path}'" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (write_without_history, "is damaged: its 'history' is not a list"),
-        (changed(history=[1]), "is damaged: its 'history' holds something that is not a dict"),
-        (changed(fold=True), "is damaged: its 'fold' is not a whole number"),
-        (changed(fold=-1), "is damaged: its 'image_size' is 48 and its 'fold' -1"),
-        (changed(image_size="48"), "is damaged: its 'image_size' is not a whole number"),
-        (changed(image_size=0), "is damaged: its 'image_size' is 0"),
-        (changed(train_people="album0/0"), "is damaged: its 'train_people' is not a list"),
-        (changed(val_albums=[3]), "is damaged: its 'val_albums' holds something that is not a text"),
-        (changed(commit=None), "is damaged: its 'commit' is not a text"),
-        (changed(mean=[0.5, "x", 0.5]), "is damaged: its 'mean' holds something that is not a number"),
-        (changed(std=[0.5, 0.5]), "is damaged: its 'mean' and 'std' are .*; expected three numbers each"),
-        (changed(std=[0.5, 0.0, 0.5]), "is damaged: its 'mean' and 'std' are"),
-        (changed(mean=[0.5, float("nan"), 0.5]), "is damaged: its 'mean' and 'std' are"),
-        (changed(class_names=["only"]), r"its 'class_names' are \['only'\]; expected at least two different names"),
-        (changed(class_names=["a", "b", "a"]), "its 'class_names' are .*; expected at least two different names"),
-        (changed(class_names=["a", "b", ""]), "its 'class_names' are .*; expected at least two different names"),
-        (changed(class_names=["a", "b"]), "its network has 3 classes and its 'class_names' are 2"),
-        (changed(network={}), "its network has None classes"),
-        (changed(network={"num_classes": 3}), "does not fit its own description"),
-        (changed(state_dict={"fc.weight": torch.zeros(1)}), "does not fit its own description: Error.* in loading"),
-        (changed(train_people=[]), "is damaged: its 'train_people' are 0 and its 'train_faces' 3$"),
-        (changed(train_people=["a/1", "a/1"]), "is damaged: its 'train_people' are 2 and its 'train_faces' 3$"),
-        (changed(train_people=["a/1", "a/2", "a/3", "a/4"]), "its 'train_people' are 4 and its 'train_faces' 3$"),
-        (changed(train_faces=4), r"its 'train_pictures' are \(3, 96\) of torch.uint8 for 4 faces$"),
-        (changed(train_faces=2.0), "is damaged: its 'train_faces' is not a whole number"),
-        (
-            changed(train_pictures=torch.zeros(3, 96)),
-            r"its 'train_pictures' are \(3, 96\) of torch.float32 for 3",
-        ),
-        (changed(train_pictures=torch.zeros(3, dtype=torch.uint8)), r"its 'train_pictures' are \(3,\) of torch.uint8"),
-        (changed(train_pictures=[[0] * 96] * 3), "is damaged: its 'train_pictures' is not a tensor"),
-        (changed(twins="album2/a.jpg"), "is damaged: its 'twins' is not a list"),
-        (changed(twins=[None]), "is damaged: its 'twins' holds something that is not a text"),
-        (changed(metrics={}), "is damaged: its 'metrics' holds something that is not a finite number"),
-        (changed(metrics={"top1": float("inf")}), "its 'metrics' holds something that is not a finite number"),
-        (changed(metrics={"top1": True}), "its 'metrics' holds something that is not a finite number"),
-        (changed(history=[{"epoch": 0, "loss": float("nan")}]), "its 'history' holds something that is not a finite"),
-        (changed(history=[{}]), "its 'history' holds something that is not a finite number"),
-        (changed(history=[{"loss": 1.0}] * 2), "is damaged: its 'history' has 2 epochs instead of 1$"),
-        (changed(config={}), "is damaged: its 'history' has 1 epochs instead of None$"),
-    ],
-)
-def test_damaged_fields_are_named(content, tmp_path, write, message):
-    path = tmp_path / "bad.pt"
-    write(path, content)
-    with pytest.raises(UserError, match=message) as caught:
-        load_model(path)
-    assert str(caught.value).startswith(f"'{path}' ")
-    assert "\n" not in str(caught.value)
-
-
-def test_descriptions_that_do_not_fit(content, tmp_path):
-    path = tmp_path / "x.pt"
-    for change, message in (
-        ({"shortcut": "3x3"}, r"x\.pt' does not fit its own description"),
-        ({"shortcut": "5x5"}, r"x\.pt' does not fit its own description: shortcut is '5x5'"),
-        ({"name": "resnet9"}, r"x\.pt': unknown network 'resnet9'"),
-        ({"name": ["resnet18"]}, r"x\.pt' does not fit its own description"),
-        ({"head": "soft"}, r"x\.pt': unknown head 'soft'"),
-        ({"colour": "red"}, r"x\.pt': resnet18 has no option 'colour'; its options are negative_slope"),
-        ({"negative_slope": "steep"}, r"x\.pt': negative_slope of resnet18 steep: expected a number"),
-    ):
-        save_plain(path, {**content, "network": {**content["network"], **change}})
-        with pytest.raises(UserError, match=message):
-            load_model(path)
-
-
 def test_a_network_of_fixed_size_has_the_size_of_its_file(tmp_path):
     model = create_model("levi_hassner", "softmax", 3, image_size=64)
-    model.class_names = NAMES
+    model.classes = Classes(NAMES)
     save_model(tmp_path / "x.pt", model, RECORD)
     assert load_model(tmp_path / "x.pt").image_size == 64
     save_plain(tmp_path / "x.pt", {**load_plain(tmp_path / "x.pt"), "image_size": 48})
@@ -277,14 +295,6 @@ def test_a_record_may_have_no_history(content, tmp_path):
     """That of a comparison, which was not trained in epochs."""
     save_plain(tmp_path / "x.pt", {**content, "history": []})
     assert load_model(tmp_path / "x.pt").record["history"] == []
-
-
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
-    os.mkfifo(tmp_path / "pipe.pt")
-    (tmp_path / "zeros.pt").symlink_to("/dev/zero")
-    for name, kind in (("pipe.pt", "a named pipe"), ("zeros.pt", "a device"), ("", "a folder")):
-        with pytest.raises(UserError, match=f"' is {kind}; expected a regular file$"):
-            load_model(tmp_path / name)
 
 
 @pytest.fixture(scope="module")
@@ -321,76 +331,21 @@ def test_a_flipped_bit_in_any_tensor_is_noticed(sound, content):
             load_plain(path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=125, deadline=None)
 @given(st.data())
-def test_a_flipped_bit_anywhere_changes_nothing_or_is_noticed(sound, content, data):
+@pytest.mark.parametrize("part", [None, "data.pkl"], ids=["anywhere", "description"])
+def test_a_flipped_bit_changes_nothing_or_is_noticed(sound, content, part, data):
     """Some bytes of the archive, such as its padding, mean nothing; what is loaded is always what was saved."""
-    whole, _, path = sound
-    path.write_bytes(flip(whole, data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))))
-    assert_same_or_refused(path, content)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_a_flipped_bit_in_the_description_is_noticed(sound, content, data):
     whole, parts, path = sound
-    start, size = parts["data.pkl"]
+    start, size = parts.get(part, (0, len(whole)))
     path.write_bytes(flip(whole, data.draw(st.integers(start, start + size - 1)), data.draw(st.integers(0, 7))))
-    assert_same_or_refused(path, content)
-
-
-def assert_same_or_refused(path, content):
     try:
         loaded = load_plain(path)
     except UserError as error:
         assert "damaged.pt'" in str(error)
         assert "\n" not in str(error)
     else:
-        assert plain.digest(loaded) == plain.digest(content)
-
-
-def test_noise_in_place_of_the_weights_is_noticed(sound):
-    whole, parts, path = sound
-    start, size = parts["data/0"]
-    path.write_bytes(whole[:start] + np.random.default_rng(0).bytes(size) + whole[start + size :])
-    with pytest.raises(UserError, match=r"is damaged: its content is not what its SHA-256 says$"):
-        load_model(path)
-
-
-def with_weights(content, change):
-    """The content with a changed first convolution, (8, 3, 7, 7)."""
-    weights = content["state_dict"]["conv1.weight"]
-    assert weights.shape == (8, 3, 7, 7)
-    return {**content, "state_dict": {**content["state_dict"], "conv1.weight": change(weights)}}
-
-
-def noise(weights):
-    """Random bits: one in 256 of such numbers is infinite or none at all."""
-    return torch.from_numpy(np.random.default_rng(0).integers(0, 2**32, weights.shape, np.uint32).view(np.float32))
-
-
-def one_nan(weights):
-    weights = weights.clone()
-    weights[7, 2, 6, 6] = float("nan")
-    return weights
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (noise, "its 'conv1.weight' holds something that is not a finite number$"),
-        (one_nan, "its 'conv1.weight' holds something that is not a finite number$"),
-        (lambda weights: weights / 0, "its 'conv1.weight' holds something that is not a finite number$"),
-        (lambda weights: weights.double(), "its 'conv1.weight' is torch.float64, not torch.float32$"),
-        (lambda weights: weights.to(torch.int64), "its 'conv1.weight' is torch.int64, not torch.float32$"),
-        (lambda weights: weights.tolist(), "its 'conv1.weight' is list, not torch.float32$"),
-        (lambda weights: weights[:4], "does not fit its own description: Error"),
-    ],
-)
-def test_weights_of_another_kind_are_refused(content, tmp_path, change, message):
-    save_plain(tmp_path / "x.pt", with_weights(content, change))  # with a right SHA-256
-    with pytest.raises(UserError, match=message):
-        load_model(tmp_path / "x.pt")
+        assert serialization.digest(loaded) == serialization.digest(content)
 
 
 @pytest.mark.parametrize("kind", [torch.int8, torch.complex64])
@@ -398,20 +353,9 @@ def test_tensors_of_odd_kinds_are_neither_saved_nor_loaded(content, tmp_path, ki
     odd = with_weights(content, lambda weights: weights.to(kind))
     with pytest.raises(ValueError, match=f"cannot save values of type {kind}"):
         save_plain(tmp_path / "x.pt", odd)
-    torch.save({**odd, "sha256": plain.digest(odd)}, tmp_path / "x.pt")
+    torch.save({**odd, "sha256": serialization.digest(odd)}, tmp_path / "x.pt")
     with pytest.raises(UserError, match="is not a model file: it is damaged or holds more than tensors"):
         load_model(tmp_path / "x.pt")
-
-
-def test_a_stretched_or_sparse_tensor_is_refused(content, tmp_path):
-    """A tensor of one number that takes 4 TB in use."""
-    stretched, sparse = torch.zeros(1).expand(10**12), torch.eye(3).to_sparse()
-    stretched_line = r"is truncated or not a model file: it holds an odd tensor, torch.float32 \(1000000000000,\)$"
-    for tensor, message in ((stretched, stretched_line), (sparse, "it is damaged or holds more than tensors")):
-        torch.save({**content, "more": tensor}, tmp_path / "x.pt")
-        assert (tmp_path / "x.pt").stat().st_size < 2**20
-        with pytest.raises(UserError, match=message):
-            load_model(tmp_path / "x.pt")
 
 
 def test_a_compressed_archive_is_refused(tmp_path):
@@ -439,7 +383,7 @@ def test_an_archive_that_lists_the_same_bytes_twice_is_refused(sound):
 
 def test_a_list_that_multiplies_itself_is_refused(tmp_path, monkeypatch):
     """Ten levels of ten references each are 10^10 values, in a file of 2 kB."""
-    monkeypatch.setattr(plain, "VALUES_LIMIT", 100_000)
+    monkeypatch.setattr(serialization, "VALUES_LIMIT", 100_000)
     laughs = "ha"
     for _ in range(10):
         laughs = [laughs] * 10
@@ -461,33 +405,12 @@ def test_a_list_that_holds_itself_is_refused(tmp_path):
         load_model(tmp_path / "x.pt")
 
 
-def test_values_of_other_types_are_refused(content, tmp_path):
-    """They are harmless and torch loads them, but no model file has them."""
-    for value in ({1, 2}, collections.Counter("aab"), 1j, b"x"):
-        torch.save({**content, "more": value}, tmp_path / "x.pt")
-        with pytest.raises(UserError, match="is not a model file: it is damaged or holds more than tensors"):
-            load_model(tmp_path / "x.pt")
-
-
-class Reserve:
-    """Pickles as a call that reserves two gigabytes: torch would make it, weights_only or not."""
-
-    def __reduce__(self):
-        return bytearray, (2 << 30,)
-
-
 def test_nothing_is_called_that_takes_memory(content, tmp_path):
-    torch.save({**content, "more": Reserve()}, tmp_path / "x.pt")
+    torch.save({**content, "more": Call(bytearray, 2 << 30)}, tmp_path / "x.pt")  # two gigabytes
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError, match="is not a model file: it is damaged or holds more than tensors"):
         load_model(tmp_path / "x.pt")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
-
-
-def test_a_tensor_that_is_named_many_times_is_not_read_many_times(content, tmp_path):
-    torch.save({**content, "more": [torch.zeros(1 << 20)] * 2000}, tmp_path / "x.pt")  # 4 MiB that say 8 GiB
-    with pytest.raises(UserError, match=r"its values are larger than the file$"):
-        load_model(tmp_path / "x.pt")
 
 
 def test_a_network_that_is_too_large_takes_no_memory(content, tmp_path):
@@ -508,7 +431,27 @@ def test_the_sha256_covers_order_types_and_shapes():
         {"a": torch.zeros(6)}, {"a": torch.zeros(2, 3)}, {"a": torch.zeros(3, 2)}, {"a": torch.zeros(3).double()},
         {"a": torch.zeros(6, dtype=torch.int32)}, {"a": -torch.zeros(6)}, {"a": torch.zeros(0)},
     ]  # fmt: skip
-    digests = [plain.digest(content) for content in contents]
+    digests = [serialization.digest(content) for content in contents]
     assert len(set(digests)) == len(contents)
     # By hand, with hashlib: a mark for the dict, then its key and its value.
     assert digests[0] == "caae9e135e72c9076de29a804cdacfb4ce53c4f0f55bae5045c4541ce03da5f5"
+
+
+def test_the_years_of_the_classes_come_back(tmp_path):
+    model = create_model("resnet18", "softmax", 3, width=0.125)
+    model.classes, model.image_size = Classes.of_ages(("0-12", "13", "60+")), 48
+    save_model(tmp_path / "x.pt", model, RECORD)
+    assert load_model(tmp_path / "x.pt").classes.years == ((0, 12), (13, 13), (60, math.inf))
+    assert load_plain(tmp_path / "x.pt")["class_years"] == [[0, 12], [13, 13], [60, None]]
+
+
+def test_a_file_of_an_earlier_version_loads(content, tmp_path):
+    earlier = {**content, "twins": content["duplicates"]}
+    del earlier["duplicates"]
+    network = {**content["network"], "inner_width": content["network"]["mid_width"]}
+    del network["mid_width"]
+    save_plain(tmp_path / "x.pt", {**earlier, "network": network})
+    model = load_model(tmp_path / "x.pt")
+    assert model.record["duplicates"] == content["duplicates"]
+    assert model.description == content["network"]
+    assert model.classes.years is None

@@ -1,4 +1,4 @@
-"""The scripts on a CSV file of one's own faces, all the way: training, evaluation, report, resuming, merging."""
+"""The scripts on a CSV file of one's own faces, all the way: training, evaluation, report, resuming."""
 
 import csv
 import json
@@ -9,19 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import AGES, small_rows, write_images, write_labels
+from conftest import AGES, call, small_rows, write_images, write_labels
 
 import main
 import test_code
 from data.adience import DEFAULT_GROUPS
-from models.plain import load_plain, save_plain
+from data.faces import Faces
+from evaluation.evaluation import Evaluation
 from report.tables import confusion_table, per_class_table
 from tools import compare_runs, report
 from training.arguments import read_arguments
 from training.config import Config, from_record
-from utils.cli import run_script
+from utils.classes import Classes
 from utils.errors import UserError
 from utils.options import to_record
+from utils.serialization import load_plain, save_plain
 
 TINY = (
     "--image-size 40 --width 0.125 --epochs 2 --batch-size 16 --lr 0.01 --lr-steps 1 --threads 1 --precision fp32"
@@ -32,25 +34,9 @@ YEARS = [1, 5, 10.5, 17, 28, 40, 50, 77.9]  # of AGES' eight classes; three, two
 ROWS = small_rows()
 
 
-def call(script, *arguments):
-    """Run a script's main in this process; returns its exit status."""
-    sys.argv = ["script", *map(str, arguments)]
-    threads = torch.get_num_threads()
-    try:
-        run_script(script.main)
-    except SystemExit as exit:
-        return exit.code
-    finally:
-        torch.set_num_threads(threads)
-    return 0
-
-
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [])  # and again what it was, afterwards
-    monkeypatch.setattr(main, "LABEL_DIR", "")  # someone may have set them
-    monkeypatch.setattr(main, "IMAGE_DIR", "")
 
 
 def face_path(fields):
@@ -76,12 +62,10 @@ def own(images, tmp_path_factory):
     every = [fields for fold in ROWS.values() for fields in fold]
     rows = [[face_path(f), YEARS[k % 8], f"person {k // 2}", ("phone", "film")[k % 2]] for k, f in enumerate(every)]
     file = write_csv(folder / "faces.csv", ["path", "age", "person", "camera"], rows)
-    patch = pytest.MonkeyPatch()
-    patch.chdir(folder)
-    patch.setattr(sys, "argv", [])
     arguments = ["--label-file", "faces.csv", "--image-dir", images, "--age-groups", *GROUPS, "--folds", 0, 2, *TINY]
-    assert call(main, *arguments) == 0
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert call(main, *arguments) == 0
     return folder, file
 
 
@@ -105,7 +89,7 @@ def test_the_run_directory_records_groups_and_folds(run, images):
     assert list(predictions.columns[-3:]) == ["p_0-12", "p_13-39", "p_40+"]
     expected = folds[folds.fold.isin([0, 2])].sort_values("fold", kind="stable")
     assert predictions.path.tolist() == expected.path.tolist()
-    assert predictions.subject.tolist() == expected.person.tolist()
+    assert predictions.person.tolist() == expected.person.tolist()
     record = load_plain(run / "fold_0.pt")
     assert record["class_names"] == json.loads((run / "results.json").read_text())["class_names"] == GROUPS
     assert record["config"]["age_groups"] == GROUPS
@@ -136,8 +120,7 @@ def test_the_data_may_have_moved(run, images, tmp_path, capsys):
     assert call(test_code, run / "fold_0.pt") == 2
     assert "error: cannot read 'faces.csv': No such file or directory" in capsys.readouterr().err
     places = ["--label-file", moved / "list.csv", "--image-dir", moved / "photographs"]
-    assert call(test_code, run / "fold_0.pt", *places, "--second-image-dir", images) == 0
-    assert f"views: plain, {images}; gains" in " ".join(capsys.readouterr().out.split())
+    assert call(test_code, run / "fold_0.pt", *places) == 0
     assert call(report, run, *places) == 0
     assert "list.csv:" in (run / "report.html").read_text()
     assert call(main, "--resume", "--run-dir", run, *places) == 0
@@ -170,13 +153,16 @@ def test_the_report_names_the_line_of_each_label(run, capsys):
     assert " --age-groups 0-12 13-39 40+ " in page
 
 
-def test_more_folds_can_be_resumed_merged_and_compared(run, images, tmp_path, capsys):
-    """Folds 0, 2 and 4 in one run directory give the same model as fold 4 trained apart and merged."""
-    assert call(main, "--resume", "--run-dir", run, "--folds", 0, 2, 4) == 0
+def test_more_folds_can_be_added_and_compared(run, images, tmp_path, capsys):
+    """Fold 4 trained apart, into the run directory of folds 0 and 2, is the same model as in one of its own."""
     common = ["--label-file", "faces.csv", "--image-dir", images, "--age-groups", *GROUPS, *TINY, "--run-dir"]
+    assert call(main, *common, run, "--folds", 4) == 0
+    assert json.loads((run / "config.json").read_text())["folds"] == [0, 2, 4]
+    assert [fold["fold"] for fold in json.loads((run / "results.json").read_text())["folds"]] == [0, 2, 4]
     assert call(main, *common, "apart", "--folds", 4) == 0
     apart, together = (load_plain(folder / "fold_4.pt")["state_dict"] for folder in (tmp_path / "apart", run))
     assert all(torch.equal(apart[name], together[name]) for name in together)
+    assert (tmp_path / "apart" / "folds.csv").read_bytes() == (run / "folds.csv").read_bytes()
     assert call(main, *common, "faster", "--folds", 4, "--lr", 0.02) == 0
     capsys.readouterr()
     assert call(compare_runs, "apart", "faster") == 0
@@ -185,31 +171,25 @@ def test_more_folds_can_be_resumed_merged_and_compared(run, images, tmp_path, ca
     assert not pd.read_csv("other/folds.csv").equals(pd.read_csv("apart/folds.csv"))
     assert call(compare_runs, "apart", "other") == 2
     assert "'other' saw other faces, labels or pixels than 'apart'" in capsys.readouterr().err
-    (run / "fold_4.pt").unlink()
-    (run / "results.json").unlink()
-    assert call(main, "--merge", run, "apart", "--run-dir", "merged") == 0
-    assert json.loads((tmp_path / "merged" / "config.json").read_text())["folds"] == [0, 2, 4]
-    assert (tmp_path / "merged" / "folds.csv").read_bytes() == (run / "folds.csv").read_bytes()
 
 
-def test_the_same_labels_as_csv_train_the_same_network(images, tmp_path, capsys):
+def test_the_same_labels_as_csv_train_the_same_network(tmp_path):
     """Adience's rows with the classes' names and folds in a CSV file: every bit of the weights is the same."""
     names = dict(zip(AGES, DEFAULT_GROUPS, strict=True))
-    rows = [[face_path(f), names[f[3]], fold, f[0]] for fold, every in ROWS.items() for f in every]
+    alike = {fold: [[f[0], f[1], f[0], *f[3:]] for f in every] for fold, every in ROWS.items()}  # albums of one person
+    rows = [[face_path(f), names[f[3]], fold, f[0]] for fold, every in alike.items() for f in every]
     write_csv("faces.csv", ["path", "label", "fold", "person"], rows)
-    labels = write_labels(tmp_path / "labels", ROWS)
+    labels, images = write_labels(tmp_path / "labels", alike), write_images(tmp_path / "aligned", alike)
     common = ["--image-dir", images, *TINY, "--folds", 1, "--run-dir"]
     assert call(main, "--label-dir", labels, *common, "first") == 0
-    assert not (tmp_path / "first" / "folds.csv").exists()
-    capsys.readouterr()
     assert call(main, "--label-file", "faces.csv", *common, "second") == 0
-    assert not (tmp_path / "second" / "folds.csv").exists()
     first, second = (load_plain(tmp_path / run / "fold_1.pt") for run in ("first", "second"))
     assert first["data_fingerprint"] == second["data_fingerprint"]
     assert all(torch.equal(first["state_dict"][name], second["state_dict"][name]) for name in first["state_dict"])
-    assert second["train_people"] == [f"album{k}/album{k}" for k in (0, 2, 3, 4)]
+    assert first["train_people"] == second["train_people"] == [f"album{k}/album{k}" for k in (0, 2, 3, 4)]
     results = [json.loads((tmp_path / run / "results.json").read_text())["mean"]["top1"] for run in ("first", "second")]
     assert results[0] == results[1]
+    assert not list(tmp_path.glob("*/folds.csv"))
 
 
 def test_the_folds_of_the_file_are_the_default(images, tmp_path, capsys):
@@ -223,7 +203,7 @@ def test_the_folds_of_the_file_are_the_default(images, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "run: runs/two, 1 epochs, folds 1 3\n" in printed
     assert "  people: no column 'person', so each file counts as one person\n" in printed
-    assert "twins: none; no face shows a picture that is in another fold too\n" in printed
+    assert "duplicates: none; no face shows a picture that is in another fold too\n" in printed
     assert json.loads((tmp_path / "runs" / "two" / "config.json").read_text())["folds"] == [1, 3]
     assert call(test_code, "runs/two/fold_1.pt", "--fold", 0) == 2
     assert "--fold 0: these label files have the folds 1 3" in capsys.readouterr().err
@@ -289,17 +269,22 @@ def test_a_label_file_takes_the_place_of_the_constant(monkeypatch):
     arguments = read_arguments("labels", "images")
     assert (arguments.config.label_dir, arguments.config.label_file) == ("", "lists/x.csv")
     assert (arguments.config.image_dir, arguments.config.run_dir) == ("images", "runs/x")
-    assert not arguments.folds_chosen
+    assert not arguments.folds_given
 
 
 def test_tables_have_room_for_long_names():
-    names = ["a long name of a class", "b"]
-    assert confusion_table(np.array([[1, 2], [3, 4]]), names).splitlines() == [
+    classes, labels = Classes.named(("a long name of a class", "b")), np.repeat([0, 1], [3, 7])
+    evaluation = Evaluation(
+        Faces(pd.DataFrame({"label": labels}), classes),
+        np.zeros((10, 2)),
+        predicted=np.array([0, 1, 1, *[0] * 3, *[1] * 4]),
+    )
+    assert confusion_table(evaluation).splitlines() == [
         "true \\ predicted       a long name of a class                      b",
         "a long name of a class                      1                      2",
         "b                                           3                      4",
     ]
-    assert per_class_table(np.array([[1, 2], [3, 4]]), names).splitlines() == [
+    assert per_class_table(evaluation).splitlines() == [
         "class                    faces    top-1   one-off",
         "a long name of a class       3   33.33%   100.00%",
         "b                            7   57.14%   100.00%",

@@ -1,4 +1,4 @@
-"""Predictions: what follows from probabilities, and the file that holds them."""
+"""Evaluation: what follows from probabilities, and the file that holds them."""
 
 import dataclasses
 import hashlib
@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 from data.faces import Faces
+from evaluation.evaluation import Evaluation
 from evaluation.fusion import fuse
 from evaluation.metrics import METRICS
-from evaluation.predictions import Predictions, predictions_digest, read_predictions
+from evaluation.predictions import predictions_digest, read_predictions
+from utils.classes import Classes
 from utils.errors import UserError
 from utils.files import write_csv
 
@@ -20,9 +22,9 @@ PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.5, 0.4], [0.3, 0.3, 0.4]], np
 
 @pytest.fixture
 def predictions():
-    columns = {"path": ["x/1.jpg", "x/2.jpg", "y/3.jpg"], "album": ["x", "x", "y"], "subject": ["1", "02", "3"]}
+    columns = {"path": ["x/1.jpg", "x/2.jpg", "y/3.jpg"], "album": ["x", "x", "y"], "person": ["1", "02", "3"]}
     table = pd.DataFrame({**columns, "fold": [0, 0, 1], "label": [0, 2, 0]}, index=[5, 6, 9])
-    return Predictions(Faces(table, ("0-12", "13-60", "60+")), PROBABILITIES)
+    return Evaluation(Faces(table, Classes(("0-12", "13-60", "60+"))), PROBABILITIES)
 
 
 def test_metrics_by_hand(predictions):
@@ -31,7 +33,7 @@ def test_metrics_by_hand(predictions):
     assert predictions.metrics() == pytest.approx(expected, rel=1e-6)
     assert predictions.per_face("mae").tolist() == [0, 1, 2]
     assert predictions.confusion.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
-    assert dataclasses.replace(predictions, decoder="median").predicted.tolist() == [0, 1, 1]
+    assert predictions.with_decoder("median").predicted.tolist() == [0, 1, 1]
 
 
 def test_the_table_keeps_the_index_and_names_the_classes(predictions):
@@ -43,7 +45,7 @@ def test_the_table_keeps_the_index_and_names_the_classes(predictions):
 def test_the_file_comes_back_to_the_bit(predictions, tmp_path):
     write_csv(tmp_path / "predictions.csv", predictions.table())
     read = read_predictions(tmp_path / "predictions.csv")
-    assert read.faces.class_names == ("0-12", "13-60", "60+")
+    assert read.faces.classes.names == ("0-12", "13-60", "60+")
     assert read.probabilities.dtype == np.float32
     assert (read.probabilities == PROBABILITIES).all()
     assert read.predicted.tolist() == [0, 1, 2]
@@ -52,7 +54,7 @@ def test_the_file_comes_back_to_the_bit(predictions, tmp_path):
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "predictions.csv").read_bytes()
 
 
-HEADER = "path,album,subject,fold,label,prediction,p_a,p_b"
+HEADER = "path,album,person,fold,label,prediction,p_a,p_b"
 ROW = "x/1.jpg,x,1,0,1,0,0.75,0.25"
 
 
@@ -62,7 +64,7 @@ ROW = "x/1.jpg,x,1,0,1,0,0.75,0.25"
         ("", "No columns to parse"),
         ("path,label\na,1\n", "its columns are path, label$"),
         (f"{HEADER},seconds\n{ROW},1\n", "its columns are .*, p_a, p_b, seconds$"),
-        (f"album,path,{HEADER.split(',', 2)[2]}\n{ROW}\n", "its columns are album, path, subject"),
+        (f"album,path,{HEADER.split(',', 2)[2]}\n{ROW}\n", "its columns are album, path, person"),
         (f"{HEADER}\n{ROW.replace('0.25', 'x')}\n", "could not convert string to float"),
         (f"{HEADER}\n{ROW.replace('0.25', '')}\n", "could not convert string to float"),
         (f"{HEADER}\n{ROW}\n{ROW},0.5\n", "Expected 8 fields in line 3, saw 9"),
@@ -95,7 +97,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
 
 
 def test_the_mask_takes_faces_probabilities_and_stored_predictions_along(predictions, tmp_path):
-    write_csv(tmp_path / "predictions.csv", dataclasses.replace(predictions, decoder="median").table())
+    write_csv(tmp_path / "predictions.csv", predictions.with_decoder("median").table())
     for whole in (predictions, read_predictions(tmp_path / "predictions.csv")):
         part = whole.where([False, True, True])
         assert part.faces.table.path.tolist() == ["x/2.jpg", "y/3.jpg"]
@@ -120,7 +122,7 @@ class TestDigests:
     def test_by_hand(self, predictions):
         """The SHA-256 of the text of a fold's rows in the file, with the header."""
         # float32 writes its shortest decimal form.
-        text = "path,album,subject,fold,label,prediction,p_0-12,p_13-60,p_60+\ny/3.jpg,y,3,1,0,2,0.3,0.3,0.4\n"
+        text = "path,album,person,fold,label,prediction,p_0-12,p_13-60,p_60+\ny/3.jpg,y,3,1,0,2,0.3,0.3,0.4\n"
         assert self.digests(predictions)[1] == hashlib.sha256(text.encode()).hexdigest()
 
     def test_the_right_ones_are_read(self, predictions, file):

@@ -1,5 +1,6 @@
 """The HTML report in a real browser: opened from disk, operated by mouse and keyboard, watched for requests."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_report import HOSTILE, large_study
+from test_report import HOSTILE, large_data
 
-from data.adience import AGE_GROUPS
-from data.faces import Faces
+from evaluation.evaluation import pool
 from report.page import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
@@ -32,26 +32,24 @@ FLAGS = (
 
 def axe_source():
     """The text of axe-core, or None: AXE_PATH names the file, or npm installed it beside the code."""
-    places = [os.environ.get("AXE_PATH", ""), ROOT / "node_modules" / "axe-core" / "axe.min.js"]
-    return next((Path(place).read_text() for place in places if place and Path(place).is_file()), None)
+    paths = [os.environ.get("AXE_PATH", ""), ROOT / "node_modules" / "axe-core" / "axe.min.js"]
+    return next((Path(path).read_text() for path in paths if path and Path(path).is_file()), None)
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A report of 300 faces, one of which has a hostile name, and the study."""
+    """A report of 300 faces, one of which has a hostile name, its evaluations as one, and all faces."""
     folder = tmp_path_factory.mktemp("browser")
-    study = large_study(folder / "faces")
-    hostile = HOSTILE.replace("/", "∕")
-    table = study.faces.table
-    last = study.answers[-1].predictions.faces.table.index[-1]
-    for faces in [table, *(one.predictions.faces.table for one in study.answers)]:
-        if last in faces.index:
-            faces.loc[last, "path"] = "album299/" + hostile
+    data = large_data(folder / "faces")
+    table = data.faces.table
+    table.loc[299, "path"] = "album299/" + HOSTILE.replace("/", "∕")
     table.loc[[0, 1], "label"] = [0, 3]  # a pair of the same picture with two labels
-    study.answers[0].predictions.faces.table.loc[0, "label"] = 0
-    study.answers[1].predictions.faces.table.loc[1, "label"] = 3
-    write_report(folder / "report.html", study)
-    return folder / "report.html", study, Faces(table, AGE_GROUPS)
+    evaluations = [
+        dataclasses.replace(evaluation, faces=data.faces.where(table.fold == fold))
+        for fold, evaluation in enumerate(data.evaluations)
+    ]
+    write_report(folder / "report.html", dataclasses.replace(data, evaluations=evaluations))
+    return folder / "report.html", pool(evaluations), table
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +92,17 @@ def requests(browser):
     return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
 
-def one(browser, selector):
+def find(browser, selector):
     return browser.find_element(By.CSS_SELECTOR, selector)
 
 
-def every(browser, selector):
+def find_all(browser, selector):
     return browser.find_elements(By.CSS_SELECTOR, selector)
 
 
 def count(browser):
     """The number of faces that the filter leaves."""
-    word = one(browser, "#count").text.split()[0]
+    word = find(browser, "#count").text.split()[0]
     return 0 if word == "No" else int(word.replace(",", ""))
 
 
@@ -113,44 +111,42 @@ def wait(browser, condition):
 
 
 def choose(browser, name, value):
-    ui.Select(one(browser, f"#filter [name={name}]")).select_by_value(value)
+    ui.Select(find(browser, f"#filter [name={name}]")).select_by_value(value)
 
 
-def mistakes(study, **wanted):
+def mistakes(pooled, **wanted):
     """The mistakes with the wanted values, as a table, the most confident first."""
-    pooled = study.pooled()
-    table = pooled.faces.table.assign(
-        prediction=pooled.predicted, confidence=pooled.probabilities.max(1), p=list(pooled.probabilities)
-    )
+    columns = {"prediction": pooled.predicted, "confidence": pooled.confidence, "p": list(pooled.probabilities)}
+    table = pooled.faces.table.assign(**columns)
     table = table[table.prediction != table.label]
     for name, value in wanted.items():
         table = table[table[name] == value]
     return table.sort_values(["confidence", "path"], ascending=[False, True])
 
 
-def label_of(browser, place=0):
-    return one(browser, f"#tile-{place}").get_attribute("aria-label")
+def label_of(browser, position=0):
+    return find(browser, f"#tile-{position}").get_attribute("aria-label")
 
 
 def test_all_mistakes_are_there(opened, page):
     table = mistakes(page[1])
     assert count(opened) == len(table)
     assert table.path.iloc[0] in label_of(opened)
-    tiles = every(opened, ".tile")
+    tiles = find_all(opened, ".tile")
     assert 6 < len(tiles) < len(table)  # those in view
     assert tiles[0].get_attribute("aria-setsize") == str(len(table))
     wait(opened, lambda: opened.execute_script("return document.querySelector('.tile img').naturalWidth") == 96)
 
 
 def test_a_cell_shows_its_faces(opened, page):
-    cells = page[1].pooled().confusion
-    one(opened, ".matrix button[data-true='3'][data-predicted='4']").click()
+    cells = page[1].confusion
+    find(opened, ".matrix button[data-true='3'][data-predicted='4']").click()
     assert count(opened) == cells[3, 4]
     assert label_of(opened).startswith("15-20 → 25-32 ")
-    assert one(opened, ".matrix button[aria-pressed=true]").get_attribute("data-true") == "3"
+    assert find(opened, ".matrix button[aria-pressed=true]").get_attribute("data-true") == "3"
     assert opened.switch_to.active_element.get_attribute("id") == "grid"
     opened.execute_script("document.querySelector(\".matrix button[data-true='2'][data-predicted='2']\").click()")
-    assert "right answers" in one(opened, "#count").text and label_of(opened).startswith("8-13 → 8-13 ")
+    assert "right answers" in find(opened, "#count").text and label_of(opened).startswith("8-13 → 8-13 ")
 
 
 @pytest.mark.parametrize("name, value, wanted", [
@@ -166,12 +162,12 @@ def test_filters(opened, page, name, value, wanted):
     elif wanted is None:
         table = table[~table.gender.isin(["f", "m"])]
     if name == "low":
-        one(opened, "[name=low]").clear()
-        one(opened, "[name=low]").send_keys(value)
+        find(opened, "[name=low]").clear()
+        find(opened, "[name=low]").send_keys(value)
     else:
         choose(opened, name, value)
     wait(opened, lambda: count(opened) == len(table))
-    one(opened, "button[type=reset]").click()
+    find(opened, "button[type=reset]").click()
     wait(opened, lambda: count(opened) == len(mistakes(page[1])))
 
 
@@ -182,16 +178,16 @@ def test_sort_and_search(opened, page):
     choose(opened, "sort", "path")
     wait(opened, lambda: table.path.min() in label_of(opened))
     wanted = table.path.iloc[5]
-    one(opened, "[name=search]").send_keys(wanted.upper())
+    find(opened, "[name=search]").send_keys(wanted.upper())
     wait(opened, lambda: count(opened) == table.path.str.contains(wanted, regex=False).sum())
-    one(opened, "[name=search]").send_keys("nothing")
+    find(opened, "[name=search]").send_keys("nothing")
     wait(opened, lambda: count(opened) == 0)
-    assert one(opened, "#count").text == "No mistakes fit this filter." and not every(opened, ".tile")
+    assert find(opened, "#count").text == "No mistakes fit this filter." and not find_all(opened, ".tile")
 
 
 def test_keyboard(opened, page):
     table = mistakes(page[1])
-    grid = one(opened, "#grid")
+    grid = find(opened, "#grid")
     columns = opened.execute_script(
         "return Math.max(2, Math.floor((document.getElementById('grid').clientWidth - 12) / 148))"
     )
@@ -201,28 +197,28 @@ def test_keyboard(opened, page):
     assert grid.get_attribute("aria-activedescendant") == f"tile-{len(table) - 1}"
     assert opened.execute_script("return document.getElementById('grid').scrollTop") > 0
     grid.send_keys(Keys.HOME)
-    assert not every(opened, ".tile canvas")
+    assert not find_all(opened, ".tile canvas")
     grid.send_keys(Keys.SPACE)
-    assert len(every(opened, ".tile canvas")) == len(every(opened, ".tile"))
-    assert one(opened, "[name=overlay]").get_attribute("value") == "predicted"
+    assert len(find_all(opened, ".tile canvas")) == len(find_all(opened, ".tile"))
+    assert find(opened, "[name=overlay]").get_attribute("value") == "predicted"
     grid.send_keys(Keys.ENTER)
-    assert one(opened, "#large").get_attribute("open") and every(opened, "#large-photo canvas")
-    assert table.path.iloc[0] in one(opened, "#large-facts").text
-    bars = [row.text.split("\n")[-1] for row in every(opened, "#large-bars .bar")]
+    assert find(opened, "#large").get_attribute("open") and find_all(opened, "#large-photo canvas")
+    assert table.path.iloc[0] in find(opened, "#large-facts").text
+    bars = [row.text.split("\n")[-1] for row in find_all(opened, "#large-bars .bar")]
     assert bars == [f"{100 * p:.1f} %" for p in table.p.iloc[0].round(3)]
     opened.switch_to.active_element.send_keys(Keys.SPACE)
-    assert one(opened, "#overlay-name").text == "true class"
+    assert find(opened, "#overlay-name").text == "true class"
     opened.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
-    assert table.path.iloc[1] in one(opened, "#large-facts").text
+    assert table.path.iloc[1] in find(opened, "#large-facts").text
     opened.switch_to.active_element.send_keys(Keys.ESCAPE)
-    assert not one(opened, "#large").get_attribute("open")
+    assert not find(opened, "#large").get_attribute("open")
     assert opened.switch_to.active_element.get_attribute("id") == "grid"
 
 
 def test_the_link_carries_the_filter(opened, page):
     choose(opened, "true", "4")
     choose(opened, "sort", "unsure")
-    one(opened, "[name=search]").send_keys("album1")
+    find(opened, "[name=search]").send_keys("album1")
     wait(opened, lambda: "search=album1" in opened.current_url)
     address, before, first = opened.current_url, count(opened), label_of(opened)
     assert "#gallery?true=4&sort=unsure&search=album1" in address
@@ -231,7 +227,7 @@ def test_the_link_carries_the_filter(opened, page):
     wait(opened, lambda: (count(opened), label_of(opened)) == (before, first))
     opened.refresh()
     wait(opened, lambda: (count(opened), label_of(opened)) == (before, first))
-    assert one(opened, "[name=search]").get_attribute("value") == "album1"
+    assert find(opened, "[name=search]").get_attribute("value") == "album1"
 
 
 def test_a_hostile_link(opened, page):
@@ -240,9 +236,9 @@ def test_a_hostile_link(opened, page):
 
     def check():
         wait(opened, lambda: count(opened) == 0)
-        assert one(opened, "[name=true]").get_attribute("value") == ""
-        assert one(opened, "[name=search]").get_attribute("value") == "<img src=x onerror=alert(1)>"
-        assert not every(opened, "img[src=x]")
+        assert find(opened, "[name=true]").get_attribute("value") == ""
+        assert find(opened, "[name=search]").get_attribute("value") == "<img src=x onerror=alert(1)>"
+        assert not find_all(opened, "img[src=x]")
 
     opened.execute_script("location.hash = arguments[0]", hostile)
     check()
@@ -252,29 +248,29 @@ def test_a_hostile_link(opened, page):
 
 
 def test_hostile_names_are_shown(opened, page):
-    path = page[2].table.path.iloc[-1]
+    path = page[2].path.iloc[-1]
     choose(opened, "distance", "wrong" if path in set(mistakes(page[1]).path) else "right")
-    one(opened, "[name=search]").send_keys("<script>alert")
+    find(opened, "[name=search]").send_keys("<script>alert")
     wait(opened, lambda: count(opened) <= 1)
     if count(opened):
         assert "<script>alert(1)" in label_of(opened) and "\\u202e" in label_of(opened)
-    assert not every(opened, "img[src=x]")
+    assert not find_all(opened, "img[src=x]")
 
 
 def test_a_suspect_leads_to_its_face_in_the_gallery(opened):
-    link = one(opened, "#labels td.path a")
+    link = find(opened, "#labels td.path a")
     name = link.text
     opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", link)
     link.click()
     wait(opened, lambda: count(opened) == 1)
-    assert one(opened, "[name=search]").get_attribute("value") == name
+    assert find(opened, "[name=search]").get_attribute("value") == name
     wait(opened, lambda: name in label_of(opened))
 
 
 def test_thumbnails_and_download(opened, page):
-    button = one(opened, "#download")
+    button = find(opened, "#download")
     opened.execute_script("arguments[0].scrollIntoView()", button)
-    wait(opened, lambda: every(opened, "#labels .thumb img"))
+    wait(opened, lambda: find_all(opened, "#labels .thumb img"))
     opened.execute_script("URL.createObjectURL = (blob) => { window.blob = blob; return 'blob:x'; }")
     opened.execute_script("HTMLAnchorElement.prototype.click = function () { window.name_of_file = this.download; }")
     button.click()
@@ -289,20 +285,36 @@ def test_no_page_is_wider_than_the_window(opened, width):
                            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})  # fmt: skip
     try:
         assert opened.execute_script("return document.documentElement.scrollWidth") <= width
-        columns = len({tile.location["x"] for tile in every(opened, ".tile")})
+        columns = len({tile.location["x"] for tile in find_all(opened, ".tile")})
         assert columns == {390: 2, 768: 4, 1280: 6}[width]
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def use_scheme(browser, scheme):
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+@pytest.mark.parametrize("scheme, line, text", [
+    ("light", "rgb(0, 114, 178)", "rgb(90, 97, 106)"), ("dark", "rgb(86, 180, 233)", "rgb(163, 171, 181)"),
+])  # fmt: skip
+def test_charts_have_the_colours_of_the_scheme(opened, scheme, line, text):
+    use_scheme(opened, scheme)
+    assert len(find_all(opened, ".chart svg[role=img][aria-label]")) == 5  # two, and three models' parameters
+    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    assert opened.execute_script(style, "#training path[stroke='var(--c0)']", "stroke") == line
+    assert opened.execute_script(style, "#training svg text", "fill") == text
+    assert opened.execute_script(style, "#training svg text", "font-family").startswith("system-ui")
 
 
 @pytest.mark.skipif(axe_source() is None, reason="no axe-core here: npm install axe-core, or AXE_PATH=.../axe.min.js")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("large", [False, True])
 def test_accessibility(opened, scheme, large):
-    opened.execute_cdp_cmd("Emulation.setEmulatedMedia",
-                           {"features": [{"name": "prefers-color-scheme", "value": scheme}]})  # fmt: skip
+    use_scheme(opened, scheme)
     if large:
-        one(opened, "#grid").send_keys(Keys.ENTER)
+        find(opened, "#grid").send_keys(Keys.ENTER)
     opened.execute_script(axe_source())
     options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
     found = opened.execute_async_script("axe.run(document, arguments[0]).then(arguments[1])", options)

@@ -98,7 +98,7 @@ def test_the_default_initialisation_is_pytorchs():
 def test_unknown_names():
     with pytest.raises(ValueError, match="shortcut is '5x5'; it is '3x3' or '1x1'"):
         resnet(shortcut="5x5")
-    with pytest.raises(ValueError, match="attention is 'much'; it is 'none' or 'se' or 'cbam'"):
+    with pytest.raises(ValueError, match="attention is 'much'; it is 'none' or 'se'"):
         resnet(attention="much")
     with pytest.raises(ValueError, match="init is 'zero'; it is 'pytorch' or 'he'"):
         resnet(init="zero")
@@ -108,7 +108,7 @@ def test_unknown_names():
 def test_blocks_start_as_identities(name):
     torch.manual_seed(0)
     block = resnet(name, zero_init=True, shortcut="1x1").eval().layer1[1]
-    x = torch.rand(2, block.last_norm.num_features, 8, 8)  # positive: the activation after the sum leaves it
+    x = torch.rand(2, 64 * block.expansion, 8, 8)  # positive: the activation after the sum leaves it
     assert torch.equal(block(x), x)
     assert not torch.equal(resnet(name, shortcut="1x1").eval().layer1[1](x), x)
 
@@ -117,7 +117,7 @@ def test_blocks_start_as_identities(name):
 def test_a_block_leaves_its_input_as_it_is(name):
     """Activations work in place; the shortcut still reads what came in."""
     block = resnet(name).layer1[1]
-    x = torch.randn(2, block.last_norm.num_features, 8, 8)
+    x = torch.randn(2, 64 * block.expansion, 8, 8)
     before = x.clone()
     block(x)
     assert torch.equal(x, before)

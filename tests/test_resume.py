@@ -10,30 +10,30 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, call
 
 import main
-from models.plain import load_plain, save_plain
 from training.config import read_config
-from training.run import Run
-from utils.cli import run_script
-from utils.device import Compute
+from training.run_directory import RunDirectory
+from utils.device import Runtime
 from utils.errors import UserError
 from utils.files import locked, write_json
+from utils.serialization import load_plain, save_plain
 from utils.signals import Interruption
 
 SETTINGS = (
-    "--image-size 48 --first-size 40 --batch-size 4 --lr 0.01 --lr-steps 1 --precision fp32 --threads 1 --width 0.125"
+    "--image-size 48 --batch-size 4 --lr 0.01 --lr-steps 1 --precision fp32 --threads 1 --width 0.125"
     " --folds 3 --no-plots"
 )  # 32 faces: 8 steps per epoch
 SHORT, LONG = 2, 12  # epochs; a signal from outside reaches a long run in time
 TIMED = ["seconds", "images_per_second"]
-CPU = Compute(torch.device("cpu"), "fp32")
+CPU = Runtime(torch.device("cpu"), "fp32")
 
 
 def options(faces, run, epochs):
@@ -81,7 +81,8 @@ def is_importing(process):
 
 
 def hidden_files(run):
-    return [path.name for path in run.glob(".*")]
+    """Apart from the locks."""
+    return [path.name for path in run.glob(".*") if not path.name.endswith(".lock")]
 
 
 def contents(folder):
@@ -98,22 +99,8 @@ def assert_same_run(run, whole):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert untimed_log(run).equals(untimed_log(whole))
     assert (run / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
-    assert hidden_files(run) == [".lock"]
+    assert hidden_files(run) == []
     assert not list(run.glob("*.progress.pt"))
-
-
-def call(*arguments):
-    """Run main.py in this process; returns its exit status."""
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["main.py", *map(str, arguments)])
-        try:
-            run_script(main.main)
-        except SystemExit as ending:
-            return ending.code
-        finally:
-            torch.set_num_threads(threads)
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -124,13 +111,13 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(small_faces_once, folder):
     """A short run that was never stopped."""
-    assert call(*options(small_faces_once, folder / "whole", SHORT)) == 0
+    assert call(main, *options(small_faces_once, folder / "whole", SHORT)) == 0
     return folder / "whole"
 
 
 @pytest.fixture(scope="module")
 def whole_long(small_faces_once, folder):
-    assert call(*options(small_faces_once, folder / "whole_long", LONG)) == 0
+    assert call(main, *options(small_faces_once, folder / "whole_long", LONG)) == 0
     return folder / "whole_long"
 
 
@@ -139,6 +126,12 @@ def finished(whole, tmp_path):
     """A copy of the short run, to be changed."""
     shutil.copytree(whole, tmp_path / "run")
     return tmp_path / "run"
+
+
+def open_run(run, config, fingerprint):
+    """Resume a run on the faces with a fingerprint."""
+    faces = SimpleNamespace(fingerprint=lambda pixels: fingerprint, folds_drawn=False)
+    return RunDirectory(run).open(config, CPU, faces, SimpleNamespace(sha256=""), resume=True)
 
 
 def stop_after(step):
@@ -156,7 +149,7 @@ def stop_after(step):
 def train_until(step, monkeypatch, *arguments):
     with monkeypatch.context() as patch:
         patch.setattr(Interruption, "agreed", stop_after(step))
-        assert call(*arguments) == 143
+        assert call(main, *arguments) == 143
 
 
 @pytest.mark.parametrize(
@@ -170,19 +163,21 @@ def test_a_run_resumes_at_any_step(small_faces_once, whole, folder, monkeypatch,
     assert progress["state"]["step"] == step
     assert (len(progress["history"]), progress["meter"]["faces"]) == (epochs, faces)
     assert progress["meter"]["sums"][2] == faces
-    assert call(*resume(run)) == 0
+    assert call(main, *resume(run)) == 0
     assert_same_run(run, whole)
 
 
 def test_a_stop_within_the_first_epoch_leaves_no_rows(small_faces_once, whole, folder, monkeypatch):
-    """Such a fold, not asked for again, is none of the run's, and the plots and results leave it out."""
+    """Such a fold, not asked for again, has no history, and the plots and results leave it out."""
     run = folder / "first"
     train_until(1, monkeypatch, *options(small_faces_once, run, SHORT))
     fingerprint = load_plain(run / "fold_3.progress.pt")["data_fingerprint"]
     for folds, history in ((0,), {0: []}), ((0, 3), {0: [], 3: []}), ((3,), {3: []}):
-        with Run(dataclasses.replace(read_config(run), folds=folds), True, CPU, fingerprint) as opened:
+        config = dataclasses.replace(read_config(run), folds=folds)
+        with open_run(run, config, fingerprint) as opened:
             assert opened.history == history
-    assert call(*resume(run)) == 0
+    assert json.loads((run / "config.json").read_text())["folds"] == [0, 3]  # of all jobs so far
+    assert call(main, *resume(run), "--folds", 3) == 0
     assert_same_run(run, whole)
 
 
@@ -206,7 +201,7 @@ def test_a_signal_saves_the_step_and_says_how_to_resume(small_faces_once, whole_
         done = subprocess.run(shlex.split(said), capture_output=True, text=True)  # the command as it was printed
         assert (done.returncode, done.stderr) == (0, "")
     else:
-        assert call(*resume(run)) == 0
+        assert call(main, *resume(run)) == 0
     assert_same_run(run, whole_long)
 
 
@@ -219,7 +214,7 @@ def test_a_second_signal_stops_at_once(small_faces_once, folder):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert hidden_files(run) == [".lock"]
+    assert hidden_files(run) == []
 
 
 def test_killed_runs_resume_to_the_same_bits(small_faces_once, whole_long, folder):
@@ -233,7 +228,7 @@ def test_killed_runs_resume_to_the_same_bits(small_faces_once, whole_long, folde
         process.communicate()
         arguments = resume(run)
     assert 2 <= log_lines(run) - 1 < LONG
-    assert call(*arguments) == 0
+    assert call(main, *arguments) == 0
     assert_same_run(run, whole_long)
 
 
@@ -272,10 +267,9 @@ def test_two_starts_at_once_in_one_directory(small_faces_once, tmp_path):
     assert sorted(status.values()) == [0, 2], errors
     winner, refused = sorted(seeds, key=status.get)
     assert errors[winner] == ""
-    message = f"error: another process is training in '{run}'; choose another --run-dir, or wait\n"
-    assert errors[refused] == message
+    assert errors[refused].startswith(f"error: another process is training fold 3 in '{run}'; choose other --folds")
     before = contents(run)
-    assert call(*resume(run)) == 0
+    assert call(main, *resume(run)) == 0
     assert contents(run) == before
     assert json.loads(before["config.json"])["seed"] == winner
     assert json.loads(before["results.json"])["settings"]["seed"] == winner
@@ -287,11 +281,13 @@ def test_a_run_that_another_one_replaced_in_the_meantime_is_refused(finished):
     """What was read before the lock was taken is compared again under it."""
     fingerprint = load_plain(finished / "fold_3.pt")["data_fingerprint"]
     config = dataclasses.replace(read_config(finished), run_dir=str(finished))
-    read_before = Run(config, True, CPU, fingerprint)
     record = json.loads((finished / "config.json").read_text())
     write_json(finished / "config.json", {**record, "seed": 7})
     before = contents(finished)
-    with pytest.raises(UserError, match=r"was trained with other settings: seed was 7, now 0$"), read_before:
+    with (
+        pytest.raises(UserError, match=r"was trained with other settings: seed was 7, now 0$"),
+        open_run(finished, config, fingerprint),
+    ):
         pass
     assert contents(finished) == before
 
@@ -305,7 +301,7 @@ def cut_between_rows(text):
 
 
 def rename_a_column(text):
-    return text.replace("subject", "person", 1)
+    return text.replace("album", "folder", 1)
 
 
 def change_a_bit(text):
@@ -319,7 +315,7 @@ def change_a_bit(text):
     [
         (cut, ""),
         (cut_between_rows, "the 4 rows of fold 3 are not those of its model"),
-        (rename_a_column, "its columns are path, album, person, fold, label, prediction, p_0-2,"),
+        (rename_a_column, "its columns are path, folder, person, fold, label, prediction, p_0-2,"),
         (change_a_bit, "the 8 rows of fold 3 are not those of its model"),
     ],
 )
@@ -327,7 +323,7 @@ def test_damaged_predictions_are_refused(finished, whole, damage, problem, capsy
     path = finished / "predictions.csv"
     path.write_text(damage(path.read_text()))
     before = contents(finished)
-    assert call("--run-dir", finished, "--resume", "--cache-dir", whole.parent / "cache") == 2
+    assert call(main, "--run-dir", finished, "--resume", "--cache-dir", whole.parent / "cache") == 2
     errors = capsys.readouterr().err
     assert errors.startswith(f"error: '{path}' is damaged: {problem}")
     assert errors.count("\n") == 1
@@ -337,7 +333,7 @@ def test_damaged_predictions_are_refused(finished, whole, damage, problem, capsy
 def test_a_log_that_was_cut_short_is_written_anew(finished, whole):
     path = finished / "log.csv"
     path.write_text(cut(path.read_text()))
-    assert call("--run-dir", finished, "--resume", "--cache-dir", whole.parent / "cache") == 0
+    assert call(main, "--run-dir", finished, "--resume", "--cache-dir", whole.parent / "cache") == 0
     assert log_lines(finished) == 1 + SHORT
     assert path.read_bytes() == (whole / "log.csv").read_bytes()
 
@@ -347,7 +343,7 @@ def test_a_record_does_not_say_where_to_write(finished, tmp_path, monkeypatch):
     record = json.loads((finished / "config.json").read_text())
     write_json(finished / "config.json", {**record, "cache_dir": str(tmp_path / "recorded")})
     monkeypatch.chdir(tmp_path)
-    assert call("--run-dir", finished, "--resume") == 0
+    assert call(main, "--run-dir", finished, "--resume") == 0
     assert not (tmp_path / "recorded").exists()
     assert list((tmp_path / "cache").glob("faces_48px_*/images.npy"))
     assert json.loads((finished / "config.json").read_text())["cache_dir"] == "cache"
@@ -358,7 +354,7 @@ def test_a_link_in_the_run_directory_is_not_written_through(finished, tmp_path, 
     precious.write_text("precious")
     (finished / "log.csv").unlink()
     (finished / "log.csv").symlink_to(precious)
-    assert call(*resume(finished)) == 2
+    assert call(main, *resume(finished)) == 2
     expected = f"'{finished / 'log.csv'}' is a link; a run writes into its own folder only: put a copy there"
     assert expected in capsys.readouterr().err
     assert precious.read_text() == "precious"
@@ -369,10 +365,10 @@ def test_a_step_that_the_history_contradicts_is_refused(small_faces_once, folder
     run = folder / f"contradiction{step}"
     train_until(8, monkeypatch, *options(small_faces_once, run, SHORT))
     progress = load_plain(run / "fold_3.progress.pt")
-    row = {"fold": 3, "epoch": 0, "lr": 0.01, "gridmask_prob": 0.6, "image_size": 40, "train_loss": 2.0}
+    row = {"fold": 3, "epoch": 0, "lr": 0.01, "gridmask_prob": 0.6, "train_loss": 2.0}
     row |= dict.fromkeys("train_top1 test_top1 test_one_off test_mae test_loss".split(), 0.5)
     history = [row | {"seconds": 1.0, "images_per_second": 9.0}]
     progress["state"]["step"] = step
     save_plain(run / "fold_3.progress.pt", {**progress, "meter": {}, "history": history})
-    assert call(*resume(run)) == 2
+    assert call(main, *resume(run)) == 2
     assert f"fold_3.progress.pt' is damaged: its step is {limits}\n" in capsys.readouterr().err

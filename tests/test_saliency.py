@@ -52,7 +52,7 @@ def test_by_hand():
     ("name", "options", "layer"),
     [
         ("resnet18", {"width": 0.25}, "layer4"),
-        ("resnet18", {"width": 0.25, "shortcut": "1x1", "attention": "cbam", "negative_slope": 0.0}, "layer4"),
+        ("resnet18", {"width": 0.25, "shortcut": "1x1", "attention": "se", "negative_slope": 0.0}, "layer4"),
         ("resnet50", {"width": 0.125}, "layer4"),
         ("levi_hassner", {"image_size": 96}, "convolutions.9"),
         ("alexnet", {"image_size": 96}, "convolutions.13"),
@@ -85,39 +85,21 @@ def test_every_head(head):
     assert found.max() > 0
 
 
-class InDouble(Network):
-    """A network whose last layer stays in double precision, too."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.backbone, self.fc = model.double(), model.fc
-
-    def forward(self, images):
-        return self.fc(self.backbone.features(images))
-
-
 @pytest.mark.parametrize("head", ["coral", "corn"])
 @pytest.mark.parametrize("label", [0, 4, 7])
 def test_heads_without_class_logits_take_the_log_probability(head, label):
     """Equation 1 from differences: a map's mean moves by 1/(h w) of what one of its pixels does."""
-    model = InDouble(random_model(head=head, width=0.125))
+    model = random_model(head=head, width=0.125).double()
+    model.forward = lambda images: model.fc(model.features(images))  # its last layer stays in double precision, too
     images, maps = torch.randn(1, 3, 64, 64, dtype=torch.float64), []
-    with torch.no_grad(), model.backbone.layer4.register_forward_hook(lambda module, inputs, out: maps.append(out)):
-        features = model.backbone.features(images)
+    with torch.no_grad(), model.layer4.register_forward_hook(lambda module, inputs, out: maps.append(out)):
+        features = model.features(images)
         steps = 1e-6 * torch.eye(features.shape[1], dtype=torch.float64)
         up, down = (model.head.probabilities(model.fc(features + move))[:, label].log() for move in (steps, -steps))
         weights = (up - down) / 2e-6 / maps[0][0, 0].numel()
         assert weights.abs().max() > 0
         expected = (weights[None, :, None, None] * maps[0]).sum(1).relu()
     torch.testing.assert_close(grad_cam(model, images, [label]), expected, rtol=1e-4, atol=1e-8)
-
-
-def test_the_backbone_of_a_comparison():
-    backbone = {"name": "resnet18", "head": "softmax", "num_classes": 8, "width": 0.125}
-    model = create_model("comparison", "softmax", 8, backbone=backbone, references=2).eval()
-    assert last_feature_maps(model) is model.backbone.layer4
-    model.head.set_references(torch.randn(8, 2, 64), torch.full((8,), 1 / 8))
-    assert grad_cam(model, torch.randn(2, 3, 64, 64), torch.tensor([0, 7])).shape == (2, 2, 2)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 
 from data.faces import Faces
 from data.split import split_faces
+from utils.classes import Classes
+
+CLASSES = Classes.named(("young", "old"))
 
 
 def table(album_sizes):
     """One album per number, dealt to the five folds in turn."""
     rows = [(k % 5, f"album{k}", f"{k}-{n // 2}") for k, size in enumerate(album_sizes) for n in range(size)]
-    return Faces(pd.DataFrame(rows, columns=["fold", "album", "subject"]), ("young", "old"))
+    return Faces(pd.DataFrame(rows, columns=["fold", "album", "person"]), CLASSES)
 
 
 @settings(max_examples=60)
@@ -20,12 +23,12 @@ def table(album_sizes):
 def test_every_face_is_on_one_side(sizes, fold, fraction, seed):
     faces = table(sizes)
     parts = split_faces(faces, fold, fraction, seed)
-    assert all(part.class_names == ("young", "old") for part in parts)
+    assert all(part.classes == CLASSES for part in parts)
     train, val, test = (part.table for part in parts)
     assert sorted([*train.index, *val.index, *test.index]) == faces.table.index.tolist()
     assert set(test.fold) == {fold}
     assert fold not in set(train.fold) | set(val.fold)
-    for column in ("album", "subject"):
+    for column in ("album", "person"):
         assert not set(train[column]) & set(val[column])
     assert len(train) > 0
     others = len(train) + len(val)

@@ -9,26 +9,27 @@ from hypothesis import strategies as st
 from data.faces import Faces
 from evaluation.bootstrap import paired_difference
 from evaluation.calibration import expected_calibration_error
+from evaluation.evaluation import Evaluation
 from evaluation.metrics import METRICS
-from evaluation.predictions import Predictions
 from evaluation.subgroups import group_faces, holm, image_statistics, subgroups
+from utils.classes import Classes
 from utils.errors import UserError
 
 NAMES = ("0-12", "13-60", "60+")
 
 
 def make(labels, predicted, people=None, **columns):
-    """Predictions with 80 % for the answer; every face is of a person of its own and all are of one album."""
+    """An Evaluation with 80 % for the answer; every face is of a person of its own and all are of one album."""
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     people = np.arange(len(labels)) if people is None else people
     table = pd.DataFrame({"path": [f"x/{k}.jpg" for k in range(len(labels))], "label": labels, "fold": 0})
-    table = table.assign(**{"subject": pd.Series(people).astype(str), "album": "x", **columns})
+    table = table.assign(**{"person": pd.Series(people).astype(str), "album": "x", **columns})
     table.index += 5  # rows of a cache
     probabilities = np.where(np.eye(3, dtype=bool)[predicted], 0.8, 0.1).astype(np.float32)
-    return Predictions(Faces(table, NAMES), probabilities)
+    return Evaluation(Faces(table, Classes(NAMES)), probabilities)
 
 
-def random_predictions(seed, faces, people, accuracy=0.6, **columns):
+def random_evaluation(seed, faces, people, accuracy=0.6, **columns):
     """Each person has an accuracy of their own."""
     rng = np.random.default_rng(seed)
     person, labels = rng.integers(0, people, faces), rng.integers(0, 3, faces)
@@ -39,8 +40,8 @@ def random_predictions(seed, faces, people, accuracy=0.6, **columns):
 
 def groups_of(column, values, extra=None):
     count = len(values)
-    predictions = make(np.zeros(count, int), np.zeros(count, int), **({} if extra is not None else {column: values}))
-    found = group_faces(predictions, [column], extra)
+    evaluation = make(np.zeros(count, int), np.zeros(count, int), **({} if extra is not None else {column: values}))
+    found = group_faces(evaluation, [column], extra)
     assert sum(mask.sum() for _, _, mask in found) == count
     return {name: np.flatnonzero(mask).tolist() for _, name, mask in found}
 
@@ -76,38 +77,38 @@ def expected_error(right, wrong):
 
 
 def test_another_metric():
-    predictions = make([0] * 80, [2] * 40 + [1] * 30 + [0] * 10, gender=["f"] * 40 + ["m"] * 40)
-    assert subgroups(predictions, ["gender"], metric="mae").gap.tolist() == pytest.approx([1.25, -1.25])
-    assert subgroups(predictions, ["gender"], metric="one_off").gap.tolist() == pytest.approx([-1, 1])
+    evaluation = make([0] * 80, [2] * 40 + [1] * 30 + [0] * 10, gender=["f"] * 40 + ["m"] * 40)
+    assert subgroups(evaluation, ["gender"], metric="mae").gap.tolist() == pytest.approx([1.25, -1.25])
+    assert subgroups(evaluation, ["gender"], metric="one_off").gap.tolist() == pytest.approx([-1, 1])
 
 
 def test_a_constant_column_is_one_group_without_a_gap():
-    predictions = random_predictions(0, 200, 60, score=7.0)
-    (row,) = subgroups(predictions, ["score"]).to_dict("records")
-    assert (row["group"], row["faces"], row["people"]) == ("7", 200, predictions.faces.people.nunique())
+    evaluation = random_evaluation(0, 200, 60, score=7.0)
+    (row,) = subgroups(evaluation, ["score"]).to_dict("records")
+    assert (row["group"], row["faces"], row["people"]) == ("7", 200, evaluation.faces.people.nunique())
     assert np.isnan([row["gap"], row["p"], row["p_corrected"]]).all()
     assert not row["marked"]
-    everyone = predictions.labels, predictions.predicted, predictions.probabilities
+    everyone = evaluation.labels, evaluation.predicted, evaluation.probabilities
     assert row["ece"] == expected_calibration_error(*everyone)
     for name in METRICS:
-        expected = paired_difference(predictions.per_face(name), np.zeros(200), predictions.faces.people)
+        expected = paired_difference(evaluation.per_face(name), np.zeros(200), evaluation.faces.people)
         assert (row[name], row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(expected)
 
 
 def test_intervals_are_those_of_the_group_alone():
-    predictions = random_predictions(1, 1000, 300, gender=["f"] * 500 + ["m"] * 500)
-    table = subgroups(predictions, ["gender"])
+    evaluation = random_evaluation(1, 1000, 300, gender=["f"] * 500 + ["m"] * 500)
+    table = subgroups(evaluation, ["gender"])
     for row, mask in zip(table.itertuples(), (np.arange(1000) < 500, np.arange(1000) >= 500), strict=True):
-        own = predictions.where(mask)
+        own = evaluation.where(mask)
         expected = paired_difference(own.per_face("top1"), np.zeros(500), own.faces.people)
         assert (row.top1, row.top1_low, row.top1_high) == pytest.approx(expected, abs=0.01)
 
 
 def test_a_group_of_few_people_has_metrics_but_neither_interval_nor_gap():
-    predictions = random_predictions(2, 200, 60, gender=["f"] * 100 + ["m"] * 100)
-    people = predictions.faces.people
-    few = predictions.faces.table.assign(subject=np.where(np.arange(200) < 100, "1", people.str.split("/").str[1]))
-    table = subgroups(Predictions(Faces(few, NAMES), predictions.probabilities), ["gender"])
+    evaluation = random_evaluation(2, 200, 60, gender=["f"] * 100 + ["m"] * 100)
+    people = evaluation.faces.people
+    few = evaluation.faces.table.assign(person=np.where(np.arange(200) < 100, "1", people.str.split("/").str[1]))
+    table = subgroups(Evaluation(Faces(few, Classes(NAMES)), evaluation.probabilities), ["gender"])
     assert table.people[0] == 1
     assert table.top1.notna().all()
     assert table.top1_low.isna().tolist() == [True, False]
@@ -135,33 +136,25 @@ def test_no_difference_is_rarely_marked():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         columns = {f"c{k}": rng.choice(["a", "b"], 90, p=[0.3, 0.7])[rng.integers(0, 90, 600)] for k in range(5)}
-        table = subgroups(random_predictions(seed, 600, 90, **columns), list(columns), draws=400, seed=seed)
+        table = subgroups(random_evaluation(seed, 600, 90, **columns), list(columns), draws=400, seed=seed)
         assert len(table) == 10
         marked += table.marked.any()
     assert marked <= 7  # 3 are expected; 8 or more have a probability of 1 %
 
 
-def test_yaw_is_grouped_by_its_size():
-    assert groups_of("yaw", [0, -15, 15, 30, -31.5, 0.5, np.nan]) == {
-        "frontal (0)": [0],
-        "over 0 to 15": [1, 2, 5],
-        "over 15 to 30": [3],
-        "over 30": [4],
-        "unknown": [6],
-    }
-
-
-def test_quartiles_are_named_by_their_ranges():
-    assert groups_of("score", [5, 1, 2, 3, 4, 6, 7, 8.25]) == {
-        "1 to 2": [1, 2],
-        "3 to 4": [3, 4],
-        "5 to 6": [0, 5],
-        "7 to 8.25": [6, 7],
-    }
+@pytest.mark.parametrize("column, values, expected", [
+    ("yaw", [0, -15, 15, 30, -31.5, 0.5, np.nan],
+     {"frontal (0)": [0], "over 0 to 15": [1, 2, 5], "over 15 to 30": [3], "over 30": [4], "unknown": [6]}),
+    ("score", [5, 1, 2, 3, 4, 6, 7, 8.25], {"1 to 2": [1, 2], "3 to 4": [3, 4], "5 to 6": [0, 5], "7 to 8.25": [6, 7]}),
     # Three quarters of the values are 1, so that no cut lies below it.
-    assert groups_of("score", [1, 1, 1, 1, np.nan, 0.51234]) == {"0.512 to 1": [0, 1, 2, 3, 5], "unknown": [4]}
-    assert groups_of("score", [816, 816]) == {"816": [0, 1]}
-    assert groups_of("score", [np.nan, None]) == {"unknown": [0, 1]}
+    ("score", [1, 1, 1, 1, np.nan, 0.51234], {"0.512 to 1": [0, 1, 2, 3, 5], "unknown": [4]}),
+    ("score", [816, 816], {"816": [0, 1]}),
+    ("score", [np.nan, None], {"unknown": [0, 1]}),
+    ("album", [*"abbbcccc"], {"a": [0], "b": [1, 2, 3], "c": [4, 5, 6, 7]}),
+])  # fmt: skip
+def test_groups_by_hand(column, values, expected):
+    """The head's turn by its size, the score by quartiles named by their ranges, and an album by its name."""
+    assert groups_of(column, values) == expected
 
 
 def test_another_column_of_many_numbers_is_grouped_by_quartile():
@@ -191,9 +184,7 @@ def test_equal_values_share_a_group(values):
 
 
 def test_albums_by_their_number_of_faces():
-    assert groups_of("album", [*"a", *"bbb", *"cccc"]) == {"a": [0], "b": [1, 2, 3], "c": [4, 5, 6, 7]}
-    predictions = make(np.zeros(8, int), np.zeros(8, int), album=[*"a", *"bbb", *"cccc"])
-    groups = group_faces(predictions, ["album_size"])
+    groups = group_faces(make(np.zeros(8, int), np.zeros(8, int), album=[*"abbbcccc"]), ["album_size"])
     assert {name: mask.sum() for _, name, mask in groups} == {"1 to 3": 4, "4": 4}
 
 
@@ -203,8 +194,8 @@ def test_image_size_is_the_shorter_side():
 
 
 def test_classes_by_name_and_in_their_order():
-    predictions = make([2, 0, 2], [0, 0, 0])
-    assert [(name, mask.tolist()) for _, name, mask in group_faces(predictions, ["label"])] == [
+    evaluation = make([2, 0, 2], [0, 0, 0])
+    assert [(name, mask.tolist()) for _, name, mask in group_faces(evaluation, ["label"])] == [
         ("0-12", [False, True, False]),
         ("60+", [True, False, True]),
     ]
@@ -220,13 +211,11 @@ def test_all_columns_that_there_are():
 
 
 def test_wrong_columns():
-    predictions = make([0] * 3, [0] * 3)
-    with pytest.raises(
-        UserError, match=r"^the faces have no column 'yaw'; they have path, label, fold, subject, album"
-    ):
-        subgroups(predictions, ["yaw"])
+    evaluation = make([0] * 3, [0] * 3)
+    with pytest.raises(UserError, match=r"^the faces have no column 'yaw'; they have path, label, fold, person, album"):
+        subgroups(evaluation, ["yaw"])
     with pytest.raises(ValueError, match=r"^extra has 2 rows; there are 3 faces$"):
-        subgroups(predictions, extra=pd.DataFrame({"brightness": [0, 1]}))
+        subgroups(evaluation, extra=pd.DataFrame({"brightness": [0, 1]}))
 
 
 def test_holm_as_in_r():
@@ -250,6 +239,9 @@ def test_image_statistics_by_hand():
 def test_image_statistics_of_many_images():
     images = np.random.default_rng(0).integers(0, 256, (600, 3, 5, 5), np.uint8)
     table = image_statistics(images)
+    pd.testing.assert_frame_equal(
+        image_statistics(images, np.array([7, 555, 3])), table.loc[[7, 555, 3]].reset_index(drop=True)
+    )
     luma = np.einsum("nchw,c->nhw", images / 255, [0.299, 0.587, 0.114])[555]
     laplacian = [
         luma[i - 1, j] + luma[i + 1, j] + luma[i, j - 1] + luma[i, j + 1] - 4 * luma[i, j]

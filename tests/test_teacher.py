@@ -2,23 +2,22 @@
 
 import math
 import shutil
-import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import call
 
 import main
 from augment.mixing import Targets
 from models import create_model
-from models.plain import load_plain, save_plain
+from models.heads import SoftmaxHead
 from training.losses import Criterion, cross_entropy
 from training.teacher import Teacher
-from utils.cli import run_script
-from utils.device import Compute
+from utils.device import Runtime
+from utils.serialization import load_plain, save_plain
 from utils.signals import Interruption
 
-CPU = Compute(torch.device("cpu"), "fp32")
+CPU = Runtime(torch.device("cpu"), "fp32")
 TINY = "--image-size 40 --width 0.125 --epochs 2 --batch-size 16 --lr 0.01 --folds 3 --threads 1 --no-plots".split()
 
 
@@ -46,64 +45,45 @@ def test_a_teacher_of_another_size_sees_its_own():
     assert seen == [(2, 3, 32, 32)] * 2
 
 
-def test_its_share_of_the_loss_by_hand():
-    # Logits 0 and ln 3 are probabilities 0.25 and 0.75: the label 0 costs ln 4, the teacher's 0.2 and 0.8 cost
-    # 0.2 ln 4 + 0.8 ln (4 / 3).
-    class Head:
-        def probabilities(self, outputs):
-            return outputs.softmax(1)
-
-    criterion = Criterion(cross_entropy, None, lambda images: torch.tensor([[0.2, 0.8]]), 0.25, Head())
-    outputs = torch.tensor([[1.0, 3.0]]).log()
-    label, taught = 1.3862944, 0.2 * 1.3862944 + 0.8 * 0.2876821
-    loss = criterion(outputs, Targets(torch.tensor([0])), torch.zeros(1, 3, 4, 4))
-    assert loss.item() == pytest.approx(0.75 * label + 0.25 * taught)
-
-
-def test_temperature_by_hand():
-    """At T = 2 probabilities of 0.9 and 0.1 become 3 : 1, and the student's of 0.8 and 0.2 become 2 : 1."""
-
-    class Head:
-        def probabilities(self, outputs):
-            return outputs.softmax(1)
-
-    criterion = Criterion(cross_entropy, None, lambda images: torch.tensor([[0.9, 0.1]]), 1.0, Head(), temperature=2.0)
-    outputs = torch.tensor([[0.8, 0.2]]).log()
-    expected = -4 * (0.75 * math.log(2 / 3) + 0.25 * math.log(1 / 3))
-    assert criterion(outputs, Targets(torch.tensor([0])), torch.zeros(1, 3, 4, 4)).item() == pytest.approx(expected)
-
-
-def call(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *map(str, arguments)])
-    try:
-        run_script(main.main)
-    except SystemExit as ending:
-        return ending.code
-    return 0
+@pytest.mark.parametrize(
+    ("student", "teacher", "weight", "temperature", "expected"),
+    [
+        # The label 0 costs ln 4, the teacher's 0.2 and 0.8 cost 0.2 ln 4 + 0.8 ln (4 / 3).
+        ([1.0, 3.0], [0.2, 0.8], 0.25, 1.0, 0.75 * 1.3862944 + 0.25 * (0.2 * 1.3862944 + 0.8 * 0.2876821)),
+        # At T = 2 probabilities of 0.9 and 0.1 become 3 : 1, and the student's of 0.8 and 0.2 become 2 : 1.
+        ([0.8, 0.2], [0.9, 0.1], 1.0, 2.0, -4 * (0.75 * math.log(2 / 3) + 0.25 * math.log(1 / 3))),
+    ],
+)
+def test_its_share_of_the_loss_by_hand(student, teacher, weight, temperature, expected):
+    criterion = Criterion(
+        cross_entropy, None, lambda images: torch.tensor([teacher]), weight, SoftmaxHead(2, 2), temperature
+    )
+    loss = criterion(torch.tensor([student]).log(), Targets(torch.tensor([0])), torch.zeros(1, 3, 4, 4))
+    assert loss.item() == pytest.approx(expected)
 
 
 @pytest.fixture
-def taught(small_faces_once, tmp_path, monkeypatch):
+def taught(small_faces_once, tmp_path):
     """A finished run in `teacher`, and the command that trains a student of it into a folder."""
     labels, images = small_faces_once
     data = ["--label-dir", labels, "--image-dir", images, "--cache-dir", tmp_path / "cache", *TINY]
-    assert call(monkeypatch, *data, "--run-dir", tmp_path / "teacher") == 0
+    assert call(main, *data, "--run-dir", tmp_path / "teacher") == 0
     return lambda run, *more: [*data, "--run-dir", tmp_path / run, "--teacher", tmp_path / "teacher", *more]
 
 
 def test_a_student_learns_something_else_and_resumes_exactly(taught, tmp_path, monkeypatch, capsys):
-    assert call(monkeypatch, *taught("student")) == 0
+    assert call(main, *taught("student")) == 0
     weights = {name: load_plain(tmp_path / name / "fold_3.pt")["state_dict"] for name in ("teacher", "student")}
     assert not torch.equal(weights["teacher"]["conv1.weight"], weights["student"]["conv1.weight"])
 
-    assert call(monkeypatch, *taught("file", "--teacher", tmp_path / "teacher" / "fold_3.pt")) == 0
+    assert call(main, *taught("file", "--teacher", tmp_path / "teacher" / "fold_3.pt")) == 0
     by_file = load_plain(tmp_path / "file" / "fold_3.pt")["state_dict"]
     assert all(torch.equal(by_file[name], value) for name, value in weights["student"].items())
 
     with monkeypatch.context() as patch:
         patch.setattr(Interruption, "agreed", stop_after(3))
-        assert call(patch, *taught("stopped")) == 143
-    assert call(monkeypatch, "--run-dir", tmp_path / "stopped", "--resume", "--cache-dir", tmp_path / "cache") == 0
+        assert call(main, *taught("stopped")) == 143
+    assert call(main, "--run-dir", tmp_path / "stopped", "--resume", "--cache-dir", tmp_path / "cache") == 0
     resumed = load_plain(tmp_path / "stopped" / "fold_3.pt")["state_dict"]
     assert all(torch.equal(resumed[name], value) for name, value in weights["student"].items())
 
@@ -120,17 +100,17 @@ def stop_after(steps):
 def test_a_resumed_student_keeps_its_teacher(taught, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(Interruption, "agreed", stop_after(3))
-        assert call(patch, *taught("stopped")) == 143
+        assert call(main, *taught("stopped")) == 143
     path = tmp_path / "teacher" / "fold_3.pt"
     content = load_plain(path)
     content["state_dict"]["fc.bias"] += 1
     save_plain(path, content)
     capsys.readouterr()
-    assert call(monkeypatch, "--run-dir", tmp_path / "stopped", "--resume", "--cache-dir", tmp_path / "cache") == 2
+    assert call(main, "--run-dir", tmp_path / "stopped", "--resume", "--cache-dir", tmp_path / "cache") == 2
     assert "fold_3.progress.pt' is damaged: its teachers had other weights\n" in capsys.readouterr().err
 
 
-def test_a_teacher_that_has_seen_others_is_refused(taught, tmp_path, monkeypatch, capsys):
+def test_a_teacher_that_has_seen_others_is_refused(taught, tmp_path, capsys):
     path = tmp_path / "teacher" / "fold_3.pt"
     content = load_plain(path)
     for changed, message in (
@@ -138,10 +118,10 @@ def test_a_teacher_that_has_seen_others_is_refused(taught, tmp_path, monkeypatch
         ({"class_names": [f"class {k}" for k in range(8)]}, "knows the classes class 0, class 1, class 2, "),
     ):
         save_plain(path, {**content, **changed})
-        assert call(monkeypatch, *taught("student")) == 2
+        assert call(main, *taught("student")) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: --teacher: '{path}' {message}")
         assert not (tmp_path / "student").exists()
     shutil.rmtree(tmp_path / "teacher")
-    assert call(monkeypatch, *taught("student")) == 2
+    assert call(main, *taught("student")) == 2
     assert f"error: no model file at '{path}'" in capsys.readouterr().err

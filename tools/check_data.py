@@ -10,31 +10,18 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from utils.cli import printable, run_script, start_script
-
-if __name__ == "__main__":
-    start_script()  # before the imports below, which take a while
-
 import numpy as np
 from tqdm import tqdm
 
-from data.adience import (
-    FACE_KEY,
-    FOLDS,
-    LABEL_POLICIES,
-    NO_AGE,
-    face_paths,
-    find_prefix,
-    find_present,
-    read_rows,
-    require_folder,
-    select_faces,
-)
-from data.duplicates import SIGNATURE_BYTES, read_signature, same_pictures
+from data.adience import LABEL_POLICIES, NO_AGE, read_rows, select_faces
+from data.duplicates import SIDE, SIGNATURE_BYTES, same_pictures, signatures_of
+from data.images import decode_face
+from data.labels import FOLDS, find_present, repeated_rows
+from utils.cli import printable, run_script
 from utils.errors import UserError
 from utils.files import check_output, write_json
-from utils.foreign import read_json
 from utils.options import Parser
+from utils.reading import read_json
 
 SHOWN = 5  # lines printed of each finding
 
@@ -59,7 +46,7 @@ def read_command_line():
     images = parser.add_mutually_exclusive_group(required=True)
     images.add_argument("--image-dir", metavar="DIR", help="folder of the albums, Adience's 'aligned' or 'faces'")
     images.add_argument("--labels-only", action="store_true", help="check the label files alone")
-    parser.add_argument("--json", metavar="FILE", help="file to write the whole report to")
+    parser.add_argument("--json", metavar="FILE", help="file to write the full report to")
     options = parser.parse_args()
     if options.json is not None:
         check_output(
@@ -77,14 +64,15 @@ def check(label_dir, image_dir=None):
     Raises:
         UserError: the files cannot be read at all.
     """
-    rows = read_rows(label_dir)
+    rows = read_rows(label_dir, image_dir)
+    aged = rows[~rows.age.isin(NO_AGE)]
     labels, refusals = count_labels(rows)
     report = {"labels": labels}
     findings = {
         "reasons why no training can start": refusals,
-        "people in several folds": names_in_several_folds(rows, "face_id"),
-        "albums in several folds": names_in_several_folds(rows, "user_id"),
-        "people with several ages": people_with_several_ages(rows),
+        "people in several folds": list_several(rows.person, rows.fold, "folds "),
+        "albums in several folds": list_several(rows.album, rows.fold, "folds "),
+        "people with several ages": list_several(aged.album + "/" + aged.person, aged.age),
     }
     if image_dir is not None:
         report["images"], image_findings = check_images(rows, Path(image_dir))
@@ -98,7 +86,7 @@ def count_labels(rows):
     policies, refusals = {}, []
     for policy in LABEL_POLICIES:
         try:
-            _, counts = select_faces(rows, policy)
+            counts = select_faces(rows, policy)
         except UserError as error:
             refusals.append(str(error))
             continue
@@ -110,33 +98,25 @@ def count_labels(rows):
     counts = {
         "rows": len(rows),
         "rows_per_fold": [int((rows.fold == fold).sum()) for fold in FOLDS],
-        "repeats": int(rows.duplicated(FACE_KEY).sum()),
-        "people": rows.face_id.nunique(),
-        "albums": rows.user_id.nunique(),
+        "repeats": int(repeated_rows(rows).sum()),
+        "people": rows.person.nunique(),
+        "albums": rows.album.nunique(),
         "ages": {str(age): int(count) for age, count in rows.age.value_counts().items()},
         "policies": policies,
     }
     return counts, sorted(set(refusals))
 
 
-def names_in_several_folds(rows, column):
-    folds = rows.groupby(column).fold.unique()
-    return [f"{name}: folds {', '.join(map(str, sorted(f)))}" for name, f in folds[folds.map(len) > 1].items()]
-
-
-def people_with_several_ages(rows):
-    """People with more than one text for the age; None and the empty text are not an age."""
-    aged = rows[~rows.age.isin(NO_AGE)]
-    ages = aged.groupby(["user_id", "face_id"]).age.unique()
-    return [f"{album}/{person}: {', '.join(a)}" for (album, person), a in ages[ages.map(len) > 1].items()]
+def list_several(names, values, unit=""):
+    """The names that have several different values, as lines of text; both are Series (N,)."""
+    found = values.groupby(names).unique()
+    return [f"{name}: {unit}{', '.join(map(str, own))}" for name, own in found[found.map(len) > 1].items()]
 
 
 def check_images(rows, image_dir):
     """Counts of the images, and {finding: lines}."""
-    require_folder(image_dir, "the image directory")
-    table = rows.drop_duplicates(FACE_KEY).rename(columns={"user_id": "album", "face_id": "subject"})
-    table = table.assign(path=face_paths(table, find_prefix(rows, image_dir)))
-    present = find_present(table, image_dir)
+    table = rows[~repeated_rows(rows)]
+    present = find_present(table.path, image_dir)
     missing, table = table.path[~present].tolist(), table[present]
     signatures, damaged = read_signatures([image_dir / path for path in table.path])
     table = table[[signature is not None for signature in signatures]]
@@ -150,6 +130,11 @@ def check_images(rows, image_dir):
         "the same picture in different folds": across_folds,
         "the same picture under different ages": across_ages,
     }
+
+
+def read_signature(path):
+    """The signature of an image file, uint8 (96,). Raises UserError."""
+    return signatures_of(decode_face(path, 2 * SIDE)[None])[0]
 
 
 def read_signatures(paths):

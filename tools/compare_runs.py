@@ -1,164 +1,170 @@
 """Compare finished runs on the same faces with the first of them, the reference.
 
-    python -m tools.compare_runs A B [C ...] [--output compare.html] [--image-dir DIR]
+    python -m tools.compare_runs A B [C ...] [--output changes.csv]
 
-Prints the differences of every metric, fold by fold and of all faces together, with intervals over people and
-McNemar's test. The page shows the same, which faces changed, and those that differ most. Without the photographs,
-which the first run says where to find, these have grey tiles.
+Prints the differences of every metric, fold by fold and for all faces together, with intervals over people and
+McNemar's test. The CSV file has one row per face and run; the faces whose true class changed most come first.
 """
 
-import shlex
-import sys
 from pathlib import Path
 
-from utils.cli import printable, python_command, run_script, start_script
-
-if __name__ == "__main__":
-    start_script()  # before the imports below, which take a while
-
 import numpy as np
+import pandas as pd
 
-from data.adience import require_folder
 from data.faces import Faces
-from evaluation.predictions import StoredPredictions
-from training.config import FREE_TO_CHANGE
+from evaluation.calibration import expected_calibration_error
+from evaluation.evaluation import FACE_COLUMNS, Evaluation
+from evaluation.metrics import METRICS, Metric
+from evaluation.paired import mcnemar, paired_differences
 from training.results import read_results
+from utils.cli import printable, run_script
 from utils.errors import UserError
+from utils.files import check_output, write_csv
 from utils.options import Parser
+from utils.reading import open_regular
 
-PAGE = "compare.html"
-FACE = ["path", "album", "subject", "fold", "label"]
+OUTPUT_LIMIT = 2048  # MiB
+ECE = Metric(expected_calibration_error, ".2%", "ECE", lower_is_better=True)  # of all faces together, not of each
+COLUMNS = {**METRICS, "ece": ECE}  # of `paired_differences`
+CHANGES = ("right → wrong", "wrong → right", "both wrong, differently")
+CSV_COLUMNS = "run path fold person label first second p_first p_second gain change".split()
+WIDTH = 17  # characters of a column of the printed table
 
 
 def main():
-    options = read_command_line()
-    runs = read_runs([options.reference, *options.runs], options.image_dir)
-    # Brings torch, which takes seconds.
-    from report.compare import Run, check_comparison, compare, comparison_table, write_comparison
-
-    check_comparison(options.output)
-    reference, *others = (Run(**run) for run in runs)
-    comparisons = [compare(reference, run) for run in others]
-    print(comparison_table(comparisons), flush=True)
-    command = f"{python_command()} -m tools.compare_runs {shlex.join(sys.argv[1:])}"
-    result = write_comparison(options.output, comparisons, printable(command))
-    sizes = dict.fromkeys(str(run.settings.get("image_size")) for run in (reference, *others))
-    if len(sizes) > 1:
-        print(f"note: trained at {', '.join(sizes)} px; that the photographs are the same is known by their paths only")
-    print(f"\nwrote {printable(options.output)}, {result['bytes'] / 1e6:.1f} MB")
-    if result["missing"]:
-        print(
-            f"note: {result['missing']:,} of {result['shown']:,} photographs are missing or damaged and have a grey"
-            " tile; --image-dir says where they are"
-        )
-
-
-def read_command_line():
     parser = Parser(prog="python -m tools.compare_runs", description=__doc__.splitlines()[0])
     parser.add_argument("reference", metavar="A", help="run directory of main.py, the reference")
     parser.add_argument("runs", metavar="B", nargs="+", help="run directories to compare with it")
-    parser.add_argument(
-        "--output", metavar="FILE", default=PAGE, help=f"page to write (default: {PAGE} in the current folder)"
-    )
-    parser.add_argument("--image-dir", metavar="DIR", help="folder of the photographs (default: from the first run)")
+    parser.add_argument("--output", metavar="FILE", default="changes.csv", help="CSV file (default: changes.csv)")
     options = parser.parse_args()
-    if options.image_dir is not None:
-        require_folder(Path(options.image_dir), "--image-dir")
-    return options
+    check_output(options.output, is_comparison, "our comparison of runs")
+    reference, *others = read_runs([options.reference, *options.runs])
+    print(comparison_table(reference, others), flush=True)
+    write_csv(options.output, pd.concat([face_changes(reference, run) for run in others])[CSV_COLUMNS])
+    print(f"\nwrote {printable(options.output)}")
 
 
-def read_runs(folders, image_dir=None):
-    """What is known of the runs in these folders; their predictions have the same order.
+def is_comparison(path):
+    with open_regular(path, OUTPUT_LIMIT) as file:
+        return file.readline(200).rstrip() == ",".join(CSV_COLUMNS).encode()
+
+
+def read_runs(folders):
+    """The Evaluations of runs on the same faces, in one order and with the names of the runs.
 
     Args:
         folders: run directories, the reference first.
-        image_dir: the folder of the photographs; None takes the one that each run was trained with.
-
-    Returns:
-        A list of {name: value}, the fields of `report.compare.Run`.
 
     Raises:
-        UserError: a run is damaged, has no finished fold, has other data or folds than the first one, or is there
+        UserError: a run is damaged, has no finished fold, has other data or folds than the first one, or is given
             twice.
     """
-    read = [read_results(folder) for folder in folders]
-    for number, (folder, (results, predictions)) in enumerate(zip(folders, read, strict=True)):
-        for earlier, (others, _) in zip(folders[:number], read, strict=False):
-            check_distinct(earlier, others, folder, results)
-        if not len(predictions.faces):
-            raise UserError(f"'{folder}' has no finished fold")
-        if number:
-            check_alike(folders[0], *read[0], folder, results, predictions)
-    return [
-        run_fields(name, folder, results, predictions, image_dir)
-        for name, folder, (results, predictions) in zip(short_names(folders), folders, read, strict=True)
-    ]
-
-
-def run_fields(name, folder, results, predictions, image_dir):
-    settings = settings_of(results)
-    trained_with = settings.get("image_dir")
-    return {
-        "name": name,
-        "predictions": in_order(predictions),
-        "settings": {setting: value for setting, value in settings.items() if setting not in FREE_TO_CHANGE},
-        "folder": str(folder),
-        "image_dir": image_dir or (trained_with if isinstance(trained_with, str) else ""),
-    }
-
-
-def check_distinct(folder, results, other_folder, other_results):
-    """Raises UserError where two runs have a fold's predictions in common."""
-    known = {fold["predictions_sha256"]: fold["fold"] for fold in results["folds"]}
-    for fold in other_results["folds"]:
-        if fold["predictions_sha256"] in known:
-            raise UserError(
-                f"'{other_folder}' and '{folder}' have the same predictions for fold {fold['fold']}: they are one run,"
-                " given twice or copied"
-            )
-
-
-def check_alike(first, results, predictions, other, other_results, other_predictions):
-    """Raises UserError where two runs do not have the same classes, folds, faces, labels and, at one size, pixels."""
-    folds, other_folds = (sorted(int(fold["fold"]) for fold in one["folds"]) for one in (results, other_results))
-    if folds != other_folds:
-        raise UserError(
-            f"'{other}' has other folds than '{first}': {' '.join(map(str, other_folds))} instead of"
-            f" {' '.join(map(str, folds))}"
-        )
-    if other_predictions.faces.class_names != predictions.faces.class_names:
-        raise UserError(f"'{other}' has other classes than '{first}'")
-    faces, other_faces = (in_order(one).faces.table[FACE] for one in (predictions, other_predictions))
-    same_size = image_size(results) == image_size(other_results)
-    if not faces.equals(other_faces) or (
-        same_size and other_results["data_fingerprint"] != results["data_fingerprint"]
-    ):
-        raise UserError(
-            f"'{other}' saw other faces, labels or pixels than '{first}': both need the same files and label policy"
-        )
-
-
-def image_size(results):
-    return settings_of(results).get("image_size")
-
-
-def in_order(predictions):
-    """The predictions sorted by path, whatever the order of the folds was."""
-    faces = predictions.faces
-    order = np.argsort(faces.table.path.to_numpy(), kind="stable")
-    faces = Faces(faces.table.iloc[order].reset_index(drop=True), faces.class_names)
-    return StoredPredictions(faces, predictions.probabilities[order], stored=predictions.predicted[order])
-
-
-def settings_of(results):
-    settings = results.get("settings")
-    return settings if isinstance(settings, dict) else {}
-
-
-def short_names(folders):
-    """The names of the folders, or the whole paths where two names are the same."""
     names = [Path(folder).resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    names = names if len(set(names)) == len(names) else map(str, folders)
+    runs, data, digests = [], [], {}
+    for number, (name, folder) in enumerate(zip(names, folders, strict=True)):
+        results, evaluation = read_results(folder)
+        if not len(evaluation):
+            raise UserError(f"'{folder}' has no finished fold")
+        for fold in results["folds"]:
+            if (known := digests.setdefault(fold["predictions_sha256"], number)) != number:
+                problem = f"'{folder}' and '{folders[known]}' have the same predictions for fold {fold['fold']}"
+                raise UserError(f"{problem}: they are one run, given twice or copied")
+        settings = results.get("settings")
+        size = settings.get("image_size") if isinstance(settings, dict) else None
+        data.append((size, results["data_fingerprint"]))
+        runs.append(in_order(evaluation, name))
+        check_alike(folders[0], runs[0], folder, runs[-1], data[-1] == data[0] or size != data[0][0])
+    sizes = dict.fromkeys(str(size) for size, _ in data)
+    if len(sizes) > 1:
+        print(f"note: trained at {', '.join(sizes)} px; that the photographs are the same is known by their paths only")
+    return runs
+
+
+def in_order(evaluation, name):
+    """The Evaluation with this name, sorted by path."""
+    order = np.argsort(evaluation.faces.table.path.to_numpy(), kind="stable")
+    faces = Faces(evaluation.faces.table.iloc[order].reset_index(drop=True), evaluation.classes)
+    return Evaluation(faces, evaluation.probabilities[order], predicted=evaluation.predicted[order], name=name)
+
+
+def check_alike(folder, run, other_folder, other, same_pixels):
+    """Check that two Evaluations, of the runs in these folders, have the same classes, folds, faces and labels.
+
+    Raises:
+        UserError: they differ in one of these, or in pixels.
+    """
+    folds, other_folds = (" ".join(map(str, sorted(set(faces.table.fold)))) for faces in (run.faces, other.faces))
+    if folds != other_folds:
+        raise UserError(f"'{other_folder}' has other folds than '{folder}': {other_folds} instead of {folds}")
+    if other.classes.names != run.classes.names:
+        raise UserError(f"'{other_folder}' has other classes than '{folder}'")
+    if not same_pixels or not run.faces.table[FACE_COLUMNS].equals(other.faces.table[FACE_COLUMNS]):
+        problem = f"'{other_folder}' saw other faces, labels or pixels than '{folder}'"
+        raise UserError(f"{problem}: both need the same files and label policy")
+
+
+def compare(reference, run):
+    """The differences of two Evaluations of the same faces: in each fold, then in all faces together.
+
+    Returns:
+        A list of dicts with name; differences, {name of COLUMNS: (run - reference, low, high)}; lost and gained, how
+        many faces only the reference and only the run gets right; p of McNemar's test.
+    """
+    folds, rows = reference.faces.table.fold.to_numpy(), []
+    masks = {f"fold {fold}": folds == fold for fold in np.unique(folds)}
+    for name, mask in masks.items() if len(masks) == 1 else {**masks, "all faces": folds >= 0}.items():
+        first, second = reference.where(mask), run.where(mask)
+        before, after = (evaluation.predicted == evaluation.labels for evaluation in (first, second))
+        counts = {"lost": int((before & ~after).sum()), "gained": int((~before & after).sum())}
+        differences = paired_differences(second, first)
+        rows.append({"name": name, "differences": differences, **counts, "p": mcnemar(before, after)})
+    return rows
+
+
+def face_changes(reference, run):
+    """One row per face, the faces first whose true class changed most in probability.
+
+    Returns:
+        A table of CSV_COLUMNS: label, first and second are the names of the true and the predicted classes, p_first
+        and p_second the probabilities of the true class; change is one of CHANGES, or "" for the same prediction.
+    """
+    labels, names = reference.labels, np.array(reference.classes.names)
+    before, after = (evaluation.predicted == labels for evaluation in (reference, run))
+    kinds = [before & ~after, ~before & after, ~before & ~after & (reference.predicted != run.predicted)]
+    rows = np.arange(len(labels))
+    first, second = (evaluation.probabilities[rows, labels].astype(float) for evaluation in (reference, run))
+    table = reference.faces.table[["path", "fold", "person"]].assign(
+        run=run.name,
+        label=names[labels],
+        first=names[reference.predicted],
+        second=names[run.predicted],
+        p_first=first,
+        p_second=second,
+        gain=second - first,
+        change=np.select(kinds, CHANGES, ""),
+    )
+    return table.iloc[np.lexsort((table.path, -table.gain.abs()))]
+
+
+def comparison_table(reference, others):
+    """The differences of Evaluations from the reference as the table that is printed."""
+    name = printable(reference.name)
+    titles = "".join(f"{metric.title:>{WIDTH}}" for metric in COLUMNS.values())
+    lines = [
+        f"differences from {name}, percentages in points; below them 95 % intervals, bootstrap over people",
+        f"{'':11}{titles}    lost  gained  McNemar p",
+    ]
+    for run in others:
+        lines.append(printable(run.name))
+        for row in compare(reference, run):
+            shown = [map(COLUMNS[column].show_difference, row["differences"][column]) for column in COLUMNS]
+            values, intervals = zip(*((value, f"{low} to {high}") for value, low, high in shown), strict=True)
+            p = "< 0.0001" if row["p"] < 0.0001 else f"{row['p']:.4f}"
+            counts = f"{row['lost']:>8,}{row['gained']:>8,}{p:>11}"
+            lines.append(f"  {row['name']:9}{''.join(f' {value:>{WIDTH - 1}}' for value in values)}{counts}")
+            lines.append(f"{'':11}{''.join(f' {interval:>{WIDTH - 1}}' for interval in intervals)}")
+    return "\n".join([*lines, f"lost: faces that only {name} gets right; gained: faces that only the run does"])
 
 
 if __name__ == "__main__":

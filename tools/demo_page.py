@@ -3,166 +3,142 @@
     python -m tools.demo_page MODEL [MODEL ...] [--host 127.0.0.1] [--port 7860] [--threshold 70]
 
 Several models are fused. The page is served on this machine and needs nothing from outside. A photograph is deleted as
-soon as its answer is there; what the page shows of it is only in the browser.
+soon as its answer is there; the pictures on the page are data URLs, so that they are in the browser only.
 """
 
+import base64
 import contextlib
-import errno
-import importlib.util
+import functools
+import io
 import os
+import signal
 import socket
 import tempfile
-import threading
+from pathlib import Path
 
-from utils.cli import printable, run_script, start_script
+from PIL import Image
 
-if __name__ == "__main__":
-    start_script()  # before the imports below, which take a while
-
-from data.cache import IMAGE_LIMIT
-from data.photographs import PHOTO_SUFFIXES
-from evaluation.detection import require_detector
-from report.photographs import NOTICE
+from data.images import IMAGE_LIMIT
+from photos.drawing import draw_faces, draw_saliency
+from photos.photographs import PHOTO_SUFFIXES
+from photos.predictor import NOTICE, AgePredictor, Photograph, without_path
+from utils.cli import percent, printable, require_package, run_script
 from utils.errors import UserError
-from utils.foreign import MIB
-from utils.options import Parser
+from utils.options import Parser, check_limits
+from utils.reading import MIB, reason
 
-ADVICE = "tools.demo_page needs the package gradio: python -m pip install -r requirements-demo.txt"
 TITLE = "Age groups from faces"
-LICENCE = "Adience is for research only."
+SALIENCY = """Saliency is Grad-CAM of the first model: the greener a region, the more it raises the score of the group.
+It does not show why, and is as coarse as the network's last feature maps."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
-SECONDS = 60  # after which an upload that was never answered is deleted, looked for as often
 # Read by Gradio when it is imported: nothing is reported, checked or remembered, and its own first request, which asks
 # the page whether it is there, goes through no proxy.
 SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "NO_PROXY": "*", "no_proxy": "*"}
-FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # the reader's own
-
-
-def read_command_line():
-    parser = Parser(prog="python -m tools.demo_page", description=__doc__.splitlines()[0], epilog=NOTICE)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="model files: fold_0.pt and the like")
-    parser.add_argument(
-        "--host", default=LOCAL[0], metavar="ADDRESS",
-        help="address to serve on; 0.0.0.0 lets everyone in who reaches this machine (default: 127.0.0.1)",
-    )  # fmt: skip
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to serve on (default: 7860)")
-    parser.add_argument(
-        "--threshold", type=float, default=70, metavar="X", help="least confidence of the detector, 0-100 (default: 70)"
-    )
-    options = parser.parse_args()
-    if not 0 <= options.threshold <= 100:
-        raise UserError(f"--threshold {options.threshold:g}: expected a number from 0 to 100")
-    if not 1 <= options.port <= 65535:
-        raise UserError(f"--port {options.port}: expected a number from 1 to 65535")
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError(ADVICE)
-    require_detector()
-    check_address(options.host, options.port)
-    return options
-
-
-def check_address(host, port):
-    """Raises UserError where nothing can be served there."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-            tried.bind(address)
-    except (OSError, UnicodeError) as error:
-        number = getattr(error, "errno", None)
-        if number == errno.EADDRINUSE:
-            raise UserError(f"--port {port}: it is in use on {host}; choose another one") from None
-        if number == errno.EACCES:
-            raise UserError(f"--port {port}: the system does not allow it; choose one above 1023") from None
-        raise UserError(f"--host '{host}': expected an address of this machine such as {LOCAL[0]}") from None
-
-
-def check_arguments():
-    read_command_line()
-
-
-if __name__ == "__main__":
-    run_script(check_arguments)  # before torch is imported, which takes seconds
-
-from evaluation.predictor import AgePredictor
-from report.demo import explain_photograph, results_html, style
 
 
 def main():
-    options = read_command_line()
+    parser = Parser(prog="python -m tools.demo_page", description=__doc__.splitlines()[0], epilog=NOTICE)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="model files: fold_0.pt and the like")
+    parser.add_argument("--host", default=LOCAL[0], metavar="ADDRESS", help="0.0.0.0 serves all (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to serve on (default: 7860)")
+    parser.add_argument("--threshold", type=float, default=70, metavar="X", help="detector's least confidence (70 %%)")
+    options = parser.parse_args()
+    host, port = options.host, options.port
+    check_limits("--threshold", options.threshold, {"low": 0, "high": 100})
+    check_limits("--port", port, {"low": 1, "high": 65535})
+    require_package("gradio", "tools.demo_page", "requirements-demo.txt")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--host '{host}' --port {port}: the page cannot be served there: {reason(error)}") from None
     predictor = AgePredictor(*options.models, threshold=options.threshold / 100)
     for note in predictor.notes:
         print(f"note: {printable(note)}")
-    if options.host not in LOCAL:
-        print(f"note: everyone who can reach {options.host}:{options.port} can use the page")
-    with serve_page(predictor, options.host, options.port) as address:
+    if host not in LOCAL:
+        print(f"note: everyone who can reach {host}:{port} can use the page")
+    with serve_page(predictor, host, port) as address:
         print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
-        wait()
-
-
-def wait():
-    """Wait for a signal, which is an exception (`run_script`)."""
-    threading.Event().wait()
+        signal.pause()  # until one raises an exception
 
 
 @contextlib.contextmanager
 def serve_page(predictor, host, port):
-    """Serve the page until the block ends, in threads of its own. Yields its address. Raises UserError."""
-    # Removed at the end with whatever was uploaded; only this user can look into it.
+    """Serve the page until the block ends, in threads of its own. Yields its address."""
+    # Removed at the end with whatever was uploaded; only this user can read it.
     with tempfile.TemporaryDirectory(prefix="age_groups_") as folder:
-        page, look = build_page(predictor, folder)
-        try:
-            _, address, _ = page.launch(
-                server_name=host,
-                server_port=port,
-                prevent_thread_lock=True,
-                share=False,
-                quiet=True,
-                ssr_mode=False,  # another server, of Node.js
-                mcp_server=False,
-                footer_links=[],
-                max_file_size=IMAGE_LIMIT * MIB,
-                **look,
-            )
-        except OSError as error:
-            raise UserError(f"--port {port}: the page cannot be served on {host}: {error}") from None
+        os.environ.update(SETTINGS, GRADIO_TEMP_DIR=folder)
+        import gradio
+
+        page = build_page(gradio, functools.partial(answer, predictor))
+        _, address, _ = page.launch(
+            server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, max_file_size=IMAGE_LIMIT * MIB,
+            theme=gradio.themes.Default(font=("sans-serif",), font_mono=("monospace",)), footer_links=[],
+            share=False, mcp_server=False, ssr_mode=False,  # no other servers
+        )  # fmt: skip
         try:
             yield address
         finally:
             page.close(verbose=False)
 
 
-def build_page(predictor, folder):
-    """The page: a place for a photograph, and what `predictor` says of it below.
+def build_page(gradio, answer):
+    """The page, a Gradio Blocks: a photograph, and its answer below."""
+    # An upload that was never answered is deleted after 60 seconds.
+    with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 60)) as page:
+        gradio.Markdown(f"# {TITLE}\n\n{NOTICE} Adience is for research only.")
+        photograph = gradio.File(label="Photograph", file_types=sorted(PHOTO_SUFFIXES), height=150)
+        message, bars = gradio.Textbox(label="Answer", interactive=False), gradio.State([])
+        with gradio.Row():
+            drawn = gradio.Image(show_label=False, interactive=False, buttons=[])
+            with gradio.Column():
+                gallery = gradio.Gallery(show_label=False, interactive=False, columns=2, height="auto", buttons=[])
 
-    Args:
-        predictor: an AgePredictor.
-        folder: where Gradio keeps an upload until it is answered.
+                @gradio.render(bars)
+                def show_bars(faces):
+                    for title, probabilities in faces:
+                        gradio.Label(probabilities, label=title, show_heading=False)
+
+                gradio.Markdown(SALIENCY)
+        # The photograph is cleared, so that the next one can be dropped. Postprocessing would write pictures to files.
+        outputs = [message, drawn, gallery, bars, photograph]
+        photograph.upload(answer, photograph, outputs, postprocess=False, api_visibility="private")
+    return page
+
+
+def answer(predictor, path):
+    """Predict and explain the faces of an uploaded photograph, and delete it.
 
     Returns:
-        (a Gradio Blocks, settings of its launch that say how it looks).
+        Values of Gradio's components: message, picture with boxes, captioned pictures of the faces, title and {class:
+        probability} of each face, and None in place of the photograph.
     """
-    os.environ.update(SETTINGS, GRADIO_TEMP_DIR=str(folder))
-    import gradio
+    path = Path(path)
+    try:
+        found = predictor.explain(path)
+        drawn = draw_faces(Photograph(path, [face for face, _, _ in found]), numbered=len(found) > 1)
+    except UserError as error:
+        return f"{path.name} cannot be read: {without_path(str(error), path)}", None, [], [], None
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+            path.parent.rmdir()  # its name is a hash of the photograph
+    drawn.thumbnail((1280, 1280))
+    gallery, bars = [], []
+    for number, (face, crop, saliency) in enumerate(found, 1):
+        image = Image.fromarray(crop.transpose(1, 2, 0))
+        gallery.append({"image": picture(image), "caption": f"Face {number}"})
+        gallery.append({"image": picture(draw_saliency(image, saliency)), "caption": f"Saliency for {face.group}"})
+        bars.append((f"Face {number}: {face.group} {percent(face.confidence)}", face.probabilities))
+    count = "1 face" if len(found) == 1 else f"{len(found) or 'no'} faces"
+    return f"{path.name}: {count}", picture(drawn), gallery, bars, None
 
-    def answer(path):
-        if path is None:
-            return "", None
-        try:
-            return results_html(explain_photograph(predictor, path), len(predictor.models)), None
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-                os.rmdir(os.path.dirname(path))  # its name is a hash of the photograph
 
-    with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(SECONDS, SECONDS)) as page:
-        gradio.Markdown(f"# {TITLE}\n\n{' '.join(NOTICE.split())} {LICENCE}")
-        photograph = gradio.File(label="Photograph", file_types=sorted(PHOTO_SUFFIXES), height=150)
-        results = gradio.HTML(apply_default_css=False)
-        # The photograph leaves its place with the answer, so that the next one can be dropped.
-        photograph.upload(answer, photograph, [results, photograph], api_visibility="private")
-    theme = gradio.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"), primary_hue="blue")
-    return page, {"theme": theme, "css": style()}
+def picture(image):
+    """A PIL image as a picture that the page holds itself."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90)
+    return {"url": "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()}
 
 
 if __name__ == "__main__":

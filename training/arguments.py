@@ -12,16 +12,21 @@ from training.config import (
     DEMO_DEFAULTS,
     FIELDS,
     FREE_TO_CHANGE,
+    RECIPES,
     SECTIONS,
     Config,
+    chosen_settings,
     differences,
+    from_record,
     moved_data,
     read_config,
 )
-from utils.cli import python_command
+from utils.cli import python_command, require_package
 from utils.errors import UserError
-from utils.foreign import exists
-from utils.options import Parser, add_options, as_tuples, default_of
+from utils.options import Parser, add_options, as_flags, as_tuples, default_of
+from utils.reading import exists, read_json
+
+OWN_SETTINGS = ("run_dir", "cache_dir", "folds")  # which --config does not take from another run
 
 
 @dataclass(frozen=True)
@@ -29,18 +34,17 @@ class Arguments:
     config: Config
     resume: bool = False
     demo: bool = False
-    merge: tuple = ()  # run directories to merge into config.run_dir
-    folds_chosen: bool = True  # whether config.folds are somebody's choice; otherwise all folds of the data are meant
+    folds_given: bool = True  # otherwise all folds of the data are meant
 
     def with_folds(self, config, faces):
-        """The Config with folds to hold out that these Faces have. Raises UserError where a chosen one is not there.
+        """The Config with the folds to hold out. Raises UserError if the faces have no such fold.
 
         Args:
             config: this config, or one made from it.
             faces: the Faces of all folds.
         """
         present = tuple(sorted({int(fold) for fold in faces.table.fold}))
-        if not self.folds_chosen:
+        if not self.folds_given:
             return dataclasses.replace(config, folds=present)
         if absent := [fold for fold in config.folds if fold not in present]:
             raise UserError(f"--folds {absent[0]}: these faces have the folds {' '.join(map(str, present))}")
@@ -49,22 +53,22 @@ class Arguments:
 
 def read_arguments(label_dir="", image_dir=""):
     """The command line over main.py's two constants. Raises UserError."""
-    given = vars(make_parser(shown_defaults()).parse_args())
-    demo, resume, merge = (given.pop(name) for name in ("demo", "resume", "merge"))
+    given = vars(make_parser().parse_args())
+    if given.get("tensorboard"):
+        require_package("tensorboard", "--tensorboard", "requirements-watch.txt")
+    demo, resume, source = (given.pop(name) for name in ("demo", "resume", "config"))
     given = as_tuples(given)
-    if merge:
-        if given.keys() != {"run_dir"} or demo or resume:
-            raise UserError("--merge takes the runs to merge and a --run-dir for the result, nothing else")
-        return Arguments(Config(**given), merge=tuple(merge))
-    if demo and given.keys() & {"label_dir", "image_dir"}:
-        raise UserError("--demo draws its own faces; omit --label-dir and --image-dir")
-    if demo and "label_file" in given:
-        raise UserError("--demo draws its own faces; omit --label-file")
+    if demo and (own := given.keys() & {"label_dir", "image_dir", "label_file"}):
+        raise UserError(f"--demo draws its own faces; omit --{min(own).replace('_', '-')}")
     if resume:
+        if source:
+            raise UserError(f"--config {source}: --resume takes the settings of the run in --run-dir")
         config = resumed_config({"run_dir": default_run_dir(given, demo), **given})
         if demo and config.label_dir != DEMO_DIR:
             raise UserError(f"--demo: '{config.run_dir}' holds a run on other faces, in '{config.label_dir}'")
         return Arguments(config, resume=True, demo=demo)
+    if source:
+        given = {**borrowed_settings(source), **moved_data(given)}
     if demo:
         given = {"label_dir": DEMO_DIR, "image_dir": f"{DEMO_DIR}/aligned", **DEMO_DEFAULTS, **given}
     constants = {"label_dir": "" if given.get("label_file") else label_dir, "image_dir": image_dir}
@@ -74,14 +78,20 @@ def read_arguments(label_dir="", image_dir=""):
         raise UserError(f"no --label-dir: {advice}")
     if not config.image_dir:
         raise UserError("no --image-dir: give it, or set IMAGE_DIR at the top of main.py, or try --demo")
-    return Arguments(config, demo=demo, folds_chosen="folds" in given)
+    return Arguments(config, demo=demo, folds_given="folds" in given)
 
 
 def default_run_dir(given, demo):
-    """Where a run goes that is not told: for a CSV file, into a folder of its name."""
+    """Default run directory; for a CSV file it has the file's name."""
     if given.get("label_file"):
         return str(Path("runs") / Path(given["label_file"]).stem)
     return DEMO_DEFAULTS["run_dir"] if demo else default_of(FIELDS["run_dir"])
+
+
+def borrowed_settings(path):
+    """The settings that another run recorded, apart from its folders and folds. Raises UserError."""
+    config = from_record(path, read_json(path))
+    return {name: value for name, value in chosen_settings(config).items() if name not in OWN_SETTINGS}
 
 
 def resumed_config(given):
@@ -89,7 +99,7 @@ def resumed_config(given):
     folder = given["run_dir"]
     if not exists(Path(folder) / "config.json"):
         raise UserError(f"--resume: '{folder}' holds no run to resume")
-    recorded = read_config(folder)
+    recorded = read_config(folder, strict=True)
     if differing := differences(recorded, given):
         raise UserError(f"'{folder}' was trained with other settings: {differing}")
     free = moved_data({name: value for name, value in given.items() if name in FREE_TO_CHANGE})
@@ -99,7 +109,7 @@ def resumed_config(given):
 
 
 def resume_command(config):
-    """The command that resumes a run; its settings are read from config.json, but for where to write."""
+    """The command that resumes a run; its settings are read from config.json, apart from the folders to write to."""
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes else []
     options = ["--run-dir", config.run_dir, "--resume"]
@@ -108,29 +118,22 @@ def resume_command(config):
     return f"{python_command()} {shlex.join([*launcher, sys.argv[0], *options])}"
 
 
-def shown_defaults():
-    """The defaults that --help shows: those of the recipe and epochs on the command line, where they make sense."""
-    given, _ = make_parser({}, add_help=False).parse_known_args()
-    chosen = {name: value for name, value in vars(given).items() if name in ("recipe", "epochs")}
-    try:
-        return vars(Config(**{**(DEMO_DEFAULTS if given.demo else {}), **chosen}))
-    except UserError:
-        return vars(Config())
-
-
-def make_parser(defaults, **settings):
+def make_parser():
     data = ("--label-dir DIR --image-dir DIR [options]", "--label-file FACES.csv --image-dir DIR [options]", "--demo")
     usage = "\n       ".join(f"main.py {options}" for options in data)
     description = "Train one age-group model per fold of Adience, or of your own faces."
-    parser = Parser(prog="main.py", usage=usage, description=description, **settings)
+    modern = Config(recipe="modern", epochs=default_of(FIELDS["epochs"]))
+    changes = " ".join(as_flags({name: getattr(modern, name) for name in RECIPES["modern"]}))
+    epilog = f"The defaults are those of --recipe original; --recipe modern stands for {changes}."
+    parser = Parser(prog="main.py", usage=usage, description=description, epilog=epilog)
     parser.add_argument("--demo", action="store_true", help="use small drawn faces and settings that take two minutes")
     parser.add_argument(
         "--resume",
         action="store_true",
         help="resume the run in --run-dir with its settings; of these, --cache-dir is given again",
     )
-    parser.add_argument("--merge", nargs="+", metavar="RUN", help="merge the folds of finished runs into --run-dir")
+    parser.add_argument("--config", metavar="FILE", help="use the settings of another run's config.json as defaults")
     for section in SECTIONS:
         group = parser.add_argument_group(section.title)
-        add_options(group, [FIELDS[field.name] for field in dataclasses.fields(section)], defaults)
+        add_options(group, [FIELDS[field.name] for field in dataclasses.fields(section)])
     return parser

@@ -1,25 +1,23 @@
-"""Training for one epoch, and evaluating a split."""
+"""Training for one epoch, and evaluating a set of faces."""
 
-import dataclasses
-import functools
 import math
 import time
 
 import torch
+from torch import nn
 
 from augment import make_mix, make_transforms
-from augment.geometry import resize
 from augment.pipeline import TrainAugment
 from data.dataset import FaceDataset, prefetch, shuffled_batches
 from evaluation.decode import best_decoder
 from evaluation.evaluate import evaluate
 from models.network import Network
-from training.schedule import training_progress, training_size
+from training.schedule import training_progress
 from utils.errors import UserError
 from utils.seeds import Stream, derive_seed, make_generator
 
 
-def train_one_epoch(state, batches, augment, meter, compute, progress, interruption):
+def train_one_epoch(state, batches, augment, meter, runtime, after_step):
     """Train on the batches of an epoch, or on the rest of them.
 
     Args:
@@ -28,65 +26,69 @@ def train_one_epoch(state, batches, augment, meter, compute, progress, interrupt
         batches: Batches of uint8 images, labels and positions in the epoch's order.
         augment: (images uint8 (B, 3, S, S), labels (B,), positions (B,)) -> (images float (B, 3, S, S), Targets).
         meter: the EpochMeter to update.
-        compute: the Compute: device, precision and processes.
-        progress: shows the meter after each step.
-        interruption: checked after each step.
+        runtime: the Runtime: device, precision and processes.
+        after_step: a function without arguments, called after each step; training stops if it returns True.
 
     Returns:
-        Whether the epoch is complete; False if training was interrupted.
+        Whether the epoch is complete.
 
     Raises:
         UserError: the loss is not finite.
     """
     state.train_mode()
     meter.begin()
-    for batch in prefetch(batches, compute.device):
+    for batch in prefetch(batches, runtime.device):
         # Learning rate and dropout follow from the step number, so that a resumed run repeats them.
-        epochs_done = state.step / state.steps_per_epoch  # with a fraction
-        state.set_learning_rate(state.learning_rate(epochs_done))
+        state.set_learning_rate(state.learning_rate(state.step / state.steps_per_epoch))
         torch.manual_seed(derive_seed(*state.seed, state.step, Stream.DROPOUT))
 
         images, targets = augment(batch.images, batch.labels, batch.positions)  # (B, 3, S, S)
-        with compute.autocast():
+        with runtime.autocast():
             outputs = state.network(images)  # (B, D)
         loss = state.criterion(outputs, targets, images)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if state.grad_clip:
+            nn.utils.clip_grad_norm_(state.model.parameters(), state.grad_clip)
         state.optimizer.step()
         if state.average is not None:
             state.average.update_parameters(state.model)
         state.step += 1
 
         meter.update(loss.detach(), state.model.head.probabilities(outputs.detach()), batch.labels)
-        progress.update(meter)
-        if interruption.agreed():
+        if after_step():
             return False
     meter.finish()
     return True
 
 
-def epoch_pipeline(config, epoch, images, faces, state, compute):
+def epoch_pipeline(config, epoch, images, faces, state, runtime):
     """The batches of an epoch, from the state's step on, and their augmentation."""
     dataset = FaceDataset(images, faces)
-    distributed = compute.distributed
     batches = shuffled_batches(
         dataset,
         config.batch_size,
         make_generator(*state.seed, epoch, Stream.SHUFFLE),
         first_step=state.step - epoch * state.steps_per_epoch,
-        rank=distributed.rank,
-        world_size=distributed.world_size,
+        rank=runtime.distributed.rank,
+        world_size=runtime.distributed.world_size,
         sampling=state.sampling,
     )
-    return batches, make_augment(config, epoch, len(dataset), state.model, state.seed, compute.compiled)
+    return batches, make_augment(config, epoch, len(dataset), state.model, state.seed, runtime.compiled)
 
 
 def make_augment(config, epoch, count, model, seed, compiled=False):
-    """The training augmentation of an epoch of `count` faces; seed: (seed, fold)."""
-    size = training_size(epoch, config.epochs, config.image_size, config.first_size)
-    transforms = make_transforms(config, size, training_progress(epoch, config.epochs), model.mean, model.std)
-    generator = make_generator(*seed, epoch, Stream.AUGMENT)
-    return TrainAugment(transforms, make_mix(config, size), size, count, generator, compiled)
+    """The training augmentation of an epoch of `count` faces.
+
+    Args:
+        model: a Network, which has the mean and std for normalisation.
+        seed: (seed, fold).
+    """
+    transforms = make_transforms(
+        config, config.image_size, training_progress(epoch, config.epochs), model.mean, model.std
+    )
+    mix, generator = make_mix(config, config.image_size), make_generator(*seed, epoch, Stream.AUGMENT)
+    return TrainAugment(transforms, mix, config.image_size, count, generator, compiled)
 
 
 def preview_augment(config, count):
@@ -94,35 +96,28 @@ def preview_augment(config, count):
     return make_augment(config, config.epochs - 1, count, Network, (config.seed, config.folds[0]))
 
 
-def evaluate_split(config, epoch, images, faces, state, compute):
-    """The Predictions for a split at the size that the network was trained on in this epoch; None if it is empty."""
+def evaluate_faces(config, images, faces, state, runtime):
+    """The Evaluation of the current model on these Faces; None without any."""
     if not len(faces):
         return None
-    size = training_size(epoch, config.epochs, config.image_size, config.first_size)
-    view = functools.partial(resize, size=size) if size < config.image_size else None
     decoder = "argmax" if config.decode == "val" else config.decode
-    return evaluate(state.evaluated_model, FaceDataset(images, faces), config.batch_size, compute, decoder, view)
+    return evaluate(state.evaluated_model, FaceDataset(images, faces), config.batch_size, runtime, decoder)
 
 
-def final_predictions(config, images, test, val, state, compute):
-    """The reported Predictions for the held-out fold, with the decoder that is best on the validation faces.
-
-    Returns:
-        (Predictions for the held-out fold, Predictions for the validation faces or None where there are none).
-    """
-    tested, validated = (
-        evaluate_split(config, config.epochs - 1, images, faces, state, compute) for faces in (test, val)
-    )
+def final_evaluations(config, images, setup, state, runtime):
+    """The reported Evaluations: of the held-out fold, with the decoder that is best on the validation faces, and of
+    the validation faces, None without any."""
+    tested, validated = (evaluate_faces(config, images, faces, state, runtime) for faces in (setup.test, setup.val))
     if config.decode == "val":
-        tested = dataclasses.replace(tested, decoder=best_decoder(validated.probabilities, validated.labels))
+        tested = tested.with_decoder(best_decoder(validated.probabilities, validated.labels))
     return tested, validated
 
 
 class EpochMeter:
     """Sums over the faces of an epoch, kept on the device so that no step has to synchronize."""
 
-    def __init__(self, compute):
-        self.distributed, self.device = compute.distributed, compute.device
+    def __init__(self, runtime):
+        self.distributed, self.device = runtime.distributed, runtime.device
         self.reset()
 
     def reset(self):

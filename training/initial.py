@@ -1,4 +1,4 @@
-"""Where the first weights come from: one of our model files, or a state dict of torchvision's or timm's network."""
+"""Initial weights from a model file, or from a state dict of torchvision's or timm's network."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +8,11 @@ import torch
 from evaluation.leaks import refuse_training_people, refuse_training_pictures
 from models.checkpoint import FORMAT, load_model
 from models.network import layer_groups
-from models.plain import digest, first_line
 from models.pruning import pruned_state
 from utils.cli import printable
 from utils.errors import UserError, is_out_of_memory
-from utils.foreign import open_regular
+from utils.reading import open_regular
+from utils.serialization import digest, first_line
 
 STATE_DICT_LIMIT = 4096  # MiB
 NESTED = ("state_dict", "model")  # where training scripts keep the weights within their files
@@ -24,7 +24,7 @@ class InitialWeights:
     """Weights to start from.
 
     Attributes:
-        name: the file, or whose weights they are.
+        name: the file, or the network whose weights they are.
         state: {name: tensor}.
         record: what the model file records of its training; {} where it is not known.
         class_names: of the model file; () where they are not known.
@@ -58,7 +58,7 @@ def initial_weights(path, pretrained, network, fold):
     if content.get("format") == FORMAT:
         model = load_model(path)
         state = model.state_dict()
-        return InitialWeights(path, state, model.record, model.class_names, digest(state))
+        return InitialWeights(path, state, model.record, model.classes.names, digest(state))
     state = next((content[name] for name in NESTED if isinstance(content.get(name), dict)), content)
     state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     return InitialWeights(path, state, digest=digest(state))
@@ -96,26 +96,26 @@ def download_state(network):
         ) from None
 
 
-def load_initial(model, initial):
-    """Copy the weights that fit into a new network.
+def fitting_weights(model, initial):
+    """The weights that fit into a new network.
 
     A convolution's bias that the textbook's network lacks becomes 0: a normalisation follows, so that the network
-    computes the same. Where the blocks of the new network have fewer channels within, those that contribute most come.
-    Other parameters without a counterpart of the same shape keep their new values.
+    computes the same. If the new network has fewer channels within its blocks, the strongest are kept
+    (models/pruning.py). Other parameters without a counterpart of the same shape keep their new values.
 
     Args:
-        model: a Network with class names.
+        model: a Network with Classes; its values are neither read nor changed.
         initial: InitialWeights.
 
     Returns:
-        {group of layers: (its values that came, all of its values)}.
+        ({name: tensor}, {group of layers: (its values among these, all of its values)}).
 
     Raises:
-        UserError: fewer than half of the network's values came, apart from its last layer.
+        UserError: fewer than half of the network's values fit, apart from its last layer.
     """
     own, found = model.state_dict(), pruned_state(model, renamed(initial.state, model.pretrained_names))
     # The last layer's rows are classes: of others, they mean something else.
-    same_classes = initial.class_names == tuple(model.class_names)
+    same_classes = initial.class_names == model.classes.names
     fitting = {
         name: value.to(own[name].dtype)
         for name, value in found.items()
@@ -123,15 +123,14 @@ def load_initial(model, initial):
     }
     for name in own.keys() - fitting.keys():
         if name.endswith(".bias") and own[name].ndim == 1 and name.replace(".bias", ".weight") in fitting:
-            fitting[name] = torch.zeros_like(own[name])
-    came = count_values(model, fitting)
-    body = [counts for name, counts in came.items() if name != "fc"]
-    if sum(part for part, _ in body) < LEAST_SHARE * sum(whole for _, whole in body):
+            fitting[name] = torch.zeros(own[name].shape, dtype=own[name].dtype)
+    counts = count_values(model, fitting)
+    body = [pair for name, pair in counts.items() if name != "fc"]
+    if sum(copied for copied, _ in body) < LEAST_SHARE * sum(total for _, total in body):
         raise UserError(mismatch(initial.name, found, own))
     if not all(value.isfinite().all() for value in fitting.values()):
         raise UserError(f"--init-from: '{initial.name}' holds numbers that are not finite")
-    model.load_state_dict({**own, **fitting})
-    return came
+    return fitting, counts
 
 
 def renamed(state, starts):
@@ -153,7 +152,7 @@ def count_values(model, fitting):
 
 
 def mismatch(path, found, own):
-    """Why hardly anything fits, with the first tensor that differs."""
+    """The first tensor that does not fit, as text."""
     for name, value in own.items():
         if name not in found:
             return f"--init-from: '{path}' has no '{name}': it is of another network"
@@ -163,27 +162,31 @@ def mismatch(path, found, own):
     return f"--init-from: '{path}' is of another network"
 
 
-def describe_initial(initial, came):
-    """'initial weights: FILE; new: fc' and the like."""
-    new = [name for name, (part, whole) in came.items() if part == 0 and whole]
-    partly = [f"{name} ({part:,} of {whole:,} values came)" for name, (part, whole) in came.items() if 0 < part < whole]
-    lines = [f"initial weights: {printable(initial.name)}; new: {', '.join([*new, *partly]) or 'nothing'}"]
+def describe_initial(initial, counts):
+    """'initial weights: FILE; new: fc' and the like; `counts` as returned by `fitting_weights`."""
+    new = [name for name, (copied, total) in counts.items() if copied == 0 and total]
+    new += [
+        f"{name} ({copied:,} of {total:,} values)"
+        for name, (copied, total) in counts.items()
+        if 0 < copied < total
+    ]
+    lines = [f"initial weights: {printable(initial.name)}; new: {', '.join(new) or 'nothing'}"]
     if not initial.record:
-        lines.append("  whom and what they were trained on is not known; the held-out faces may be among it")
+        lines.append("  their training data is not known; it may include the held-out faces")
     return "\n".join(lines)
 
 
 def refuse_seen_faces(initial, faces, split, signatures):
-    """Refuse weights that have seen faces which a model is judged or tuned by.
+    """Refuse weights that were trained on faces that the model is evaluated or tuned on.
 
     Args:
         initial: InitialWeights.
-        faces: these Faces.
-        split: what they are, in words.
+        faces: the Faces to evaluate or tune on.
+        split: their name.
         signatures: uint8 (N, 96), of their pictures.
 
     Raises:
-        UserError: they have, other than the copies that the model file counts itself.
+        UserError: they were, apart from the copies that the model file counts itself.
     """
     if initial.record:
         refuse_training_people(initial.name, initial.record, faces, split)

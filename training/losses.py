@@ -1,8 +1,11 @@
-"""Losses: how wrong a network's outputs are. To add one, write a function here and name it in training/__init__.py.
+"""Losses: how wrong a network's outputs are. To add one, write a function here and add it to LOSSES.
 
 A loss takes outputs float (B, D) and labels int64 (B,) and returns one value per face, (B,). What the outputs mean,
 and the class probabilities, belong to the head (models/heads.py).
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +17,7 @@ MEAN_WEIGHT, VARIANCE_WEIGHT = 0.2, 0.05  # Pan et al.'s
 
 
 def cross_entropy(outputs, labels):
-    """Of the softmax of the outputs, which are logits."""
+    """Cross entropy of the softmax of the outputs, which are logits."""
     return F.cross_entropy(outputs, labels, reduction="none")
 
 
@@ -86,6 +89,24 @@ def expectation(probabilities):
     return (probabilities * torch.arange(probabilities.shape[1], device=probabilities.device)).sum(1)
 
 
+class Loss(NamedTuple):
+    function: Callable
+    head: str  # a key of models.heads.HEADS
+
+
+LOSSES = {
+    "cross_entropy": Loss(cross_entropy, "softmax"),
+    "label_smoothing": Loss(label_smoothing, "softmax"),
+    "sord": Loss(sord, "softmax"),
+    "dldl_v2": Loss(dldl_v2, "softmax"),
+    "mean_variance": Loss(mean_variance, "softmax"),
+    "unimodal": Loss(unimodal, "binomial"),
+    "coral": Loss(coral, "coral"),
+    "corn": Loss(corn, "corn"),
+    "double_softmax": Loss(double_softmax, "softmax"),
+}
+
+
 class Criterion:
     """The mean of a loss over a batch, with weights of the classes, of mixed labels and of a teacher's answers.
 
@@ -93,10 +114,10 @@ class Criterion:
         loss: a function of this module.
         class_weights: (K,), on the outputs' device, or None.
         teacher: a function of normalised images that returns probabilities (B, K), or None.
-        teacher_weight: the share of the teacher's answers, from 0 to 1.
+        teacher_weight: weight of the teacher's term, from 0 to 1.
         head: the student's head, which turns its outputs into probabilities.
-        temperature: what the logarithms of both's probabilities are divided by for the teacher's share, which is
-            multiplied by its square (Hinton et al., 2015, section 2). Over 1, more is learned from unlikely classes.
+        temperature: Temperature that softens teacher and student; the teacher's term is multiplied by its square
+            (Hinton et al., 2015, section 2).
     """
 
     def __init__(self, loss, class_weights=None, teacher=None, teacher_weight=0.0, head=None, temperature=1.0):

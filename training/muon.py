@@ -2,8 +2,8 @@
 
 import torch
 
-# The polynomial a s + b s^3 + c s^5 raises all singular values s towards 1; the authors' coefficients and, of theirs,
-# the number of steps for convolutional networks.
+# The polynomial a s + b s^3 + c s^5 raises all singular values s towards 1. Coefficients and number of steps are the
+# authors' for convolutional networks.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 3
 UPDATE_RMS = 1 / 64  # of a convolution's update, relative to the learning rate: one rate then serves all parameters

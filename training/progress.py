@@ -1,14 +1,13 @@
-"""What a training run shows while it works: a bar on a terminal, a line every few minutes elsewhere."""
+"""Progress of a training run: a bar on a terminal, a line every few minutes elsewhere."""
 
 import sys
 import time
 
-import torch
 from tqdm import tqdm
 
 from evaluation.metrics import METRICS
 from models.network import parameter_count, size_mib
-from training.optim import build_model
+from training.provenance import current_commit
 from utils.cli import printable
 
 SECONDS_BETWEEN_READINGS = 1.0
@@ -20,17 +19,17 @@ class FoldProgress:
 
     Args:
         fold: the fold that trains.
-        folds: those that are still to train, this one included.
+        folds: the number of folds that are still to train, this one included.
         state: the TrainState.
         config: the settings of the run.
-        compute: the Compute; its main process prints.
+        runtime: the Runtime; its main process prints.
     """
 
-    def __init__(self, fold, folds, state, config, compute):
+    def __init__(self, fold, folds, state, config, runtime):
         self.fold, self.state, self.epochs, self.batch_size = fold, state, config.epochs, config.batch_size
-        self.shown = compute.distributed.is_main_process
+        self.shown = runtime.distributed.is_main_process
         self.faces_per_fold = self.epochs * state.steps_per_epoch * self.batch_size
-        self.later_faces = self.faces_per_fold * (len(folds) - 1)
+        self.later_faces = self.faces_per_fold * (folds - 1)
         self.first_step, self.start = state.step, time.monotonic()
         self.last_reading = self.last_line = self.start
         self.bar = tqdm(
@@ -99,20 +98,18 @@ def clock(seconds):
     return time.strftime("%H:%M" if moment[:3] == today[:3] else "%a %H:%M", moment)
 
 
-def describe(config, compute, class_names, commit):
-    """Print what is about to be trained, and where."""
-    with torch.device("meta"):  # no memory: only the shapes count
-        model = build_model(config, class_names)
-    print(f"model: {config.model}, {parameter_count(model):,} parameters, {size_mib(model):.2f} MiB")
-    print(f"device: {compute}; code: {commit or 'not under git'}")
+def describe(config, network, runtime):
+    """Print the network to train, the device and the run."""
+    print(f"model: {config.model}, {parameter_count(network):,} parameters, {size_mib(network):.2f} MiB")
+    print(f"device: {runtime}; code: {current_commit() or 'not under git'}")
     print(f"run: {printable(config.run_dir)}, {config.epochs} epochs, folds {' '.join(map(str, config.folds))}")
     late = [step for step in config.lr_steps if step >= config.epochs]
     if late and config.schedule == "step":
         print(f"note: --lr-steps {' '.join(map(str, late))}: the --epochs {config.epochs} end before")
 
 
-def print_twins(pairs, faces):
-    """Say how many faces show a picture that is in another fold too.
+def describe_duplicates(pairs, faces):
+    """Print how many faces show a picture that is in another fold too.
 
     Args:
         pairs: the rows (P, 2) of such pictures.
@@ -120,7 +117,8 @@ def print_twins(pairs, faces):
     """
     if len(pairs):
         first, second = (printable(faces.table.path[row]) for row in pairs[0])
-        print(f"twins: {len(set(pairs.ravel())):,} faces show a picture that is in another fold too, such as {first}")
+        count = len(set(pairs.ravel()))
+        print(f"duplicates: {count:,} faces show a picture that is in another fold too, such as {first}")
         print(f"  and {second}; results.json names them and has every metric without them")
     else:
-        print("twins: none; no face shows a picture that is in another fold too")
+        print("duplicates: none; no face shows a picture that is in another fold too")

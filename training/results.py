@@ -1,49 +1,94 @@
-"""results.json: what a run found, fold by fold and as mean and standard deviation."""
+"""results.json: the results of a run, fold by fold and as mean and standard deviation."""
 
 from pathlib import Path
 
 import numpy as np
 
-from evaluation.calibration import calibration_results
+from evaluation.calibration import cross_fitted_temperatures
+from evaluation.evaluation import pool
 from evaluation.metrics import METRICS, mean_and_std, per_class
 from evaluation.predictions import read_predictions
+from training.provenance import current_commit
 from utils.errors import UserError
-from utils.foreign import read_json
+from utils.files import write_json
+from utils.options import to_record
+from utils.reading import read_json
 
 
-def fold_result(record, rows, predictions, image_size):
-    """One fold's result: metrics of the last epoch, their averages over the epochs at the final size, and counts.
+def write_results(run):
+    """Write results.json of every finished fold, with the log, the predictions and the temperatures that belong to it.
 
     Args:
-        record: of the fold's model file.
-        rows: the fold's rows of the log.
-        predictions: Predictions for the faces of all folds.
-        image_size: the final size, in pixels.
+        run: the open RunDirectory.
+
+    Returns:
+        The content of results.json.
     """
-    own = predictions.where(predictions.faces.table.fold == record["fold"])
-    final = [row for row in rows if row["image_size"] == image_size]
-    twins = own.faces.table.path.isin(record["twins"])  # their picture is among the training faces, too
-    others = own.where(~twins).metrics() if not twins.all() else dict.fromkeys(METRICS)
+    with run.lock():
+        run.read()
+        run.save_log(set(run.history))
+        run.save_predictions()
+        save_temperatures(run)
+        folds = [fold_result(evaluation, run.history[fold]) for fold, evaluation in run.evaluations.items()]
+        settings = {
+            name: value for name, value in to_record(run.config).items() if name not in ("run_dir", "cache_dir")
+        }
+        settings["folds"] = sorted(run.history)
+        results = {
+            "commit": current_commit(),
+            "data_fingerprint": run.data_fingerprint,
+            "settings": settings,
+            "class_names": list(next(iter(run.evaluations.values())).classes.names),
+            "folds": folds,
+            **summary(folds),
+        }
+        write_json(run.folder / "results.json", results)
+    return results
+
+
+def save_temperatures(run):
+    """Store in each model file the temperature that fits the held-out faces of the other folds best.
+
+    A model with validation faces has one that was fitted on these.
+    """
+    pooled = pool(list(run.evaluations.values()))
+    fitted = cross_fitted_temperatures(pooled.labels, pooled.probabilities, pooled.faces.table.fold)
+    for fold, temperature in fitted.items():
+        evaluation = run.evaluations[fold]
+        if not evaluation.model.record["val_albums"] and evaluation.temperature != temperature:
+            run.save_temperature(fold, temperature)
+
+
+def fold_result(evaluation, rows):
+    """One fold's result: metrics of the last epoch, their averages over the epochs, and counts.
+
+    Args:
+        evaluation: the Evaluation of the held-out faces, with its model.
+        rows: the fold's rows of the log.
+    """
+    record, duplicates = evaluation.model.record, evaluation.duplicates
+    others = evaluation.where(~duplicates).metrics() if not duplicates.all() else dict.fromkeys(METRICS)
+    over_epochs = {name: [row[f"test_{name}"] for row in rows if f"test_{name}" in row] for name in METRICS}
     return {
         "fold": record["fold"],
-        **own.metrics(),
-        **{f"{name}_over_epochs": float(np.mean([row[f"test_{name}"] for row in final])) for name in METRICS},
-        **{f"{name}_without_twins": value for name, value in others.items()},
+        **evaluation.metrics(),
+        **{f"{name}_over_epochs": float(np.mean(values)) if values else None for name, values in over_epochs.items()},
+        **{f"{name}_without_duplicates": value for name, value in others.items()},
         **{name: float(value) for name, value in rows[-1].items() if name.startswith("val_")},
-        **calibration_results(own.labels, own.predicted, own.probabilities, record.get("temperature")),
+        **evaluation.calibration(),
         "decoder": record["decoder"],
         "train_faces": record["train_faces"],
-        "test_faces": len(own.faces),
-        "twins": own.faces.table.path[twins].tolist(),
+        "test_faces": len(evaluation),
+        "duplicates": evaluation.faces.table.path[duplicates].tolist(),
         "predictions_sha256": record["predictions_sha256"],
-        "classes": class_results(own.faces.class_names, own.confusion),
-        "confusion": own.confusion.tolist(),
+        "classes": class_results(evaluation),
+        "confusion": evaluation.confusion.tolist(),
     }
 
 
-def class_results(class_names, confusion):
+def class_results(evaluation):
     """One dict per class: its faces and accuracies, None for a class without a face."""
-    rows = zip(class_names, *per_class(confusion), strict=True)
+    rows = zip(evaluation.classes.names, *per_class(evaluation.confusion), strict=True)
     return [
         {"class": name, "faces": int(faces), "top1": float(exact) if faces else None,
          "one_off": float(near) if faces else None}
@@ -61,7 +106,7 @@ def read_results(folder):
     """Read a finished run's results.json and its predictions, which belong together.
 
     Returns:
-        (dict, StoredPredictions).
+        (dict, Evaluation).
 
     Raises:
         UserError: a file is missing or damaged, or the predictions are not those of these results.

@@ -1,9 +1,13 @@
-"""The learning rate and the image size over a training run, as functions of plain numbers."""
+"""The learning rate over a training run, as a function of plain numbers."""
 
 import math
 
-SCHEDULES = ("step", "cosine", "linear")
-SIZE_STAGES = 4
+# The learning rate, relative to the base rate, as a function of progress from 0 to 1.
+DECAYS = {
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+    "linear": lambda progress: 1 - progress,
+}
+SCHEDULES = ("step", *DECAYS)
 
 
 def learning_rate(epoch, lr, epochs, schedule="step", warmup=0.0, lr_steps=(), lr_gamma=0.1):
@@ -21,20 +25,9 @@ def learning_rate(epoch, lr, epochs, schedule="step", warmup=0.0, lr_steps=(), l
     if schedule == "step":
         return lr * lr_gamma ** sum(epoch >= step for step in lr_steps)
     progress = max(0.0, (epoch - warmup) / max(epochs - warmup, 1e-9))  # 0 after the warm-up, 1 at the end
-    return lr * ((1 + math.cos(math.pi * progress)) / 2 if schedule == "cosine" else 1 - progress)
+    return lr * DECAYS[schedule](progress)
 
 
 def training_progress(epoch, epochs):
     """0 in the first epoch, 1 in the last."""
     return epoch / max(epochs - 1, 1)
-
-
-def training_size(epoch, epochs, image_size, first_size=0):
-    """Side of the training images in an epoch: from `first_size` to `image_size` in equal stages; 0 means no growth.
-
-    Progressive learning (Tan and Le, "EfficientNetV2", ICML 2021, Algorithm 1).
-    """
-    stages = min(SIZE_STAGES, epochs)
-    remaining = stages - 1 - epoch * stages // epochs
-    growth = image_size - first_size if first_size else 0
-    return image_size - round(growth * remaining / max(1, stages - 1))

@@ -12,7 +12,6 @@ import torch
 from augment.geometry import resize
 from evaluation.leaks import people_seen
 from models.checkpoint import load_model
-from models.plain import digest
 from utils.errors import UserError
 
 
@@ -21,13 +20,12 @@ class Teacher:
 
     Args:
         models: Networks in evaluation mode, with the same classes.
-        compute: the Compute to run on.
+        runtime: the Runtime to run on.
     """
 
-    def __init__(self, models, compute):
-        self.models = [model.to(compute.device, memory_format=torch.channels_last) for model in models]
-        self.compute = compute
-        self.digests = [digest(model.state_dict()) for model in models]  # once: every progress file records them
+    def __init__(self, models, runtime):
+        self.models = [model.to(runtime.device, memory_format=torch.channels_last) for model in models]
+        self.runtime = runtime
 
     @torch.no_grad()
     def __call__(self, images):
@@ -35,7 +33,7 @@ class Teacher:
         views = []
         for model in self.models:
             for view in (images, images.flip(-1)):
-                with self.compute.autocast():
+                with self.runtime.autocast():
                     views.append(model.probabilities(resize(view, model.image_size)))
         return torch.stack(views).mean(0)
 
@@ -55,8 +53,8 @@ def teacher_models(runs, fold, faces):
     for run in runs:
         path = Path(run) if Path(run).suffix == ".pt" else Path(run) / f"fold_{fold}.pt"
         model = load_model(path)
-        if model.class_names != faces.class_names:
-            raise UserError(f"--teacher: '{path}' knows the classes {', '.join(model.class_names)}")
+        if model.classes.names != faces.classes.names:
+            raise UserError(f"--teacher: '{path}' knows the classes {', '.join(model.classes.names)}")
         if strangers := people_seen(model.record) - set(faces.people):
             raise UserError(
                 f"--teacher: '{path}' was trained on {len(strangers):,} people who are not in the training folds here,"

@@ -1,10 +1,8 @@
-"""How a script starts and ends: status 0, or one clear line on standard error and status 2.
-
-This is the one place where errors are printed.
-"""
+"""Run a script: status 0, or one clear line on standard error and status 2. Errors are printed here only."""
 
 import contextlib
 import errno
+import importlib.util
 import os
 import shlex
 import signal
@@ -20,44 +18,34 @@ OUTPUT_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EBADF
 SHOW_TRACEBACK = "AGE_TRACEBACK"  # an environment variable
 
 
-def start_script():
-    """Prepare a script before its slow imports: streams that can be printed to, quiet signals, no stray warnings."""
+def prepare_streams():
+    """Open closed standard streams on /dev/null, so that no other file takes their place, and print any text."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # closed, so that the next file that is opened would become the output
+        except OSError:
             os.open(os.devnull, os.O_RDWR)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     with contextlib.suppress(AttributeError):  # a stream of a notebook or a test
         sys.stdout.reconfigure(errors="replace")  # such as ± on an ASCII terminal
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave_at_once)
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-
-
-def leave_at_once(number, frame):
-    """End the process while it imports and there is nothing to clean up."""
-    with contextlib.suppress(OSError):
-        os.write(2, b"\ninterrupted\n" if number == signal.SIGINT else b"")
-    os._exit(128 + number)
 
 
 def run_script(main):
-    """Call `main` and exit with its status: 0, or 2 after one line that says what is wrong.
+    """Call `main`, which returns an exit status or None, and exit where the status is not 0.
 
-    `main` may return another exit status. Signals give 130 (Ctrl-C) and 143 (SIGTERM), a closed pipe 141. A mistake
-    of this code is one line too, and AGE_TRACEBACK=1 shows the whole of it.
+    An error gives 2 after one line that names it, Ctrl-C 130, SIGTERM 143 and a closed pipe 141. AGE_TRACEBACK=1 shows
+    the traceback of an internal error.
     """
+    prepare_streams()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     # As exceptions, so that what is half-written is cleaned up on the way out.
     handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(143)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        status, ended = call(main)
-        if status in (0, None):
-            status, _ = call(sys.stdout.flush)
+        status = call(main) or call(sys.stdout.flush)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -65,28 +53,24 @@ def run_script(main):
         sys.stdout.flush()
     except OSError:  # it was reported above; Python would try once more, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if status or ended:
-        sys.exit(status or 0)
+    if status:
+        sys.exit(status)
 
 
 def call(function):
-    """Call a function; an error is one line on standard error.
-
-    Returns:
-        (exit status, whether it ends the script: --help does, with status 0).
-    """
+    """The exit status of a function; an error is one line on standard error."""
     try:
-        return function(), False
+        return function() or 0
     except SystemExit as ending:
-        return ending.code, True
+        return ending.code or 0
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             print("\ninterrupted", file=sys.stderr)
-        return 130, True
+        return 130
     except BrokenPipeError:  # the reader of the output is gone, as with `| head`
-        return 141, True
+        return 141
     except Exception as error:
-        return fail(explain(error)), True
+        return fail(explain(error))
 
 
 def explain(error):
@@ -103,9 +87,9 @@ def explain(error):
         return f"'{error.filename}': {error.strerror}"
     if os.environ.get(SHOW_TRACEBACK):
         traceback.print_exception(error)
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(place.filename).name}, line {place.lineno}"
-    return f"a mistake in this program, {type(error).__name__} in {where}: {message} ({SHOW_TRACEBACK}=1 shows more)"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    return f"internal error: {type(error).__name__} in {where}: {message} ({SHOW_TRACEBACK}=1 shows the traceback)"
 
 
 def fail(message):
@@ -128,12 +112,33 @@ def printable(text, longest=LONGEST_LINE):
     return shorten(shown, longest)
 
 
+def percent(fraction, digits=0):
+    """A fraction as "81 %"; a missing value as a dash."""
+    return "–" if fraction is None or fraction != fraction else f"{100 * fraction:.{digits}f} %"
+
+
 def shorten(text, longest):
+    """A text without its middle where it has more than `longest` characters."""
     head = longest * 2 // 3
     return text if len(text) <= longest else f"{text[:head]} ... {text[len(text) - (longest - head - 5) :]}"
 
 
+def require_package(package, needed_by, requirements):
+    """Check that an optional package is installed.
+
+    Args:
+        package: its import name.
+        needed_by: the script or option that needs it.
+        requirements: the file that lists it, such as "requirements-export.txt".
+
+    Raises:
+        UserError: it is missing.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{needed_by} needs the package {package}: python -m pip install -r {requirements}")
+
+
 def python_command():
-    """This interpreter as one would type it: by its relative path where it is below the current folder."""
+    """The path of this interpreter for a command line, relative to the current folder where possible."""
     python, here = Path(sys.executable), Path.cwd()
     return shlex.quote(str(python.relative_to(here) if python.is_relative_to(here) else python))

@@ -1,4 +1,4 @@
-"""Where and how precisely to compute, and the settings that let the machine run at its speed."""
+"""The device, the precision and the settings that let a machine run at its speed."""
 
 import contextlib
 import ctypes
@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import statistics
-import time
+import timeit
 from dataclasses import dataclass
 
 import torch
@@ -62,33 +62,28 @@ def has_bf16():
 def bf16_is_faster(size=1024, repeats=9):
     """Whether this CPU multiplies bf16 matrices clearly faster than fp32 ones.
 
-    Measured, in 0.1 s, because processors with the same AVX512-bf16 instructions differ (benchmarks/RESULTS.md: 2.7
-    times as fast on one, 0.6 times on another). The two precisions alternate and the median ratio of neighbours
-    decides, so that other work on the machine slows both alike.
+    Measured, in 0.1 s, because processors with the same instructions differ (benchmarks/RESULTS.md: 2.7 times as fast
+    on one, 0.6 times on another). The precisions alternate, so that other work on the machine slows both alike.
     """
     if not has_bf16():
         return False
-    pairs = [torch.ones(size, size, dtype=kind) for kind in (torch.float32, torch.bfloat16)]
-    ratios = []
-    for _ in range(repeats):
-        seconds = []
-        for matrix in pairs:
-            start = time.perf_counter()
-            matrix @ matrix
-            seconds.append(time.perf_counter() - start)
-        ratios.append(seconds[0] / seconds[1])
+    fp32, bf16 = (torch.ones(size, size, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    ratios = [
+        timeit.timeit(lambda: fp32 @ fp32, number=1) / timeit.timeit(lambda: bf16 @ bf16, number=1)
+        for _ in range(repeats)
+    ]
     return statistics.median(ratios) > 1.3
 
 
 def cpu_threads():
-    """As many threads as this process has cores: its share of the machine where several processes run."""
+    """The number of cores of this process, which shares the machine where torchrun started several."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, cores // processes) if processes > 1 else min(cores, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
-class Compute:
+class Runtime:
     """A device, the precision ('fp32' or 'bf16') of the network there, and the processes that train together."""
 
     device: torch.device
@@ -97,7 +92,7 @@ class Compute:
     distributed: Distributed = SINGLE_PROCESS
 
     @classmethod
-    def choose(cls, device="auto", precision="auto", threads=0, deterministic=False, compilation="off"):
+    def setup(cls, device="auto", precision="auto", threads=0, deterministic=False, compilation="off"):
         """Resolve the names of the command line.
 
         Args:
@@ -128,7 +123,7 @@ class Compute:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def prepare(self, model):
-        """The network to train with: the model itself, or shared among processes, compiled, or both."""
+        """The network to train with: the model, wrapped for several processes, compiled, or both."""
         network = self.distributed.wrap(model, self.device)
         return torch.compile(network, dynamic=False) if self.compiled else network
 
@@ -155,10 +150,9 @@ class Compute:
 
 
 def keep_large_buffers():
-    """Tell glibc to reuse large freed buffers instead of returning them to the system.
+    """Tell glibc to reuse large freed buffers, those of every step's activations, instead of mapping new pages.
 
-    Each training step allocates the same large activations; if they are returned and mapped again, every page of them
-    faults anew. Does nothing where the C library has no mallopt.
+    Does nothing where the C library has no mallopt.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

@@ -42,10 +42,8 @@ class Distributed:
                 raise UserError(f"{name} is {os.environ[name]!r}; expected a whole number, as torchrun sets it")
         if int(os.environ["MASTER_PORT"]) > 65535:
             raise UserError(f"MASTER_PORT is {os.environ['MASTER_PORT']}; expected a number up to 65535")
-        if int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
-            raise UserError(
-                f"RANK is {os.environ['RANK']} and WORLD_SIZE {os.environ['WORLD_SIZE']}; ranks count from 0"
-            )
+        if int(rank := os.environ["RANK"]) >= int(size := os.environ["WORLD_SIZE"]):
+            raise UserError(f"RANK is {rank} and WORLD_SIZE {size}; ranks count from 0")
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             atexit.register(leave)
@@ -84,9 +82,8 @@ class Distributed:
     def wrap(self, model, device):
         """The network to train with: gradients are averaged over the processes.
 
-        On GPUs batch statistics are those of the whole batch (torch's SyncBatchNorm, which replaces the model's
-        layers in place and keeps their names); on CPUs, where torch has no such layer, each process normalises by
-        its own part of the batch.
+        On GPUs batch statistics are those of the whole batch (SyncBatchNorm replaces layers in place and keeps their
+        names); on CPUs, where torch has no such layer, each process normalises by its own part of the batch.
         """
         if self.world_size == 1:
             return model
@@ -100,10 +97,9 @@ SINGLE_PROCESS = Distributed()
 
 
 def leave():
-    """Leave the process group at the end of a process.
+    """Leave the process group at the end of a process, all at once, but do not wait for a process that has failed.
 
-    All at once: gloo aborts a process whose connections the others close while it still works on its last answer. But
-    where another process has failed, there is nobody to wait for.
+    gloo aborts a process whose connections the others close while it still works on its last answer.
     """
     with contextlib.suppress(RuntimeError, ValueError):  # somebody is late; or the group has no gloo
         dist.monitored_barrier(timeout=PATIENCE)

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from utils.errors import UserError
-from utils.foreign import exists, reason
+from utils.reading import MIB, exists, reason
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def atomic_write(path, mebibytes=None):
     """Yield a temporary path to write; it replaces `path` once the block ends without an error.
 
     Whatever happens before that, a full disk or a killed process, `path` keeps its old content. A link stays a link:
-    the file that it names is replaced. What is no regular file, such as /dev/null or a named pipe, is written to.
+    its target is replaced. A device or a pipe, such as /dev/null, is written to.
 
     Args:
         path: the file to create or replace; missing folders are created.
@@ -31,66 +31,55 @@ def atomic_write(path, mebibytes=None):
         UserError: the file cannot be written.
     """
     try:
-        with contextlib.ExitStack() as stack:
-            if is_special(path):
-                folder = stack.enter_context(tempfile.TemporaryDirectory())
-                unfinished = Path(folder) / Path(path).name
+        if is_special(path):
+            with tempfile.TemporaryDirectory() as folder:
+                unfinished = Path(folder, Path(path).name)
                 yield unfinished
                 write_through(unfinished, path)
-            else:
-                target = Path(os.path.realpath(path))
-                unfinished = target.parent / f".{target.stem}.unfinished{target.suffix}"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                stack.callback(remove_quietly, unfinished)
+            return
+        target = Path(os.path.realpath(path))
+        unfinished = target.parent / f".{target.stem}.unfinished{target.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.unlink(missing_ok=True)
+            yield unfinished
+            with open(unfinished, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(unfinished, target)
+        finally:
+            with contextlib.suppress(OSError):
                 unfinished.unlink(missing_ok=True)
-                yield unfinished
-                with open(unfinished, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(unfinished, target)
     except OSError as error:
-        size = f" ({mebibytes:,.0f} MiB)" if mebibytes else ""
-        raise UserError(f"cannot write '{path}'{size}: {reason(error)}{free_space(path)}") from None
+        size, free = f" ({mebibytes:,.0f} MiB)" if mebibytes else "", ""
+        with contextlib.suppress(OSError):
+            free = f"; {shutil.disk_usage(Path(path).parent).free / MIB:,.0f} MiB are free there"
+        raise UserError(f"cannot write '{path}'{size}: {reason(error)}{free}") from None
 
 
 def is_special(path):
-    """Whether a path names no regular file. Those of /dev and /proc are open files of a process, whatever they are."""
-    if "\0" in os.fspath(path):
-        raise UserError(f"cannot write '{path}': no file name holds a null character")
+    """Whether a path names a device, a pipe or, below /dev and /proc, an open file of a process. Raises UserError."""
     try:
-        places = {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
-    except OSError as error:  # the current folder is gone
+        paths = {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
+    except (OSError, ValueError) as error:  # the current folder is gone, or the name holds a null character
         raise UserError(f"cannot write '{path}': {reason(error)}") from None
-    if any(place.is_relative_to(root) for place in places for root in ("/dev", "/proc")):
-        return not any(place.is_relative_to("/dev/shm") for place in places)
+    if any(name.is_relative_to(root) for name in paths for root in ("/dev", "/proc")):
+        return not any(name.is_relative_to("/dev/shm") for name in paths)
     return exists(path) and not Path(path).is_file() and not Path(path).is_dir()
 
 
 def write_through(source, path):
-    """Copy a file into a device or a pipe. Raises OSError; a pipe that nobody reads is one."""
+    """Copy a file into a device or a pipe. Raises OSError, also for a pipe that nobody reads."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # a stream that has no descriptor
             if os.path.samestat(os.stat(path), os.fstat(stream.fileno())):
-                stream.flush()  # and then to the same place of the same file
+                stream.flush()  # and then to the same position of the same file
                 descriptor = os.dup(stream.fileno())
                 break
     else:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # a pipe that nobody reads is an error
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # without waiting for a reader
         os.set_blocking(descriptor, True)
     with open(source, "rb") as file, os.fdopen(descriptor, "wb") as output:
         shutil.copyfileobj(file, output)
-
-
-def remove_quietly(path):
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def free_space(path):
-    """'; N MiB are free there', or '' where that cannot be determined."""
-    try:
-        return f"; {shutil.disk_usage(Path(path).parent).free / 2**20:,.0f} MiB are free there"
-    except OSError:
-        return ""
 
 
 def write_text(path, text):
@@ -133,9 +122,8 @@ def check_output(path, is_ours, kind):
 def replaced_outputs(folder, manifest, is_output):
     """Yield a folder to fill with files; afterwards they replace the earlier outputs in `folder`.
 
-    Until the block ends, `folder` keeps its content. The new files are then moved in, `manifest`, which lists them,
-    last, and earlier outputs that are not among them are removed: at every moment the files that the manifest lists
-    are there, whole. Whatever else the folder holds stays.
+    The new files are moved in once the block has ended, `manifest` last, and earlier outputs that are not among them
+    are removed: at every moment the files that the manifest lists are there, whole. Other files stay.
 
     Args:
         folder: it is created where it does not exist.
@@ -154,24 +142,17 @@ def replaced_outputs(folder, manifest, is_output):
         try:
             yield staging
             new = sorted((path.name for path in staging.iterdir()), key=lambda name: (name == manifest, name))
-            with held_signals():
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+            try:
                 for name in new:
                     os.replace(staging / name, folder / name)
                 for path in folder.iterdir():
                     if is_output(path.name) and path.name not in new and not path.is_dir():
                         path.unlink()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def held_signals():
-    """Ctrl-C and SIGTERM wait until the block has ended."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

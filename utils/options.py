@@ -18,8 +18,7 @@ def option(default, text, **limits):
     Args:
         default: the value where nothing else is chosen; a tuple for an option that takes several values.
         text: its help text.
-        limits: choices (a collection of values), or low and high (both included); kind, the type, where the default is
-            an empty tuple; internal=True hides the option from the command line; metavar, the word that stands for a
+        limits: choices (a collection of values), or low and high (both included); metavar, the word that stands for a
             value in the help text.
     """
     return dataclasses.field(default=UNSET, metadata={"default": default, "help": text, **limits})
@@ -32,7 +31,7 @@ def default_of(field):
 def kind_of(field):
     """The type of an option's value, or of each of its values."""
     default = default_of(field)
-    return field.metadata.get("kind") or type(default[0] if isinstance(default, tuple) else default)
+    return type(default) if not isinstance(default, tuple) else type(default[0]) if default else str
 
 
 def fill_defaults(config, defaults):
@@ -45,23 +44,23 @@ def fill_defaults(config, defaults):
 def check_values(config):
     """Check types, choices and limits of every field. Raises UserError that names the option and its value."""
     for field in dataclasses.fields(config):
-        value, several = getattr(config, field.name), isinstance(default_of(field), tuple)
+        name, value, several = flag(field.name), getattr(config, field.name), isinstance(default_of(field), tuple)
         if several != isinstance(value, tuple):
-            expected = "several values" if several else "one value"
-            raise UserError(f"{flag(field.name)} {value}: expected {expected}")
+            raise UserError(f"{name} {value}: expected {'several values' if several else 'one value'}")
         for item in value if several else (value,):
-            check_type(flag(field.name), item, kind_of(field))
-            check_limits(flag(field.name), item, field.metadata)
+            check_type(name, item, kind_of(field))
+            check_limits(name, item, field.metadata)
 
 
 def check_type(name, value, kind):
-    """A record may come from a damaged file. A whole number serves as a float; a bool is not a number."""
+    """Raises UserError for a value of another type; a whole number serves as a float, a bool does not."""
     if type(value) is not kind and not (kind is float and type(value) is int):
         expected = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]
         raise UserError(f"{name} {value}: expected {expected}")
 
 
 def check_limits(name, value, limits):
+    """Raises UserError for a value that is none of the choices or is out of range."""
     choices, low, high = (limits.get(key) for key in ("choices", "low", "high"))
     if choices and value not in choices:
         raise UserError(f"{name} {value}: choose from {', '.join(map(str, choices))}")
@@ -80,11 +79,9 @@ def as_flags(settings):
     flags = []
     for name, value in settings.items():
         if isinstance(value, bool):
-            flags.append(flag(name) if value else flag("no_" + name))
-        elif isinstance(value, tuple):
-            flags += [flag(name), *map(str, value)]
+            flags.append(flag(name if value else f"no_{name}"))
         else:
-            flags += [flag(name), str(value)]
+            flags += [flag(name), *map(str, value if isinstance(value, tuple) else (value,))]
     return flags
 
 
@@ -98,40 +95,30 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} --help lists the options)")
 
 
-def add_options(parser, fields, defaults=None, default_text=None):
+def add_options(parser, fields, default_text=None):
     """Add one option per field; an option that is not given sets nothing.
 
     Args:
         parser: an ArgumentParser or an argument group.
         fields: dataclass fields made by `option`.
-        defaults: {name: value} to show instead of the fields' own defaults.
         default_text: what to show for every field instead of a default value.
     """
     for field in fields:
-        if field.metadata.get("internal"):
-            continue
-        default = (defaults or {}).get(field.name, default_of(field))
-        shown = default_text or show_value(default)
+        default, kind, choices = default_of(field), kind_of(field), field.metadata.get("choices")
+        if kind is bool:
+            settings = {"action": argparse.BooleanOptionalAction}
+            shown = "on" if default else "off"
+        else:
+            usual = "{" + ",".join(map(str, choices)) + "}" if choices else {int: "N", float: "X", str: "DIR"}[kind]
+            settings = {"type": kind, "metavar": field.metadata.get("metavar", usual)}
+            shown = str(default)
+        if isinstance(default, tuple):
+            settings["nargs"] = "*"
+            shown = " ".join(map(str, default))
+        shown = default_text or shown
         text = field.metadata["help"] + (f" (default: {shown})" if shown else "")
-        settings = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
-        parser.add_argument(flag(field.name), **settings, **argument_type(field))
-
-
-def argument_type(field):
-    default = default_of(field)
-    if isinstance(default, bool):
-        return {"action": argparse.BooleanOptionalAction}
-    kind = kind_of(field)
-    choices = field.metadata.get("choices")
-    usual = "{" + ",".join(map(str, choices)) + "}" if choices else {int: "N", float: "X", str: "DIR"}[kind]
-    metavar = field.metadata.get("metavar", usual)
-    return {"type": kind, "metavar": metavar} | ({"nargs": "*"} if isinstance(default, tuple) else {})
-
-
-def show_value(value):
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        settings |= {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        parser.add_argument(flag(field.name), **settings)
 
 
 def as_tuples(settings):

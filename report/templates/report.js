@@ -161,30 +161,30 @@
     floor.style.height = rows * layout.height + 12 + "px";
     const first = Math.max(0, Math.floor(grid.scrollTop / layout.height) - 1) * layout.columns;
     const last = Math.min(hits.length, (Math.ceil((grid.scrollTop + grid.clientHeight) / layout.height) + 1) * layout.columns);
-    for (const [place, tile] of tiles) {
-      if (place < first || place >= last) { tile.remove(); tiles.delete(place); }
+    for (const [position, tile] of tiles) {
+      if (position < first || position >= last) { tile.remove(); tiles.delete(position); }
     }
     const added = document.createDocumentFragment();
-    for (let place = first; place < last; place++) {
-      if (!tiles.has(place)) { tiles.set(place, makeTile(place)); added.append(tiles.get(place)); }
+    for (let position = first; position < last; position++) {
+      if (!tiles.has(position)) { tiles.set(position, makeTile(position)); added.append(tiles.get(position)); }
     }
     grid.append(added);
-    for (const [place, tile] of tiles) tile.setAttribute("aria-selected", String(place === selected));
+    for (const [position, tile] of tiles) tile.setAttribute("aria-selected", String(position === selected));
     if (tiles.has(selected)) grid.setAttribute("aria-activedescendant", "tile-" + selected);
     else grid.removeAttribute("aria-activedescendant");
   }
 
-  function makeTile(place) {
-    const face = hits[place], tile = make("div", "tile");
-    tile.id = "tile-" + place;
-    tile.dataset.place = place;
+  function makeTile(position) {
+    const face = hits[position], tile = make("div", "tile");
+    tile.id = "tile-" + position;
+    tile.dataset.position = position;
     tile.setAttribute("role", "option");
     tile.setAttribute("aria-setsize", hits.length);
-    tile.setAttribute("aria-posinset", place + 1);
+    tile.setAttribute("aria-posinset", position + 1);
     tile.setAttribute("aria-label", describe(face));
     tile.style.width = layout.width + "px";
     tile.style.height = layout.height + "px";
-    const x = 6 + (place % layout.columns) * layout.width, y = 6 + Math.floor(place / layout.columns) * layout.height;
+    const x = 6 + (position % layout.columns) * layout.width, y = 6 + Math.floor(position / layout.columns) * layout.height;
     tile.style.transform = `translate(${x}px, ${y}px)`;
     const photo = make("div", "photo"), words = make("div", "words"), spark = make("div", "spark");
     fillPhoto(photo, face);
@@ -198,9 +198,9 @@
     return tile;
   }
 
-  function move(place) {
+  function move(position) {
     if (!hits.length) return;
-    selected = Math.max(0, Math.min(hits.length - 1, place));
+    selected = Math.max(0, Math.min(hits.length - 1, position));
     const top = Math.floor(selected / layout.columns) * layout.height;
     if (top < grid.scrollTop) grid.scrollTop = top;
     const below = top + layout.height + 12 - grid.clientHeight;
@@ -215,7 +215,7 @@
   }
 
   function showOverlay() {
-    for (const [place, tile] of tiles) fillPhoto(tile.firstChild, hits[place]);
+    for (const [position, tile] of tiles) fillPhoto(tile.firstChild, hits[position]);
     if (large.open) fillLarge();
     writeAddress();
   }
@@ -239,9 +239,9 @@
   // The large view of one face.
   const large = document.getElementById("large");
 
-  function enlarge(place) {
+  function enlarge(position) {
     if (!hits.length) return;
-    move(place);
+    move(position);
     fillLarge();
     if (!large.open) large.showModal();
     large.focus(); // not its first button, so that space switches the overlay
@@ -255,7 +255,7 @@
     const yaw = faces.yaw[face];
     const facts = [["Photograph", faces.path[face]], ["Album", faces.album[face]], ["Person", faces.person[face]],
       ["Gender", genders[faces.gender[face]]], ["Head turned", yaw === null ? "unknown" : yaw + "°"],
-      ["Model", data.models[faces.model[face]]], ["Label in", faces.place[face]]];
+      ["Model", data.models[faces.model[face]]], ["Label in", faces.reference[face]]];
     document.getElementById("large-facts").replaceChildren(...facts.filter(([, text]) => text !== "").map(([term, text]) => {
       const row = make("div"), value = make("dd");
       value.append(make("bdi", "", text));
@@ -344,7 +344,7 @@
     grid.addEventListener("keydown", onKey);
     grid.addEventListener("click", (event) => {
       const tile = event.target.closest(".tile");
-      if (tile) enlarge(Number(tile.dataset.place));
+      if (tile) enlarge(Number(tile.dataset.position));
     });
     large.addEventListener("keydown", onLargeKey);
     large.addEventListener("click", onLargeClick);
@@ -355,7 +355,7 @@
   // Thumbnails of the tables, once they come near the window.
   function startThumbnails() {
     const watcher = new IntersectionObserver((entries) => {
-      for (const entry of entries.filter((one) => one.isIntersecting)) {
+      for (const entry of entries.filter((seen) => seen.isIntersecting)) {
         watcher.unobserve(entry.target);
         const image = photograph(Number(entry.target.dataset.picture));
         if (image) entry.target.append(image);

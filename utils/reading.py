@@ -1,4 +1,4 @@
-"""The one place that opens files which somebody else may have made: regular ones only, and not without limit.
+"""Reads untrusted files: regular files only, up to a size limit.
 
 A named pipe would wait for ever, a device never ends, and a text of 200,000 brackets exhausts the parser.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from utils.errors import UserError
 
 MIB = 2**20
-JSON_LIMIT = 16  # MiB
+JSON_LIMIT, ANY_SIZE = 16, 2**40  # MiB
 KINDS = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
 
 
@@ -77,6 +77,12 @@ def read_json(path, limit_mib=JSON_LIMIT, kind=dict):
     return content
 
 
+def starts_with(path, *texts):
+    """Whether a regular file begins with one of these texts. Raises UserError."""
+    with open_regular(path, ANY_SIZE) as file:
+        return file.read(max(map(len, texts)) * 4).startswith(tuple(text.encode() for text in texts))
+
+
 def exists(path):
     """Whether there is anything at a path; False for a name that no file can have."""
     try:
@@ -86,5 +92,5 @@ def exists(path):
 
 
 def reason(error):
-    """What an error says, without the path that an OSError repeats."""
+    """The text of an error, without the path that an OSError repeats."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,6 +1,6 @@
 """Files of plain values and tensors, with a SHA-256 of all of it.
 
-Whoever made such a file, opening it runs no code and takes no more memory than its size lets expect.
+Opening one runs no code, whoever made it, and takes no more memory than its size suggests.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import torch
 
 from utils.errors import UserError, is_out_of_memory
 from utils.files import atomic_write
-from utils.foreign import MIB, exists, open_regular, reason
+from utils.reading import MIB, exists, open_regular, reason
 
 FILE_LIMIT = 4096  # MiB
 PICKLE_LIMIT = 64  # MiB of the part that holds the plain values; Adience's takes half of one
@@ -37,19 +37,22 @@ def save_plain(path, content):
     """
     tensors = []
     for value in leaves(content):
-        if isinstance(value, torch.Tensor):
-            tensors.append(value)
-            kind = value.dtype if value.dtype not in DTYPES or value.layout != torch.strided else None
-        else:  # by exact type: a NumPy float is a float too, but its pickle is not plain
-            kind = type(value).__name__ if type(value) not in PLAIN else None
-        if kind:
+        if kind := odd_kind(value):
             raise ValueError(f"cannot save values of type {kind} to '{path}': only tensors and plain values")
-    mebibytes = sum(tensor.nbytes for tensor in tensors) / MIB
-    with atomic_write(path, mebibytes) as unfinished:
+        tensors += [value] if isinstance(value, torch.Tensor) else []
+    with atomic_write(path, sum(tensor.nbytes for tensor in tensors) / MIB) as unfinished:
         try:
             torch.save({**content, "sha256": digest(content)}, unfinished)
         except RuntimeError as error:  # torch reports a failed write this way
             raise OSError(first_line(error)) from None
+
+
+def odd_kind(value):
+    """The type of a value that such a file does not hold, or None."""
+    if isinstance(value, torch.Tensor):
+        return None if value.dtype in DTYPES and value.layout == torch.strided else value.dtype
+    # By exact type: a NumPy float is a float too, but its pickle is not plain.
+    return None if type(value) in PLAIN else type(value).__name__
 
 
 def leaves(value):
@@ -67,10 +70,10 @@ def leaves(value):
         if depth > DEPTH_LIMIT:
             raise ValueError(f"its values are nested more than {DEPTH_LIMIT} deep")
         if type(value) in (dict, OrderedDict):
-            waiting += [(part, depth + 1) for item in reversed(value.items()) for part in reversed(item)]
+            waiting += [(leaf, depth + 1) for item in reversed(value.items()) for leaf in reversed(item)]
             yield f"dict of {len(value)}"
         elif type(value) in (list, tuple):
-            waiting += [(part, depth + 1) for part in reversed(value)]
+            waiting += [(item, depth + 1) for item in reversed(value)]
             yield f"list of {len(value)}"
         else:
             yield value
@@ -129,8 +132,7 @@ def check_archive(file):
         ValueError, zipfile.BadZipFile: it is not a file of `save_plain`.
         pickle.UnpicklingError: it calls something else.
     """
-    file.seek(0, 2)
-    size = file.tell()
+    size = file.seek(0, 2)
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         # torch.save compresses nothing; a small file could grow to gigabytes otherwise.
@@ -138,21 +140,15 @@ def check_archive(file):
             raise ValueError("it is compressed; torch.save compresses nothing")
         if sum(entry.file_size for entry in entries) > size:
             raise ValueError("its parts are larger than the file")
-        for entry in entries:
-            if entry.filename.endswith(".pkl"):
-                if entry.file_size > PICKLE_LIMIT * MIB:
-                    raise ValueError(f"its plain values take more than {PICKLE_LIMIT} MiB")
-                check_calls(archive.read(entry))
+        for entry in (entry for entry in entries if entry.filename.endswith(".pkl")):
+            if entry.file_size > PICKLE_LIMIT * MIB:
+                raise ValueError(f"its plain values take more than {PICKLE_LIMIT} MiB")
+            for operation, argument, _ in pickletools.genops(archive.read(entry)):
+                named = operation.name in ("GLOBAL", "INST")
+                if operation.name == "STACK_GLOBAL" or (named and argument not in CALLABLE):
+                    raise pickle.UnpicklingError(f"it calls {argument}")
     file.seek(0)
     return size
-
-
-def check_calls(content):
-    """Raises pickle.UnpicklingError where a pickle calls anything but CALLABLE."""
-    for operation, argument, _ in pickletools.genops(content):
-        named = operation.name in ("GLOBAL", "INST")
-        if operation.name == "STACK_GLOBAL" or (named and argument not in CALLABLE):
-            raise pickle.UnpicklingError(f"it calls {argument}")
 
 
 def check_content(content, size):
@@ -164,13 +160,12 @@ def check_content(content, size):
         raise ValueError(f"it holds a {type(content).__name__}")
     numbers = texts = 0
     for value in leaves(content):
+        if kind := odd_kind(value):
+            raise ValueError(f"it holds values of type {kind}")
         if isinstance(value, torch.Tensor):
             numbers += value.nbytes
-            stretched = value.nbytes > value.untyped_storage().nbytes()  # one number, read as many
-            if stretched or value.layout != torch.strided or value.dtype not in DTYPES:
+            if value.nbytes > value.untyped_storage().nbytes():  # one number, read as many
                 raise ValueError(f"it holds an odd tensor, {value.dtype} {tuple(value.shape)}")
-        elif type(value) not in PLAIN:
-            raise ValueError(f"it holds a {type(value).__name__}")
         elif isinstance(value, str):
             texts += len(value)
         elif type(value) is int and value.bit_length() > 64:

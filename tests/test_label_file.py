@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import DATA_SOURCE, load_data, place_labels
-from data.csv import load_faces
-from data.groups import check_names, find_gaps, group_ages, parse_groups
+from data import DATA_SOURCE, load_data
+from data.label_file import load_faces, select_faces
+from data.labels import require_folder
 from data.split import draw_folds
 from training.config import Config
+from utils.classes import Classes
 from utils.errors import UserError
 
 THREE = ("0-12", "13-39", "60+")
@@ -59,7 +60,7 @@ class TestReading:
             "5,a/4.jpg,40.0,Cy,3,,,,,9\r\n"
         )
         faces, report = load(folder, text)
-        assert faces.class_names == THREE
+        assert faces.classes.names == THREE
         assert not faces.folds_drawn
         table = faces.table
         assert table.index.tolist() == [0, 1, 2]
@@ -67,13 +68,15 @@ class TestReading:
         assert table.label.tolist() == [0, 1, 2]
         assert table.fold.tolist() == [0, 4, 3]
         assert table.age.tolist() == [12.9, 13.0, 100.0]
-        assert table.subject.tolist() == table.album.tolist() == ["Doe, Ann", "Bo", "Cy"]
+        assert table.person.tolist() == table.album.tolist() == ["Doe, Ann", "Bo", "Cy"]
         assert faces.people.tolist() == ["Doe, Ann/Doe, Ann", "Bo/Bo", "Cy/Cy"]
         assert table.gender.tolist() == ["f", "m", "x"]
         assert table.score.tolist() == pytest.approx([71, np.nan, 80.5], nan_ok=True)
         assert table.yaw.isna().all()
         assert table.camera.tolist() == ["phone", "film", "phone"]
         assert table.city.tolist() == ["New York", "", "Rome"]
+        assert table.file.tolist() == ["faces.csv"] * 3
+        assert table.line.tolist() == [2, 5, 6]  # the first row has two lines, and an empty one follows
         assert "width" not in table
         assert str(report) == (
             "labels: 5 rows read, 3 faces used (policy strict)\n"
@@ -88,7 +91,7 @@ class TestReading:
 
     def test_without_person_each_file_is_one_and_folds_are_drawn(self, folder):
         faces, report = load(folder, numbered(8), policy="nearest")
-        assert faces.table.subject.tolist() == [f"a/{k}.jpg" for k in range(8)]
+        assert faces.table.person.tolist() == [f"a/{k}.jpg" for k in range(8)]
         assert faces.people.nunique() == 8
         # 0 and 10 are in 0-12, 20 and 30 in 13-39; 40 and 49 are nearer to 39, 50 is nearer to 60.
         assert faces.labels.tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
@@ -103,14 +106,14 @@ class TestReading:
     def test_names_of_classes_in_place_of_ages(self, folder):
         text = "path,label,fold\na/0.jpg,old,0\na/1.jpg,very young,1\na/2.jpg,,1\n"
         faces, report = load(folder, text, age_groups=("very young", "old"))
-        assert faces.class_names == ("very young", "old")
+        assert faces.classes.names == ("very young", "old")
         assert faces.labels.tolist() == [1, 0]
         assert "left out: 1 without a label\n" in str(report)
         assert "outside" not in str(report)
 
     def test_a_person_without_a_name_is_the_file(self, folder):
         text = "path,age,person,fold\na/0.jpg,1,Ann,0\na/1.jpg,1,,1\na/2.jpg,1,,2\n"
-        assert load(folder, text)[0].table.subject.tolist() == ["Ann", "a/1.jpg", "a/2.jpg"]
+        assert load(folder, text)[0].table.person.tolist() == ["Ann", "a/1.jpg", "a/2.jpg"]
 
     def test_missing_images_are_left_out_on_request_and_change_no_fold(self, folder):
         whole = load(folder, numbered(7), policy="nearest")[0].table.set_index("path").fold
@@ -132,12 +135,24 @@ class TestReading:
         assert "" not in faces.table
         assert len(faces) == 2
 
-    def test_places_are_lines_of_the_file(self, folder):
-        text = 'path,age,fold,note\na/0.jpg,1,0,"two\nlines"\n\na/1.jpg,1,1,\na/2.jpg,,1,\n'
-        arguments = {**Config().data_source, "label_file": str(write(folder, text)), "age_groups": list(THREE)}
-        places, report = place_labels(**arguments)
-        assert places == {"a/0.jpg": "faces.csv:2", "a/1.jpg": "faces.csv:5"}
-        assert (report.rows, report.repeats) == (3, 0)
+    def test_names_that_the_code_has_are_not_kept(self, folder):
+        faces, report = load(folder, "path,age,fold,line,file\na/0.jpg,1,0,9,x\na/1.jpg,1,1,9,x\n")
+        assert (faces.table.line.tolist(), faces.table.file.tolist()) == ([2, 3], ["faces.csv"] * 2)
+        assert "others of these names: line, file" in str(report)
+
+    @pytest.mark.parametrize(
+        ("ages", "expected"),
+        [
+            ((1, 2, 13), "  per class: 0-12: 2  13-39: 1"),  # nobody of 60 or more, and nobody outside of the classes
+            ((1, 45, 70), "  per class: 0-12: 1  60+: 1\n  ages outside of the classes: 40-59: 1 (left out; --label-"),
+        ],
+    )
+    def test_zeros_are_not_printed(self, folder, ages, expected):
+        text = "path,age,fold\n" + "".join(f"a/{k}.jpg,{age},{k}\n" for k, age in enumerate(ages))
+        _, report = load(folder, text)
+        assert expected in str(report)
+        assert ": 0 " not in f"{report} "
+        assert ("outside" in expected) == ("outside of the classes:" in str(report))
 
     def test_one_function_reads_both_kinds(self, folder, small_faces):
         source = {**Config(label_dir=str(small_faces[0]), image_dir=str(small_faces[1])).data_source}
@@ -216,6 +231,8 @@ def test_what_is_no_file_of_text_is_refused(folder):
             load_faces(folder / name, folder / "images", age_groups=THREE)
     with pytest.raises(UserError, match=r"the image directory 'nowhere' does not exist or is not a folder$"):
         load_faces(write(folder, numbered(8)), "nowhere", age_groups=THREE)
+    with pytest.raises(UserError, match=r"^--image-dir 'nowhere' does not exist or is not a folder$"):
+        require_folder(Path("nowhere"), "--image-dir")
 
 
 FIELD = st.text(st.sampled_from('ab/.,"\n\r\\0159+- \ufeff\x00é'), max_size=6)
@@ -252,37 +269,37 @@ NAMES = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"), exclu
 def test_what_was_written_is_read(ages, quoting, line_end):
     """Names of any characters; the label is that of the whole years, by a table of all years written out."""
     classes = ("0-9", "10-19", "20-20", "21-99", "100+")
-    table = [0] * 10 + [1] * 10 + [2] + [3] * 79 + [4] * 31
+    labels = [0] * 10 + [1] * 10 + [2] + [3] * 79 + [4] * 31
     text = io.StringIO()
     writer = csv.writer(text, quoting=quoting, lineterminator=line_end)
     writer.writerows([["age", "path"], *([repr(age), name] for name, age in ages.items())])
     with tempfile.TemporaryDirectory() as folder:
-        file = write(Path(folder), text.getvalue())
-        places, report = place_labels("", "", "strict", False, str(file), classes, 0)
-    assert list(places) == list(ages)
-    assert list(places.values()) == [f"faces.csv:{line}" for line in range(2, len(ages) + 2)]
-    expected = Counter(classes[table[int(age)]] for age in ages.values())
+        report = select_faces(write(Path(folder), text.getvalue()), "strict", classes, 0)
+    table = report.faces.table
+    assert table.path.tolist() == list(ages)
+    assert table.line.tolist() == list(range(2, len(ages) + 2))
+    expected = Counter(classes[labels[int(age)]] for age in ages.values())
     assert report.faces_per_class == {name: expected[name] for name in classes}
 
 
 class TestGroups:
     def test_by_hand(self):
-        groups = parse_groups(("2-12", "13", "20-39", "60+"))
-        assert groups == [(2, 12), (13, 13), (20, 39), (60, float("inf"))]
+        classes = Classes.of_ages(("2-12", "13", "20-39", "60+"))
+        assert classes.years == ((2, 12), (13, 13), (20, 39), (60, float("inf")))
         ages = [0, 1.9, 2, 12.9, 13, 13.99, 14, 20, 39.5, 40, 49.9, 50, 59.9, 60, 130]
-        assert group_ages(ages, groups).tolist() == [-1, -1, 0, 0, 1, 1, -1, 2, 2, -1, -1, -1, -1, 3, 3]
+        assert classes.labels_of(ages).tolist() == [-1, -1, 0, 0, 1, 1, -1, 2, 2, -1, -1, -1, -1, 3, 3]
         # 16 is three years from 13 and four from 20; 49 is ten from 39 and eleven from 60, 50 eleven and ten.
-        assert group_ages([0, 14, 16, 17, 49.9, 50], groups, nearest=True).tolist() == [0, 1, 1, 2, 2, 3]
-        assert find_gaps(groups) == {
+        assert classes.labels_of([0, 14, 16, 17, 49.9, 50], nearest=True).tolist() == [0, 1, 1, 2, 2, 3]
+        assert classes.gaps() == {
             "under 2": (0, 1),
             "14-19": (14, 19),
             "40-59": (40, 59),
         }
-        assert find_gaps([(0, 3), (5, 9)]) == {"4": (4, 4), "over 9": (10, float("inf"))}
-        assert find_gaps([(0, 3), (4, float("inf"))]) == {}
+        assert Classes.of_ages(("0-3", "5-9")).gaps() == {"4": (4, 4), "over 9": (10, float("inf"))}
+        assert Classes.of_ages(("0-3", "4+")).gaps() == {}
 
     def test_a_tie_goes_to_the_younger(self):
-        assert group_ages([3], [(0, 2), (4, 6)], nearest=True).tolist() == [0]
+        assert Classes.of_ages(("0-2", "4-6")).labels_of([3], nearest=True).tolist() == [0]
 
     @given(
         st.lists(st.integers(0, 120), min_size=2, max_size=9, unique=True).map(sorted),
@@ -296,8 +313,8 @@ class TestGroups:
         if len(names) < 2:
             return
         years = [set(range(low, high + 1)) for low, high in pairs] + ([set(range(bounds[-1] + 1, 200))] * is_open)
-        groups = parse_groups(names)
-        for age, label, near in zip(ages, group_ages(ages, groups), group_ages(ages, groups, True), strict=True):
+        classes = Classes.of_ages(names)
+        for age, label, near in zip(ages, classes.labels_of(ages), classes.labels_of(ages, True), strict=True):
             holding = [number for number, group in enumerate(years) if int(age) in group]
             assert [label] == (holding or [-1])
             distances = [min(abs(year - int(age)) for year in group) for group in years]
@@ -321,12 +338,12 @@ class TestGroups:
     )
     def test_groups_that_make_no_sense(self, names, message):
         with pytest.raises(UserError, match=re.escape(message)):
-            parse_groups(tuple(names.split()))
+            Classes.of_ages(tuple(names.split()))
 
     @pytest.mark.parametrize("name", ["", " a", "a\tb", "x" * 41, "a\u202eb"])
     def test_names_that_no_class_can_have(self, name):
         with pytest.raises(UserError, match="cannot name a group; expected 1 to 40 characters"):
-            check_names(("young", name))
+            Classes.named(("young", name))
 
 
 class TestDrawnFolds:

@@ -8,18 +8,26 @@ from torch import nn
 from augment.mixing import Targets
 from data.faces import Faces
 from training.config import Config
-from training.optim import TrainState, class_weights, parameter_groups
-from utils.device import Compute
+from training.optimizers import parameter_groups
+from training.setup import class_weights, make_state, set_up_folds
+from utils.classes import Classes
+from utils.device import Runtime
 from utils.errors import UserError
 
-CPU = Compute(torch.device("cpu"), "fp32")
+CPU = Runtime(torch.device("cpu"), "fp32")
 LABELS = torch.tensor([0, 0, 0, 1])
 
 
+def faces_of(labels, *names, fold=1):
+    table = pd.DataFrame({"label": labels, "path": "a", "fold": fold, "album": "b", "person": "c"})
+    return Faces(table, Classes(names))
+
+
 def state(**settings):
-    table = pd.DataFrame({"label": LABELS.tolist() * 10, "path": "a", "fold": 0, "album": "b", "subject": "c"})
-    config = Config(image_size=40, batch_size=4, width=0.125, **{"epochs": 10, **settings})
-    return TrainState(config, 0, Faces(table, ("young", "old")), CPU)
+    """The state of fold 0, whose training faces are in fold 1."""
+    config = Config(image_size=40, batch_size=4, width=0.125, folds=(0,), **{"epochs": 10, **settings})
+    _, setups = set_up_folds(config, faces_of(LABELS.tolist() * 10, "young", "old"), world_size=1)
+    return make_state(config, setups[0], CPU)
 
 
 def test_weights_alone_decay():
@@ -35,11 +43,11 @@ def test_weights_alone_decay():
 
 def test_class_weights_by_hand():
     # Two classes in four faces: 4 / (2 * 3) and 4 / (2 * 1); one per face on average.
-    weights = class_weights(LABELS, ("young", "old"))
+    weights = class_weights(faces_of(LABELS, "young", "old"))
     assert weights.tolist() == pytest.approx([2 / 3, 2])
     assert weights[LABELS].mean().item() == pytest.approx(1)
     with pytest.raises(UserError, match=r"no training face is labelled .60\+., so"):
-        class_weights(LABELS, ("young", "old", "60+"))
+        class_weights(faces_of(LABELS, "young", "old", "60+"))
 
 
 def test_balance_is_by_sampling_or_by_loss():
@@ -50,7 +58,7 @@ def test_balance_is_by_sampling_or_by_loss():
 
 
 def test_the_average_has_its_horizon():
-    averaged = state(averaging=0.1)  # ten of a hundred steps, so a decay of 0.9
+    averaged = state(ema=0.1)  # ten of a hundred steps, so a decay of 0.9
     bias, average = averaged.model.fc.bias, averaged.evaluated_model.fc.bias
     with torch.no_grad():
         bias.fill_(1.0)
@@ -71,7 +79,7 @@ def test_the_learning_rate_reaches_every_parameter_group():
 
 @pytest.mark.parametrize("optimizer", [{"nesterov": True}, {"optimizer": "muon"}], ids=["sgd", "muon"])
 def test_the_state_comes_back(optimizer):
-    settings = {"averaging": 0.1, "momentum": 0.9, **optimizer}
+    settings = {"ema": 0.1, "momentum": 0.9, **optimizer}
     first = state(**settings)
     for _ in range(2):
         first.criterion(first.network(torch.randn(4, 3, 40, 40)), Targets(LABELS)).backward()

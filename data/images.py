@@ -1,0 +1,107 @@
+"""Image files, decoded upright and in RGB, and cut to a square."""
+
+import contextlib
+import warnings
+from multiprocessing.pool import ThreadPool
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.reading import open_regular
+
+# open_image refuses such images itself, by name.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# Others start foreign programs (EPS) or hold no photographs.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
+IMAGE_LIMIT = 64  # MiB of a file
+ITEMS_PER_TASK = 32
+
+
+def decode_face(path, size):
+    """Decode an image file: resize its shorter side to `size` and cut out the centre.
+
+    Returns:
+        uint8 array (3, size, size).
+
+    Raises:
+        UserError: see `open_image`.
+    """
+    with open_image(path) as image:
+        # A JPEG decodes straight to 1/2, 1/4 or 1/8 of its size, which skips most of the work.
+        image.draft("RGB", (size, size))
+        square = centre_square(to_rgb(image), size)
+        return np.asarray(square).transpose(2, 0, 1)
+
+
+@contextlib.contextmanager
+def open_image(path):
+    """Open an image file, which is decoded within the block, where any error of Pillow's becomes a UserError.
+
+    Yields:
+        A PIL image, not decoded yet.
+
+    Raises:
+        UserError: the file is not an image, is damaged, or has more pixels than a face image can have.
+    """
+    try:
+        with open_regular(path, IMAGE_LIMIT) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise UserError(f"'{path}' is {image.width}x{image.height}, more pixels than a face image can have")
+            yield image
+    except UnidentifiedImageError:
+        raise UserError(f"'{path}' is no image of the formats {', '.join(IMAGE_FORMATS)}") from None
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can fail in any way, deep within one of Pillow's decoders
+        problem = "cannot be read" if getattr(error, "errno", None) else "is truncated or damaged"
+        raise UserError(f"'{path}' {problem}: {error}") from None
+
+
+def to_rgb(image):
+    """Turn a PIL image upright, as its EXIF orientation says, and convert it to RGB.
+
+    16-bit greys are scaled; Pillow would cut them off at 255.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def centre_square(image, size):
+    """The centre of a PIL image, resized to size x size in one step."""
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+def in_threads(function, items, description, workers=None, progress=True):
+    """Call a function that decodes images in threads: Pillow works without holding the interpreter's lock.
+
+    Args:
+        function: it is called with each of the N items, and may raise UserError.
+        items: a sequence.
+        description: of the progress bar.
+        workers: the number of threads; by default one per core.
+        progress: show a progress bar.
+
+    Returns:
+        (list of the N results, None for those that failed; list of the messages of their errors), both in order.
+    """
+
+    def call(item):
+        try:
+            return function(item), None
+        except UserError as error:
+            return None, str(error)
+
+    with ThreadPool(workers) as pool:
+        done = pool.imap(call, items, chunksize=ITEMS_PER_TASK)
+        bar = tqdm(done, description, len(items), unit="img", disable=None if progress else True)
+        results = list(bar)
+    return [result for result, _ in results], [error for _, error in results if error]

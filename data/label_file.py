@@ -1,0 +1,207 @@
+"""Your own faces: a CSV file with one row per face.
+
+    path,age,person,gender,camera
+    anna/0001.jpg,12.9,anna,f,phone
+
+Columns: `path`, below the image directory, and either `age`, in years, or `label`, the name of a class. Optional:
+`person`, `fold` (0 to 4), `gender`, `yaw` (degrees) and `score`. Other columns are kept for `test_code.py --by`.
+"""
+
+import math
+import posixpath
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data.labels import (
+    FOLDS,
+    keep_present,
+    read_table,
+    refuse_crossing,
+    refuse_value,
+    require_folder,
+    select,
+)
+from data.split import draw_folds
+from utils.classes import Classes
+from utils.cli import printable
+from utils.errors import UserError
+from utils.reading import read_text
+
+FILE_LIMIT = 256  # MiB; a million faces with long names
+OLDEST = 130  # years
+# Columns of the table of faces, and of what is made from it, that a file cannot fill.
+RESERVED = (
+    *("album", "file", "line", "album_size", "image_size", "width", "height", "brightness", "sharpness"),
+    *("index", "row", "model", "position", "prediction", "confidence"),
+)
+NO_SUBGROUPS = ("path", "label", "person", "fold", "file", "line")  # columns that subgroups are not made from
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
+FOLD = re.compile(r"[0-4](?:\.0*)?")  # spreadsheets write 1.0, too
+NUMBERS = ("age", "fold", "yaw", "score")
+GENDERS = {"female": "f", "male": "m"}  # as Adience has them
+
+
+def is_number(text):
+    """Whether a text is a finite number, or empty."""
+    return not text or bool(NUMBER.fullmatch(text) and math.isfinite(float(text)))
+
+
+def leaves_folder(path):
+    return posixpath.normpath(path).split("/")[0] in (".", "..")
+
+
+# In this order: a column, a test of its texts, and the end of the message if it holds.
+PROBLEMS = (
+    ("path", lambda path: not path, "is empty"),
+    ("path", CONTROL.search, "holds a control character"),
+    ("path", lambda path: "\\" in path, "has a backslash; folders are separated by /"),
+    ("path", lambda path: path.startswith("/"), "is absolute; expected a path below the image directory"),
+    ("path", leaves_folder, "leaves the image directory; expected a path below it"),
+    ("age", lambda text: not is_number(text), "is not an age; expected years such as 34 or 0.5"),
+    (
+        "age",
+        lambda text: text and not 0 <= float(text) <= OLDEST,
+        f"is no age of a person; expected 0 to {OLDEST} years",
+    ),
+    ("person", CONTROL.search, "holds a control character"),
+    ("fold", lambda text: not FOLD.fullmatch(text), f"is none; expected {', '.join(map(str, FOLDS))}"),
+    ("yaw", lambda text: not is_number(text), "is not a number"),
+    ("score", lambda text: not is_number(text), "is not a number"),
+)
+AS_WRITTEN = ("path", "label", "age", "person", "fold", "yaw", "score")  # in others, any space becomes a single one
+NO_FACE = "lists no face; expected a header and one row per face"
+
+
+def load_faces(label_file, image_dir, policy="strict", allow_missing=False, age_groups=(), seed=0):
+    """Read the faces.
+
+    Args:
+        label_file: the CSV file.
+        image_dir: the folder below which the paths lie.
+        policy: "nearest" puts an age outside of all groups into the nearest one; the others leave it out.
+        allow_missing: leave out faces whose images do not exist, instead of raising an error.
+        age_groups: the names of the classes, in order; of ages, see `Classes.of_ages`.
+        seed: of the folds, where the file has none.
+
+    Returns:
+        (Faces, LabelReport): the faces in the order of the file, with its further columns as text.
+
+    Raises:
+        UserError: the file is missing or malformed, or holds a wrong value. The message names its line.
+    """
+    listed = select_faces(label_file, policy, tuple(age_groups), seed)
+    require_folder(image_dir, "image directory")
+    report = keep_present(listed, image_dir, allow_missing, label_file)
+    folds = sorted(set(report.faces.table.fold))
+    if len(folds) < 2:  # one is held out
+        found = f"only fold {folds[0]}" if folds else "no fold"
+        missing = f"{report.missing:,} images are missing under '{image_dir}'"
+        because = missing if report.missing else "no other has a face with a label"
+        raise UserError(f"'{label_file}': {found} has faces, and two or more are needed: {because}")
+    return report.faces, report
+
+
+def select_faces(label_file, policy, age_groups, seed):
+    """Choose the faces that have a label, whether or not their images exist; see `load_faces`.
+
+    Returns:
+        A LabelReport, whose `faces` are the Faces.
+    """
+    rows, dropped = read_rows(label_file)
+    people = rows.person.where(rows.person != "", rows.path) if "person" in rows else rows.path
+    genders = rows.gender.str.lower().replace(GENDERS) if "gender" in rows else ""
+    numbers = {name: rows[name].replace("", "nan").astype("float64") for name in NUMBERS if name in rows}
+    table = rows.assign(person=people, album=people, gender=genders, **{"yaw": np.nan, "score": np.nan, **numbers})
+    classes, labels, left_out, gaps = assign_labels(label_file, table, policy, age_groups)
+    labelled = labels >= 0
+    if not labelled.any():
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+        raise UserError(f"'{label_file}' has no face with a label: of {len(rows):,} rows, {reasons}")
+    if "fold" in rows:
+        table["fold"] = table.fold.astype("int64")
+        refuse_crossing(table, "person", "a", label_file)
+    else:
+        named = table.person[labelled]
+        if named.nunique() < len(FOLDS):
+            needed = f"{len(FOLDS)} folds need {len(FOLDS)} people or more"
+            raise UserError(f"'{label_file}' has the faces of {named.nunique()} people; {needed}")
+        table["fold"] = -1
+        table.loc[labelled, "fold"] = draw_folds(named, labels[labelled], seed, len(FOLDS))
+    facts = {"people_named": "person" in rows, "seed": None if "fold" in rows else seed, "gaps": gaps}
+    kept = tuple(name for name in rows if name not in NO_SUBGROUPS)
+    return select(table, labels, classes, policy, left_out, kept=kept, dropped=dropped, **facts)
+
+
+def read_rows(label_file):
+    """Read every row as text, without space around it.
+
+    Returns:
+        (the table of the file's columns, `file` and `line`; the names of the columns that cannot be kept).
+
+    Raises:
+        UserError: the file is missing or malformed, or holds a wrong value.
+    """
+    text = read_text(label_file, FILE_LIMIT).removeprefix("\ufeff")  # the byte order mark of spreadsheets
+    columns, lines = read_table(label_file, text, check_header, strict=True)
+    if not len(lines):
+        raise UserError(f"'{label_file}' {NO_FACE}")
+    kept = {name: texts for name, texts in columns.items() if name and name not in RESERVED}
+    for name, texts in kept.items():
+        kept[name] = [text.strip() if name in AS_WRITTEN else " ".join(text.split()) for text in texts]
+    rows = pd.DataFrame({**kept, "file": Path(label_file).name, "line": lines})
+    for column, is_wrong, problem in PROBLEMS:
+        if wrong := {text for text in set(kept.get(column, ())) if is_wrong(text)}:
+            refuse_value(rows, rows[column].isin(wrong), column, problem, label_file)
+    paths = pd.Series(map(posixpath.normpath, kept["path"]))
+    repeated = paths.duplicated()
+    if repeated.any():
+        first = rows.line[paths == paths[repeated].iloc[0]].iloc[0]
+        refuse_value(rows, repeated, "path", f"is in line {first} too; list each image once", label_file)
+    return rows.assign(path=paths), tuple(name for name in columns if name in RESERVED)
+
+
+def check_header(path, names):
+    """Check the names of the columns. Raises UserError where one is missing or there twice."""
+    shown = printable(repr(", ".join(names)), 200)
+    if not names:
+        raise UserError(f"'{path}' {NO_FACE}")
+    for name in names:
+        if name and names.count(name) > 1:
+            raise UserError(f"'{path}' has two columns '{printable(name)}'; name each column once")
+    if "path" not in names:
+        raise UserError(f"'{path}' has no column 'path', separated by commas; its header is {shown}")
+    if ("age" in names) == ("label" in names):
+        have = "both columns 'age' and 'label'; keep" if "age" in names else "neither a column 'age' nor 'label'; add"
+        raise UserError(f"'{path}' has {have} one of them; its header is {shown}")
+
+
+def assign_labels(label_file, table, policy, names):
+    """Label the rows.
+
+    Args:
+        label_file: for messages.
+        table: of the rows, with the column `label`, the name of a class, or `age`, in years.
+        policy: the label policy.
+        names: the names of the classes.
+
+    Returns:
+        (Classes; labels, a Series of int64, -1 for none; {reason: rows without a label};
+        {ages outside of the classes: rows}).
+    """
+    if "label" in table:
+        classes = Classes.named(names)
+        problem = f"is none of the classes {printable(', '.join(names), 200)}; --age-groups names them, in order"
+        refuse_value(table, ~table.label.isin(["", *names]), "label", problem, label_file)
+        labels = table.label.map({name: label for label, name in enumerate(names)}).fillna(-1).astype("int64")
+        return classes, labels, {"without a label": int((labels < 0).sum())}, {}
+    classes, aged = Classes.of_ages(names), table.age.notna()
+    labels = pd.Series(classes.labels_of(table.age, policy == "nearest"), table.index).where(aged, -1)
+    years = np.floor(table.age)
+    gaps = {text: int(years.between(*bounds).sum()) for text, bounds in classes.gaps().items()}
+    outside = int((aged & (labels < 0)).sum())
+    left_out = {"with an age outside of the classes": outside, "without an age": int((~aged).sum())}
+    return classes, labels, left_out, gaps

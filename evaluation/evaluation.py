@@ -1,0 +1,159 @@
+"""The evaluation of a model on a set of faces; all metrics, tables, plots and reports follow from it."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from data.faces import Faces
+from evaluation.calibration import apply_temperature, expected_calibration_error
+from evaluation.decode import DECODERS
+from evaluation.metrics import METRICS, compute_metrics, confusion_matrix
+from models.network import Network
+from utils.errors import UserError
+
+FACE_COLUMNS = ["path", "album", "person", "fold", "label"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The class probabilities of N faces, and the model and images that they come from, where these are known.
+
+    Attributes:
+        faces: the N Faces; where there are `images`, their index is the row of each face in these.
+        probabilities: float32 (N, K), as the model gives them, before any temperature; None before the evaluation.
+        decoder: the name of the decoder from probabilities to a class.
+        predicted: int (N,), the predicted classes; by default those of the decoder.
+        name: of the model, such as "fold 0" or the model file.
+        split: name of the faces, such as "fold 0".
+        temperature: of the probabilities, fitted on other faces; None if there is none.
+        model: the Network; None if it is not at hand.
+        images: uint8 (rows of the cache, 3, S, S), the cache; None if it is not at hand.
+        image_dir: the folder of the original photographs; "" if it is not known.
+        seconds: of the whole pass: reading, preparing, predicting.
+    """
+
+    faces: Faces
+    probabilities: np.ndarray | None = None
+    decoder: str = "argmax"
+    predicted: np.ndarray | None = None
+    name: str = ""
+    split: str = ""
+    temperature: float | None = None
+    model: Network | None = None
+    images: np.ndarray | None = None
+    image_dir: str = ""
+    seconds: float = 0.0
+
+    def __post_init__(self):
+        if self.predicted is None and self.probabilities is not None:
+            object.__setattr__(self, "predicted", DECODERS[self.decoder](self.probabilities))
+
+    def __len__(self):
+        return len(self.faces)
+
+    @property
+    def labels(self):
+        return self.faces.labels
+
+    @property
+    def classes(self):
+        return self.faces.classes
+
+    @property
+    def confusion(self):
+        """int64 (K, K): true class by row, predicted class by column."""
+        return confusion_matrix(self.labels, self.predicted, len(self.classes))
+
+    @property
+    def confidence(self):
+        """The probability of each predicted class, float64 (N,)."""
+        return self.probabilities[np.arange(len(self)), self.predicted].astype(np.float64)
+
+    @property
+    def calibrated(self):
+        """The probabilities after the temperature, float32 (N, K); None without one."""
+        return None if self.temperature is None else apply_temperature(self.probabilities, self.temperature)
+
+    @property
+    def duplicates(self):
+        """Faces whose picture is among the training faces under another name, bool (N,)."""
+        return self.faces.table.path.isin(self.model.record["duplicates"]).to_numpy()
+
+    def where(self, mask):
+        """The evaluation of the faces for which the boolean mask (N,) is true."""
+        mask = np.asarray(mask)
+        return dataclasses.replace(
+            self, faces=self.faces.where(mask), probabilities=self.probabilities[mask], predicted=self.predicted[mask]
+        )
+
+    def with_probabilities(self, probabilities, seconds=0.0):
+        """The same model and faces with other probabilities (N, K)."""
+        return dataclasses.replace(self, probabilities=probabilities, predicted=None, seconds=seconds)
+
+    def with_decoder(self, decoder):
+        """The same probabilities with another decoder."""
+        return dataclasses.replace(self, decoder=decoder, predicted=None)
+
+    def metrics(self):
+        """{name of METRICS: value}."""
+        return compute_metrics(self.labels, self.predicted, self.probabilities)
+
+    def per_face(self, name):
+        """A metric's value for each face, float (N,)."""
+        return METRICS[name].per_face(self.labels, self.predicted, self.probabilities).astype(float)
+
+    def calibration(self):
+        """{"ece": ..., "temperature": ..., "ece_calibrated": ...}; the last two are None without a temperature."""
+        calibrated = None
+        if self.temperature is not None:
+            calibrated = expected_calibration_error(self.labels, self.predicted, self.calibrated)
+        error = expected_calibration_error(self.labels, self.predicted, self.probabilities)
+        return {"ece": error, "temperature": self.temperature, "ece_calibrated": calibrated}
+
+    def table(self):
+        """One row per face, as in predictions.csv; the index of the faces is kept."""
+        table = self.faces.table[FACE_COLUMNS].assign(prediction=self.predicted)
+        columns = [f"p_{name}" for name in self.classes.names]
+        return pd.concat([table, pd.DataFrame(self.probabilities, table.index, columns)], axis=1)
+
+
+def pool(evaluations, distinct=False):
+    """All evaluations as one, without model and images; None without any.
+
+    Args:
+        evaluations: a list of Evaluations with the same classes.
+        distinct: keep each face once, from the first evaluation that has it.
+    """
+    if not evaluations:
+        return None
+    table = pd.concat([evaluation.faces.table for evaluation in evaluations])
+    pooled = Evaluation(
+        dataclasses.replace(evaluations[0].faces, table=table),
+        np.concatenate([evaluation.probabilities for evaluation in evaluations]),
+        predicted=np.concatenate([evaluation.predicted for evaluation in evaluations]),
+    )
+    return pooled.where(~table.path.duplicated().to_numpy()) if distinct else pooled
+
+
+def with_faces(evaluation, faces):
+    """The same evaluation with all columns of these Faces and their rows of the cache.
+
+    Args:
+        evaluation: an Evaluation, as read from predictions.csv.
+        faces: Faces of the same data set.
+
+    Raises:
+        UserError: a face is not among them, or has another label or fold there.
+    """
+    own = evaluation.faces.table
+    rows = pd.Series(np.arange(len(faces)), faces.table.path).reindex(own.path)
+    if rows.isna().any():
+        raise UserError(f"the run has a face that these label files do not list: {rows.index[rows.isna()][0]}")
+    table = faces.table.iloc[rows.to_numpy(int)]
+    differing = (table[["label", "fold"]].to_numpy() != own[["label", "fold"]].to_numpy()).any(axis=1)
+    if differing.any():
+        path = table.path.to_numpy()[differing][0]
+        raise UserError(f"these label files give {path} another label or fold than the run had")
+    return dataclasses.replace(evaluation, faces=dataclasses.replace(faces, table=table))

@@ -1,0 +1,149 @@
+"""Faces cut out of a photograph as the training images are framed (see photos/framing.py).
+
+`crop_face` turns, shifts and scales a detected face so that its box and its points lie where the framing has them.
+"""
+
+import cmath
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from photos.detection import detect_faces
+
+SECOND_SIDE = 240  # pixels of the upright image in which the detector searches a second time
+SECOND_REACH = 1.5  # side of that image, in sides of the face image
+
+
+@dataclass(frozen=True)
+class Square:
+    """A square in a photograph: its centre and side in pixels, and how far it is turned clockwise, in degrees."""
+
+    x: float
+    y: float
+    side: float
+    angle: float = 0.0
+
+    def within(self, outer, size):
+        """This Square in the photograph, from which the Square `outer` was cut as the `size` pixels that hold it."""
+        scale = outer.side / size
+        moved = complex(self.x - size / 2, self.y - size / 2) * cmath.rect(scale, math.radians(outer.angle))
+        return Square(outer.x + moved.real, outer.y + moved.imag, scale * self.side, outer.angle + self.angle)
+
+
+def crop_face(image, box, framing, size, points=None):
+    """Cut a face out of a photograph so that it is framed as the training images are.
+
+    Args:
+        image: uint8 (H, W, 3), or a PIL image in RGB.
+        box: left, top, width and height in pixels.
+        framing: centre x, centre y, width and height of the box as fractions of the result, or all 14 numbers.
+        size: the side of the result, S pixels.
+        points: float (5, 2), the detector's points of this face in pixels; they serve a framing of 14 numbers.
+
+    Returns:
+        uint8 (3, S, S).
+    """
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    if points is None or len(framing) < 14:
+        square = square_of_box(box, framing)
+    else:
+        square = search_again(image, square_of_face(box, points, framing), framing)
+    return cut_square(image, square, size).transpose(2, 0, 1)
+
+
+def search_again(image, first, framing):
+    """The Square of the face of the Square `first`, which the detector searches again, turned upright and large enough.
+
+    The detector knows upright faces best. Where it finds no similar face, the Square is `first` itself.
+    """
+    outer = dataclasses.replace(first, side=SECOND_REACH * first.side)
+    boxes, points, _ = detect_faces(cut_square(image, outer, SECOND_SIDE))
+    squares = [square_of_face(*face, framing).within(outer, SECOND_SIDE) for face in zip(boxes, points, strict=True)]
+
+    def distance(square):
+        return math.hypot(square.x - first.x, square.y - first.y)
+
+    same = [s for s in squares if distance(s) < first.side / 4 and 2 / 3 < s.side / first.side < 3 / 2]
+    return min(same, key=distance, default=first)
+
+
+def square_of_face(box, points, framing):
+    """The Square by box and points: the detector errs in both, and their mean is nearer to the truth than either."""
+    by_points = square_of_points(points, np.reshape(framing[4:], (5, 2)))
+    by_box = square_of_box(box, framing, by_points.angle)
+    if not 0.5 < by_points.side / by_box.side < 2:  # the points of a half-seen face may coincide
+        return square_of_box(box, framing)
+    side = math.sqrt(by_box.side * by_points.side)
+    return Square((by_box.x + by_points.x) / 2, (by_box.y + by_points.y) / 2, side, by_points.angle)
+
+
+def square_of_box(box, framing, angle=0.0):
+    """The Square, turned by an angle, in which the box lies as the framing says.
+
+    One scale serves both axes, so that no face is distorted: the areas of the boxes agree.
+    """
+    left, top, width, height = map(float, box)
+    x, y, relative_width, relative_height = framing[:4]
+    side = math.sqrt(width * height / (relative_width * relative_height))
+    turn = cmath.rect(1, math.radians(angle))
+    centre = complex(left + width / 2, top + height / 2) + side * turn * complex(0.5 - x, 0.5 - y)
+    return Square(centre.real, centre.imag, side, angle)
+
+
+def square_of_points(points, places):
+    """The Square in which points lie nearest to their places, in the least squares' sense: a similarity transform.
+
+    As complex numbers, points = offset + factor * places, which is linear regression (without the reflections that
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991, has to exclude).
+
+    Args:
+        points: float (N, 2), x and y in pixels.
+        places: float (N, 2), where they should lie, as fractions of the square.
+    """
+    found, wanted = points @ [1, 1j], places @ [1, 1j]
+    around = wanted - wanted.mean()
+    factor = (around.conj() * found).sum() / max((abs(around) ** 2).sum(), 1e-9)
+    centre = found.mean() + factor * (0.5 + 0.5j - wanted.mean())
+    return Square(centre.real, centre.imag, abs(factor), math.degrees(cmath.phase(factor)))
+
+
+def cut_square(image, square, size):
+    """Cut a Square out of a PIL image in RGB: uint8 (S, S, 3) of `size` S.
+
+    Outside the photograph the nearest pixel of its edge counts. The face is resampled like a training image
+    (`data.images.decode_face`): by averages over 2, 4, 8, ... pixels while it stays as large as `size`, as a JPEG
+    decodes to a smaller size, and then by an antialiased bilinear filter. A turned square is turned upright in between,
+    with bicubic interpolation.
+    """
+    factor = 2 ** max(0, math.floor(math.log2(square.side / size)))
+    angle = math.radians(square.angle)
+    reach = square.side * (abs(math.cos(angle)) + abs(math.sin(angle)))  # of the upright square around it
+    left, right, *across, x = clip(square.x, reach, image.width, factor)
+    top, bottom, *down, y = clip(square.y, reach, image.height, factor)
+    region = image.crop((left, top, right, bottom)).reduce(factor)
+    if any(across + down):
+        region = Image.fromarray(np.pad(np.asarray(region), [down, across, (0, 0)], mode="edge"))
+    if square.angle:
+        region = region.rotate(square.angle, Image.Resampling.BICUBIC, center=(x, y))
+    half = square.side / factor / 2
+    box = (max(x - half, 0), max(y - half, 0), min(x + half, region.width), min(y + half, region.height))
+    return np.asarray(region.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def clip(centre, side, limit, factor):
+    """The pixels of an interval within an image of `limit` pixels, of which `factor` at a time are reduced to one.
+
+    Returns:
+        (first, last + 1, before, after, centre): at least one pixel of the image, a multiple of `factor` where
+        possible; how often the edge's reduced pixels are repeated on each side; and the centre among all of these.
+    """
+    start = centre - side / 2
+    first = min(max(math.floor(start), 0), limit - 1)
+    end = min(first + factor * max(1, math.ceil((start + side - first) / factor)), limit)
+    start = (start - first) / factor
+    before = max(0, math.ceil(-start))
+    after = max(0, math.ceil(start + side / factor - math.ceil((end - first) / factor)))
+    return first, end, before, after, (centre - first) / factor + before

@@ -1,0 +1,92 @@
+"""Copies of photographs with the boxes of their faces and the predicted groups, and of faces with their saliency."""
+
+import contextlib
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from photos.photographs import load_photograph
+from utils.errors import UserError
+from utils.files import replaced_outputs
+from utils.reading import exists, reason
+
+NAME = re.compile(r"\d{6}_[A-Za-z0-9._-]+\.drawn\.jpg")
+COLOUR, TEXT_COLOUR = "#ffd400", "#000000"
+
+
+@contextlib.contextmanager
+def drawing_writer(folder):
+    """Yield a function that draws a Photograph with its boxes; the copies replace those of an earlier call at the end.
+
+    Args:
+        folder: where to draw; see `check_folder`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    numbers = itertools.count(1)
+    try:
+        with replaced_outputs(folder, None, NAME.fullmatch) as staging:
+
+            def draw(photograph):
+                if photograph.faces:
+                    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(photograph.path).stem)[-80:] or "_"
+                    draw_faces(photograph).save(staging / f"{next(numbers):06d}_{stem}.drawn.jpg", quality=90)
+
+            yield draw
+    except OSError as error:
+        raise UserError(f"--draw: cannot write to '{folder}': {reason(error)}") from None
+
+
+def check_folder(folder, paths):
+    """Check that a folder is empty or holds drawings of an earlier call only, and none of the photographs to read.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not exists(folder):
+        return
+    if not Path(folder).is_dir():
+        raise UserError(f"--draw '{folder}': expected a folder, this is a file")
+    here = Path(folder).resolve()
+    if read := next((path for path in paths if Path(path).resolve().parent == here), None):
+        raise UserError(f"--draw '{folder}': '{read}' there is to be read; choose another folder")
+    for path in here.iterdir():
+        if not NAME.fullmatch(path.name) and not path.name.startswith("."):
+            raise UserError(f"--draw '{folder}': '{path.name}' is no drawing of predict.py; choose an empty folder")
+
+
+def draw_faces(photograph, numbered=False):
+    """Draw the boxes of a photograph's faces and their groups into a copy, a PIL image.
+
+    Args:
+        photograph: a Photograph.
+        numbered: whether the number of each face, from 1, stands before its group.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image, scale = load_photograph(photograph.path)
+    draw = ImageDraw.Draw(image)
+    longest = max(image.size)
+    font, line = ImageFont.load_default(max(12, longest // 45)), max(2, longest // 300)
+    for number, face in enumerate(photograph.faces, 1):
+        left, top, width, height = (pixels / scale for pixels in face.box)
+        draw.rectangle((left, top, left + width, top + height), outline=COLOUR, width=line)
+        text = (f"{number}:  " if numbered else "") + f"{face.group}  {face.confidence:.0%}"
+        x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
+        wide, high = x1 - x0 + 4 * line, y1 - y0 + 4 * line
+        x = min(max(left, 0), max(image.width - wide, 0))
+        y = top - high if top >= high else min(max(top, 0), max(image.height - high, 0))  # inside at the upper edge
+        draw.rectangle((x, y, x + wide, y + high), fill=COLOUR)
+        draw.text((x + 2 * line - x0, y + 2 * line - y0), text, fill=TEXT_COLOUR, font=font)
+    return image
+
+
+def draw_saliency(image, saliency):
+    """A copy of a PIL image in RGB, the greener where a saliency map, float (H, W) from 0 to 1, is higher."""
+    green = Image.new("RGB", image.size, (0, 255, 0))
+    return Image.composite(green, image, Image.fromarray((180 * saliency).astype(np.uint8)))

@@ -1,0 +1,80 @@
+"""Predictions for photographs as rows of a CSV or JSON file."""
+
+import contextlib
+import csv
+import itertools
+import json
+
+from utils.files import atomic_write, check_output
+from utils.reading import open_regular
+
+BOX = "left top width height".split()
+FIRST_COLUMNS = ["photo", "face", "faces", *BOX, "detection_confidence", "group", "confidence"]
+STARTS = {"csv": ",".join(FIRST_COLUMNS), "json": '[\n{"photo": '}  # of the files written here
+FILE_LIMIT = 2**40  # MiB of an earlier output, of which the start is read
+
+
+def rows_of(photograph, class_names):
+    """The rows of a photograph: one per face, or a single one where there is none or it could not be read.
+
+    Returns:
+        A list of {column: value}; None where a row has no value.
+    """
+    empty = dict.fromkeys(columns_of(class_names)) | {"photo": str(photograph.path), "error": photograph.error}
+    count = len(photograph.faces)
+    return [
+        {
+            **empty,
+            "face": number,
+            "faces": count,
+            **{name: round(pixels, 1) for name, pixels in zip(BOX, face.box, strict=True)},
+            "detection_confidence": face.detection_confidence,
+            "group": face.group,
+            "confidence": round(face.confidence, 6),
+            **{f"p_{name}": round(value, 6) for name, value in face.probabilities.items()},
+        }
+        for number, face in enumerate(photograph.faces, 1)
+    ] or [{**empty, "faces": 0 if photograph.error is None else None}]
+
+
+def columns_of(class_names):
+    return [*FIRST_COLUMNS, *(f"p_{name}" for name in class_names), "error"]
+
+
+@contextlib.contextmanager
+def row_writer(kind, path, class_names):
+    """Yield a function that writes the rows of a Photograph; the file appears at the end, complete.
+
+    Args:
+        kind: "csv", or "json" for a list of objects with the same names and values, one per line.
+        path: the file; characters of names that are no UTF-8 are escaped.
+        class_names: the names of the classes, in order.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with (
+        atomic_write(path) as unfinished,
+        unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        if kind == "csv":
+            table = csv.DictWriter(file, columns_of(class_names), lineterminator="\n")
+            table.writeheader()
+            yield lambda photograph: table.writerows(rows_of(photograph, class_names))
+        else:
+            separators = itertools.chain(["[\n"], itertools.repeat(",\n"))
+            yield lambda photograph: file.writelines(
+                next(separators) + json.dumps(row) for row in rows_of(photograph, class_names)
+            )
+            file.write("\n]\n")
+
+
+def check_output_file(kind, path):
+    """Refuse to replace a file that predict.py did not write. Raises UserError."""
+
+    def is_ours(path):
+        start = STARTS[kind].encode()
+        with open_regular(path, FILE_LIMIT) as file:
+            return file.read(len(start)) == start
+
+    check_output(path, is_ours, f"a list of predict.py --{kind}")

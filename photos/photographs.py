@@ -1,0 +1,89 @@
+"""Photographs of any size and kind: found in folders, decoded upright."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from data.images import open_image, to_rgb
+from utils.errors import UserError
+
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+# Shortest longer side that a large JPEG decodes to, in a fraction of the time and memory of all its pixels.
+DECODED_SIDE = 2048
+
+
+def find_photographs(paths):
+    """Find photographs: files as they are named, and those in folders, sorted, at any depth.
+
+    In folders only files with PHOTO_SUFFIXES count; names that begin with a dot are skipped, links to folders too.
+
+    Args:
+        paths: files and folders.
+
+    Returns:
+        A list of Paths, each once, in the order of `paths`.
+
+    Raises:
+        UserError: a path does not exist, a folder cannot be read, or there is no photograph at all.
+    """
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found += walk(path)
+        elif os.path.lexists(path):
+            found.append(path)
+        else:
+            raise UserError(f"'{path}': there is no such photograph or folder")
+    if not found:
+        named = ", ".join(f"'{path}'" for path in paths)
+        raise UserError(f"no photograph in {named}; expected files that end in {', '.join(sorted(PHOTO_SUFFIXES))}")
+    return list(dict.fromkeys(found))
+
+
+def walk(folder):
+    """Yield the photographs of a folder, those of its subfolders last. Raises UserError."""
+
+    def refuse(error):
+        raise UserError(f"cannot read the folder '{error.filename}': {error.strerror}")
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
+            if path.suffix.lower() in PHOTO_SUFFIXES:
+                yield path
+
+
+def load_photograph(photo):
+    """Decode a photograph, upright as its EXIF orientation says.
+
+    Args:
+        photo: a path, a PIL image, or an array uint8 (H, W, 3), RGB.
+
+    Returns:
+        (image, scale): a PIL image in RGB, and the pixels of the photograph per pixel of the image: 1, or more for a
+        large JPEG, which is decoded at a lower resolution.
+
+    Raises:
+        UserError: the file cannot be decoded (`data.images.open_image`), or this is no such image or array.
+    """
+    if isinstance(photo, Image.Image):
+        return to_rgb(photo), 1.0
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
+            raise UserError(f"an array {photo.shape} of {photo.dtype} is no photograph; expected uint8 (H, W, 3)")
+        return Image.fromarray(photo), 1.0
+    with open_image(photo) as image:
+        width = image.width
+        reduction = DECODED_SIDE / max(image.size)
+        if reduction < 1:
+            image.draft("RGB", tuple(max(1, round(side * reduction)) for side in image.size))
+        return to_rgb(image), width / image.width
+
+
+def upright_size(path):
+    """Width and height of an image file as its EXIF orientation says. Raises UserError."""
+    with open_image(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return image.size[::-1] if turned else image.size

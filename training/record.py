@@ -1,0 +1,126 @@
+"""The records of a fold: rows of the log, its progress, the record in its model file, and their checks."""
+
+import torch
+
+from augment import gridmask_probability
+from evaluation.calibration import fit_temperature
+from evaluation.leaks import people_seen, pictures_seen
+from evaluation.metrics import METRICS
+from evaluation.predictions import predictions_digest
+from models.checkpoint import is_number
+from training.config import differences, from_record
+from training.provenance import provenance
+from training.schedule import training_progress
+from utils.errors import UserError
+from utils.options import as_tuples, to_record
+from utils.serialization import load_plain
+
+LOG_COLUMNS = [
+    *("fold", "epoch", "lr", "gridmask_prob", "train_loss", "train_top1"),
+    *(f"test_{name}" for name in METRICS),
+    *("seconds", "images_per_second"),
+]
+VAL_COLUMNS = [f"val_{name}" for name in METRICS]  # behind them, where --val-fraction holds faces out for tuning
+NECESSARY = ("fold", "epoch", "train_loss", "train_top1", "seconds", "images_per_second")  # in every version's log
+PROGRESS_FORMAT = "age-training-progress"
+
+
+def log_row(config, setup, epoch, state, meter, tested, validated):
+    """One row of log.csv: an epoch's training, and its Evaluations of the held-out fold and the validation faces."""
+    train_loss, train_top1 = meter.read()
+    row = {
+        "fold": setup.fold,
+        "epoch": epoch,
+        "lr": state.learning_rate((state.step - 1) / state.steps_per_epoch),  # of the last step
+        "gridmask_prob": gridmask_probability(config, training_progress(epoch, config.epochs)),
+        "train_loss": train_loss,
+        "train_top1": train_top1,
+    }
+    for split, evaluation in (("test", tested), ("val", validated)):
+        if evaluation is not None:
+            row |= {f"{split}_{name}": value for name, value in evaluation.metrics().items()}
+    return row | {"seconds": meter.seconds, "images_per_second": meter.faces / meter.seconds}
+
+
+def load_progress(path):
+    """The content of a progress file. Raises UserError."""
+    content = load_plain(path)
+    kinds = {"fold": int, "config": dict, "data_fingerprint": str, "trained_on": str, "history": list, "state": dict}
+    if content.get("format") != PROGRESS_FORMAT or not all(isinstance(content.get(n), k) for n, k in kinds.items()):
+        raise UserError(f"'{path}' is not the progress of a training run, or is damaged")
+    return content
+
+
+def model_record(run, setup, tested, validated, framing):
+    """The record in a fold's model file, as plain values and tensors.
+
+    Args:
+        run: the open RunDirectory.
+        setup, tested, validated, framing: as for `RunDirectory.save_fold`.
+    """
+    train, val, test, pictures = setup.train, setup.val, setup.test, run.cache.pictures
+    evaluated = {*val.table.path, *test.table.path}
+    duplicates = {path for faces in (val, test) for path in faces.table.path[pictures.duplicates(faces, train)]}
+    record = {
+        "fold": setup.fold,
+        "config": to_record(run.config),
+        "train_people": sorted(set(train.people)),
+        "train_faces": len(train),
+        "train_pictures": torch.from_numpy(pictures.signatures[train.table.index]),
+        "val_albums": sorted(set(val.table.album)),
+        "data_fingerprint": run.data_fingerprint,
+        "train_fingerprint": train.training_fingerprint(run.data_fingerprint),
+        "decoder": tested.decoder,
+        "predictions_sha256": predictions_digest(tested.table()),
+        "metrics": tested.metrics(),
+        "history": run.history[setup.fold],
+        **provenance(run.runtime),
+    }
+    if setup.initial and setup.initial.record:
+        initial = setup.initial.record
+        record["initial_people"] = sorted(people_seen(initial))
+        record["initial_pictures"] = torch.from_numpy(pictures_seen(initial))
+        duplicates |= set(initial["duplicates"]) & evaluated
+    if validated is not None:
+        record["temperature"] = fit_temperature(validated.labels, validated.probabilities)
+    if framing is not None:
+        record["framing"] = framing
+    return record | {"duplicates": sorted(duplicates)}
+
+
+def check_record(path, content, fold, config, data_fingerprint, finished):
+    """Check that a model file or progress is of this fold, these settings and faces, and that its epochs are complete.
+
+    Args:
+        path: the file, for the messages.
+        content: the record of the model file, or the progress.
+        fold: the expected fold.
+        config: the settings of the run.
+        data_fingerprint: of all faces and their pixels.
+        finished: whether the fold must be finished.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    if content["fold"] != fold:
+        raise UserError(f"'{path}' is of fold {content['fold']}, not of fold {fold}")
+    recorded = from_record(path, content["config"], strict=True)
+    if differing := differences(recorded, as_tuples(to_record(config))):
+        raise UserError(f"'{path}' was trained with other settings: {differing}")
+    if problem := find_history_problem(content, config, finished):
+        raise UserError(f"'{path}' is damaged: {problem}")
+    if content["data_fingerprint"] != data_fingerprint:
+        raise UserError(f"--resume: '{path}' was trained on other faces, labels or pixels than these")
+
+
+def find_history_problem(content, config, finished):
+    """The problem with the epochs of a fold's record, as text, or None."""
+    rows = content["history"]
+    if len(rows) > config.epochs or (finished and len(rows) < config.epochs):
+        return f"it records {len(rows)} epochs of {config.epochs}"
+    for epoch, row in enumerate(rows):
+        if not isinstance(row, dict) or not row.keys() >= {*NECESSARY} or not all(map(is_number, row.values())):
+            return f"its record of epoch {epoch + 1} is not complete"
+        if (row["fold"], row["epoch"]) != (content["fold"], epoch):
+            return f"its record of epoch {epoch + 1} is of fold {row['fold']}, epoch {row['epoch'] + 1}"
+    return None

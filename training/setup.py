@@ -1,0 +1,187 @@
+"""The setup of a fold, worked out once before anything is written: split, network, first weights, teachers, checks."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from data import Faces, split_faces
+from data.dataset import steps_per_epoch
+from models import create_model
+from models.network import Network, layer_groups
+from training.initial import (
+    InitialWeights,
+    describe_initial,
+    fitting_weights,
+    initial_weights,
+    refuse_seen_faces,
+)
+from training.losses import LOSSES, Criterion
+from training.optimizers import OPTIMIZERS, parameter_groups
+from training.schedule import learning_rate
+from training.state import TrainState
+from training.teacher import Teacher, teacher_models
+from utils.errors import UserError
+from utils.seeds import Stream, derive_seed
+from utils.serialization import digest
+
+
+@dataclass(frozen=True)
+class FoldSetup:
+    """Split, weights and teachers of a fold.
+
+    Attributes:
+        fold: the held-out fold.
+        train, val, test: the Faces to learn from, to tune on and to evaluate on.
+        steps_per_epoch: the number of steps of an epoch.
+        class_weights: (K,), or None without --balance.
+        teachers: the Networks to learn from.
+        initial: the InitialWeights, or None.
+        fitting: {name: tensor} of the initial weights that fit the network.
+    """
+
+    fold: int
+    train: Faces
+    val: Faces
+    test: Faces
+    steps_per_epoch: int
+    class_weights: torch.Tensor | None
+    teachers: list[Network]
+    initial: InitialWeights | None
+    fitting: dict
+
+
+def set_up_folds(config, faces, world_size):
+    """The setups of all folds to train.
+
+    Args:
+        config: the settings of the run.
+        faces: the Faces of all folds.
+        world_size: the number of processes.
+
+    Returns:
+        (untrained Network without values, for its description; {fold: FoldSetup}).
+
+    Raises:
+        UserError: a fold cannot be trained with these settings.
+    """
+    with torch.device("meta"):  # shapes only
+        network = build_model(config, faces.classes)
+    freeze(network, config.freeze)
+    return network, {fold: set_up_fold(config, fold, faces, network, world_size) for fold in config.folds}
+
+
+def set_up_fold(config, fold, faces, network, world_size):
+    """The FoldSetup of one fold; prints the origin of the first fold's initial weights. Raises UserError."""
+    train, val, test = split_faces(faces, fold, config.val_fraction, config.seed)
+    if config.decode == "val" and not len(val):
+        raise UserError(f"--decode val: --val-fraction {config.val_fraction} leaves no album to choose on")
+    steps = steps_per_epoch(train, config.batch_size, world_size)
+    weights = class_weights(train) if config.balance != "none" else None
+    teachers = teacher_models(config.teacher, fold, train)
+    initial, fitting = initial_weights(config.init_from, config.pretrained, config.model, fold), {}
+    if initial is not None:
+        fitting, counts = fitting_weights(network, initial)
+        if fold == config.folds[0]:
+            print(describe_initial(initial, counts))
+    return FoldSetup(fold, train, val, test, steps, weights, teachers, initial, fitting)
+
+
+def check_initial_weights(setups, signatures):
+    """Check that no initial weights were trained on faces that the model is evaluated or tuned on.
+
+    Args:
+        setups: a list of FoldSetups.
+        signatures: uint8 (N, 96), of the pictures of all faces.
+
+    Raises:
+        UserError: they were.
+    """
+    for setup in setups:
+        splits = {f"fold {setup.fold}": setup.test, f"the validation faces of fold {setup.fold}": setup.val}
+        for split, faces in splits.items():
+            if setup.initial is not None:
+                refuse_seen_faces(setup.initial, faces, split, signatures[faces.table.index])
+
+
+def build_model(config, classes):
+    """The untrained network that the settings describe, for these Classes."""
+    model = create_model(config.model, LOSSES[config.loss].head, len(classes), **config.network_options())
+    model.classes, model.image_size = classes, config.image_size
+    return model
+
+
+def freeze(model, names):
+    """Exclude groups of layers from training.
+
+    Returns:
+        The list of these modules.
+
+    Raises:
+        UserError: a name is unknown, or nothing is left to train.
+    """
+    groups = layer_groups(model)
+    for name in names:
+        if name not in groups:
+            raise UserError(f"--freeze {name}: choose from {', '.join(groups)}")
+        groups[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"--freeze {' '.join(names)}: nothing is left to train")
+    return [groups[name] for name in names]
+
+
+def class_weights(faces):
+    """(K,): inversely proportional to each class's frequency, 1 on average over the Faces. Raises UserError."""
+    labels, names = torch.tensor(faces.labels), faces.classes.names
+    counts = torch.bincount(labels, minlength=len(names))
+    for name, count in zip(names, counts.tolist(), strict=True):
+        if not count:
+            raise UserError(f"--balance: no training face is labelled '{name}', so the classes cannot be balanced")
+    return len(labels) / (counts * len(names))
+
+
+def make_state(config, setup, runtime):
+    """The TrainState at the first step of a fold.
+
+    Args:
+        config: the settings of the run.
+        setup: the FoldSetup.
+        runtime: the Runtime to train with.
+    """
+    seed = (config.seed, setup.fold)
+    torch.manual_seed(derive_seed(*seed, 0, Stream.INITIAL_WEIGHTS))
+    model = build_model(config, setup.train.classes).to(runtime.device, memory_format=torch.channels_last)
+    model.load_state_dict({**model.state_dict(), **setup.fitting})
+    frozen = freeze(model, config.freeze)
+    network = runtime.prepare(model)
+    groups = parameter_groups(model, config.weight_decay, config.decay_weights_only, config.head_lr_factor)
+    average = None
+    if config.ema:
+        decay = 1 - 1 / max(1.0, config.ema * setup.steps_per_epoch * config.epochs)
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    schedule = {name: getattr(config, name) for name in ("lr", "epochs", "schedule", "warmup", "lr_steps", "lr_gamma")}
+    return TrainState(
+        model=model,
+        network=network,
+        optimizer=OPTIMIZERS[config.optimizer](groups, config.lr, config.momentum, config.nesterov),
+        criterion=make_criterion(config, setup, model, runtime),
+        learning_rate=functools.partial(learning_rate, **schedule),
+        steps_per_epoch=setup.steps_per_epoch,
+        seed=seed,
+        sampling=setup.class_weights[torch.tensor(setup.train.labels)] if config.balance == "sampling" else None,
+        grad_clip=config.grad_clip,
+        frozen=frozen,
+        average=average,
+        origin={
+            "teachers": [digest(teacher.state_dict()) for teacher in setup.teachers],
+            "initial": setup.initial.digest if setup.initial else "",
+        },
+    )
+
+
+def make_criterion(config, setup, model, runtime):
+    weights = setup.class_weights.to(runtime.device) if config.balance == "loss" else None
+    teacher = Teacher(setup.teachers, runtime) if setup.teachers else None
+    loss = LOSSES[config.loss].function
+    return Criterion(loss, weights, teacher, config.teacher_weight, model.head, config.teacher_temperature)

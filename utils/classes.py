@@ -1,0 +1,110 @@
+"""The classes of a data set: their names in order and, where they are ages, the years that each of them holds."""
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.errors import UserError
+
+OPTION = "--age-groups"
+LONGEST_NAME = 40  # characters
+YEARS = re.compile(r"(\d{1,3})(?:-(\d{1,3})|(\+))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """K classes in order; a distance of one in this order is "one-off".
+
+    Attributes:
+        names: the K names.
+        years: (first year, last year) of each class, both included, where the classes are ages; otherwise None. The
+            last year of an open class such as "60+" is infinity.
+    """
+
+    names: tuple[str, ...]
+    years: tuple[tuple[int, float], ...] | None = None
+
+    def __len__(self):
+        return len(self.names)
+
+    @classmethod
+    def named(cls, names):
+        """Classes that are not ages. Raises UserError for a name that no class can have."""
+        check_names(names)
+        return cls(tuple(names))
+
+    @classmethod
+    def of_ages(cls, names):
+        """Age groups.
+
+        Args:
+            names: in ascending order: "0-12", both ends included, "18", a single year, or, for the last group, "60+".
+
+        Raises:
+            UserError: a name is none of these, or the groups overlap or are not in order.
+        """
+        check_names(names)
+        given, years = f"{OPTION} {' '.join(names)}", []
+        for name in names:
+            match = YEARS.fullmatch(name)
+            if not match:
+                raise UserError(
+                    f"{given}: '{name}' is no age group; expected whole years such as 13-19, or 60+ at the end"
+                )
+            first = int(match[1])
+            last = math.inf if match[3] else int(match[2] or first)
+            if last < first:
+                raise UserError(f"{given}: '{name}' ends before it begins")
+            if years and first <= years[-1][1]:
+                problem = "overlap" if years[-1][0] <= last else "are not in ascending order"
+                raise UserError(f"{given}: '{names[len(years) - 1]}' and '{name}' {problem}")
+            years.append((first, last))
+        return cls(tuple(names), tuple(years))
+
+    def labels_of(self, ages, nearest=False):
+        """The class of each age.
+
+        Args:
+            ages: float (N,), in years; whole years count, so that 12.9 is 12.
+            nearest: assign an age outside of all classes to the nearest one, the younger on a tie.
+
+        Returns:
+            int64 (N,), -1 for an age without a class.
+        """
+        firsts, lasts = np.array(self.years, float).T
+        ages = np.floor(np.asarray(ages, float))
+        labels = np.searchsorted(firsts, ages, side="right") - 1
+        outside = (labels < 0) | (ages > lasts[labels])
+        if nearest:
+            far = ages[outside, None]
+            labels[outside] = np.maximum(firsts - far, far - lasts).argmin(axis=1)  # of equal distances the first
+        else:
+            labels[outside] = -1
+        return labels.astype(np.int64)
+
+    def gaps(self):
+        """The ages outside of all classes, ascending: {"under 13", "21-24" or "over 59": (first year, last year)}."""
+        gaps, expected = {}, 0
+        for number, (first, last) in enumerate(self.years):
+            if first > expected:
+                text = f"{expected}-{first - 1}" if first - 1 > expected else f"{expected}"
+                gaps[text if number else f"under {first}"] = (expected, first - 1)
+            expected = last + 1
+        if expected < math.inf:
+            gaps[f"over {expected - 1}"] = (expected, math.inf)
+        return gaps
+
+
+def check_names(names):
+    """Check that classes can have these names. Raises UserError."""
+    given = f"{OPTION} {' '.join(map(str, names))}".strip()
+    if len(names) < 2:
+        raise UserError(f"{given}: expected at least two groups, such as 0-12 13-19 20+")
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise UserError(f"{given}: '{name}' is there twice; name each group once")
+        if not name or len(name) > LONGEST_NAME or not name.isprintable() or name != " ".join(name.split()):
+            expected = f"1 to {LONGEST_NAME} characters, single spaces between words"
+            raise UserError(f"{given}: '{name}' cannot name a group; expected {expected}")
