@@ -19,7 +19,7 @@ test-long: $(VENV)/.dev
 	$(PY) benchmarks/run_machine.py
 	$(PY) benchmarks/mutation_test.py
 
-# Twelve minutes on two cores: how fast each stage is here; the table, runs/bench/throughput.json and .png.
+# Twelve minutes on two cores: how fast each stage is here; the table.
 bench: $(VENV)/.runtime
 	$(PY) benchmarks/throughput.py
 

@@ -11,7 +11,6 @@ import shlex
 import sys
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from data import load_data, open_cache
@@ -296,7 +295,7 @@ def print_fusion(fusion):
 
 def show_errors(folder, evaluations, shown):
     """Write the misclassified images, their list and a page that shows them. Raises UserError."""
-    found = errors.rank(pd.concat([errors.find_errors(evaluation) for evaluation in evaluations]))
+    found = errors.find_errors(evaluations)
     errors.write_errors(folder, found, evaluations[0].classes.names)
     page.write_report(Path(folder) / PAGE, shown)
     print(f"\nwrote {len(found):,} misclassified images and errors.csv to {printable(folder)}/; see {PAGE} there")

@@ -491,7 +491,15 @@ def run_file_case(chance):
 def cache_case(chance):
     folder = next(path for path in Path("cache").iterdir() if path.is_dir())
     path = chance.choice(
-        [folder / "images.npy", folder / "images.npy", folder / "index.json", folder / "signatures.npy", folder / "pairs.npy", Path("cache/.lock"), folder]
+        [
+            folder / "images.npy",
+            folder / "images.npy",
+            folder / "index.json",
+            folder / "signatures.npy",
+            folder / "pairs.npy",
+            Path("cache/.lock"),
+            folder,
+        ]
     )
     path = path if path != folder else folder / "mine.txt"
     how = chance.choice(["place", "bytes", "content"])

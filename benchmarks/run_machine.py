@@ -365,7 +365,9 @@ def content_of(path):
 
 def contents(run):
     """{name: bytes} of a run's files, apart from its cache and locks."""
-    return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file() and not path.name.endswith(".lock")}
+    return {
+        path.name: path.read_bytes() for path in run.iterdir() if path.is_file() and not path.name.endswith(".lock")
+    }
 
 
 def assert_same_run(run, whole):

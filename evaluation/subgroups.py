@@ -180,7 +180,7 @@ def by_turn(values):
 
 
 def by_quartile(values):
-    """Groups of a quarter of the faces each, fewer where values are equal, named by their smallest and largest value."""
+    """Groups of a quarter of the faces each (fewer if values are equal), named by smallest and largest value."""
     values = pd.to_numeric(values).astype(float).reset_index(drop=True)
     cuts = np.unique(values.quantile([0.25, 0.5, 0.75]))
     positions = np.where(values.notna(), np.searchsorted(cuts, values), -1)

@@ -8,7 +8,7 @@ VIEWS = {"flip": lambda images: images.flip(-1)}
 
 
 def enlarged_size(size):
-    """Side of the images that crops of `size` pixels are cut from: 256 for 227 (Krizhevsky et al.; Levi and Hassner)."""
+    """Side of the images that crops of `size` pixels are cut from: 256 for 227 (Krizhevsky et al., 2012)."""
     return round(size * 256 / 227)
 
 

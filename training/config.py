@@ -35,9 +35,7 @@ class DataConfig:
         metavar="FILE",
     )  # fmt: skip
     run_dir: str = option("runs/adience", "folder for everything the run writes; of a FACES.csv runs/FACES")
-    folds: tuple = option(
-        FOLDS, "folds to hold out, one model each (default: all folds of the data)", choices=FOLDS
-    )
+    folds: tuple = option(FOLDS, "folds to hold out, one model each (default: all folds of the data)", choices=FOLDS)
     age_groups: tuple = option(
         DEFAULT_GROUPS, "classes of --label-file: ages in whole years, such as 0-12 13-19 20+, or its labels in order",
         metavar="GROUP",

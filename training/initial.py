@@ -166,9 +166,7 @@ def describe_initial(initial, counts):
     """'initial weights: FILE; new: fc' and the like; `counts` as returned by `fitting_weights`."""
     new = [name for name, (copied, total) in counts.items() if copied == 0 and total]
     new += [
-        f"{name} ({copied:,} of {total:,} values)"
-        for name, (copied, total) in counts.items()
-        if 0 < copied < total
+        f"{name} ({copied:,} of {total:,} values)" for name, (copied, total) in counts.items() if 0 < copied < total
     ]
     lines = [f"initial weights: {printable(initial.name)}; new: {', '.join(new) or 'nothing'}"]
     if not initial.record:
