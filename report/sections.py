@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn.utils import parameters_to_vector
 
 from data.adience import is_adience
 from evaluation.bootstrap import resampled_means, tails
@@ -351,7 +350,10 @@ def parameter_values(model):
         torch.manual_seed(0)
         untrained = create_model(**model.description)
     own, other = (
-        {name: parameters_to_vector(layers.parameters()).detach().float().cpu().numpy() for name, layers in groups}
+        {
+            name: torch.cat([p.detach().flatten() for p in layers.parameters()]).float().cpu().numpy()
+            for name, layers in groups
+        }
         for groups in (layer_groups(model).items(), layer_groups(untrained).items())
     )
     return {name: (own[name], other[name]) for name in own}
