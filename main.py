@@ -76,7 +76,7 @@ def train_fold(setup, images, run, interruption, find_framing):
     state = make_state(config, setup, runtime)
     first, meter = run.resume_fold(fold, state)
     events = board.Board(run.folder, fold, first, config.tensorboard and run.writes)
-    with events, FoldProgress(fold, len(run.unfinished_folds()), state, config, runtime) as progress:
+    with events, FoldProgress(fold, state, config, runtime) as progress:
         for epoch in range(first, config.epochs):
             batches, augment = epoch_pipeline(config, epoch, images, setup.train, state, runtime)
 

@@ -3,25 +3,6 @@
 import numpy as np
 
 
-def paired_difference(first, second, people, draws=2000, confidence=0.95, seed=0):
-    """Difference of the means of two values per face, with a percentile bootstrap interval over people.
-
-    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; whole people are drawn with
-    replacement.
-
-    Args:
-        first, second: (N,) values of the same N faces.
-        people: (N,), the person of each face.
-
-    Returns:
-        (mean of first - mean of second, low, high).
-    """
-    gains = np.asarray(first, float) - np.asarray(second, float)
-    means = resampled_means(gains[:, None], people, draws, seed)[:, 0]
-    low, high = np.quantile(means, tails(confidence))
-    return float(gains.mean()), float(low), float(high)
-
-
 def tails(confidence):
     """The quantiles between which a percentile interval lies."""
     return [(1 - confidence) / 2, (1 + confidence) / 2]

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from evaluation.bootstrap import paired_difference
 from evaluation.metrics import METRICS
+from evaluation.paired import paired_difference
 
 
 def fuse(plain, views):

@@ -1,10 +1,8 @@
-"""Whether two models differ on the same faces: McNemar's exact test, and paired differences of all metrics."""
+"""Whether two models differ on the same faces: McNemar's exact test, and paired differences with intervals."""
 
 import numpy as np
 
-from evaluation.bootstrap import paired_difference, tails
-from evaluation.calibration import BINS
-from evaluation.metrics import METRICS
+from evaluation.bootstrap import resampled_means, tails
 
 
 def mcnemar(first_right, second_right):
@@ -30,62 +28,20 @@ def mcnemar(first_right, second_right):
     return min(1.0, 2 * tail / 2**total)
 
 
-def paired_differences(first, second, draws=2000, seed=0):
-    """Differences of every metric and of the expected calibration error, with 95 % intervals over people.
+def paired_difference(first, second, people, draws=2000, confidence=0.95, seed=0):
+    """Difference of the means of two values per face, with a percentile bootstrap interval over people.
+
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; whole people are drawn with
+    replacement.
 
     Args:
-        first, second: Evaluations of the same faces, in the same order.
-        draws: the number of samples of people; all differences are of the same samples.
+        first, second: (N,) values of the same N faces.
+        people: (N,), the person of each face.
 
     Returns:
-        {name of METRICS, or "ece": (first - second, low, high)}.
+        (mean of first - mean of second, low, high).
     """
-    people = first.faces.people
-    found = {
-        name: paired_difference(first.per_face(name), second.per_face(name), people, draws, seed=seed)
-        for name in METRICS
-    }
-    return {**found, "ece": calibration_difference(first, second, draws, seed=seed)}
-
-
-def calibration_difference(first, second, draws=2000, confidence=0.95, seed=0):
-    """Difference of the expected calibration errors, with a percentile bootstrap interval over people.
-
-    The error is no mean over faces, so each sample of people is sorted into bins anew. Sampling raises the errors of
-    both models alike and hardly moves their difference.
-
-    Args:
-        first, second: Evaluations of the same faces, in the same order.
-
-    Returns:
-        (error of first - error of second, low, high).
-    """
-    errors = [evaluation.calibration()["ece"] for evaluation in (first, second)]
-    samples = [sampled_calibration_errors(evaluation, draws, seed) for evaluation in (first, second)]
-    low, high = np.quantile(samples[0] - samples[1], tails(confidence))
-    return errors[0] - errors[1], float(low), float(high)
-
-
-def sampled_calibration_errors(evaluation, draws, seed):
-    """The expected calibration errors over samples of people, float (draws,); a seed always gives the same samples."""
-    confidence, right = evaluation.confidence, evaluation.labels == evaluation.predicted
-    order = np.argsort(confidence, kind="stable")
-    _, person = np.unique(np.asarray(evaluation.faces.people), return_inverse=True)
-    gaps, person, count = (confidence - right)[order], person[order], int(person.max()) + 1
-    rng, shares = np.random.default_rng(seed), np.full(count, 1 / count)
-    return np.array([binned_error(gaps, rng.multinomial(count, shares)[person]) for _ in range(draws)])
-
-
-def binned_error(gaps, copies, bins=BINS):
-    """The expected calibration error of faces that occur several times each, or never.
-
-    Args:
-        gaps: (N,) confidence minus success of each face, the least confident first.
-        copies: int (N,), how often each face occurs.
-    """
-    faces = np.concatenate([[0], np.cumsum(copies)])
-    sums = np.concatenate([[0], np.cumsum(copies * gaps)])
-    size, larger = divmod(int(faces[-1]), bins)
-    ends = [size * k + min(k, larger) for k in range(bins + 1)]  # as np.array_split divides them
-    # Copies of a face may lie on both sides of an end; between them the sum grows evenly.
-    return float(np.abs(np.diff(np.interp(ends, faces, sums))).sum() / faces[-1])
+    gains = np.asarray(first, float) - np.asarray(second, float)
+    means = resampled_means(gains[:, None], people, draws, seed)[:, 0]
+    low, high = np.quantile(means, tails(confidence))
+    return float(gains.mean()), float(low), float(high)

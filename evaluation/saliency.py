@@ -4,7 +4,6 @@ Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 
@@ -51,8 +50,3 @@ def min_max(maps):
     """Maps (B, h, w), each scaled from its least value, 0, to its largest, 1; a map of one value becomes 0."""
     maps = maps - maps.amin(dim=(1, 2), keepdim=True)
     return maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
-
-
-def upscale(maps, size):
-    """Maps (B, h, w) -> (B, size, size), bilinear, each map scaled to [0, 1] before."""
-    return F.interpolate(min_max(maps)[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]

@@ -7,9 +7,6 @@ weights that read it, since a scale can be moved from the one to the other witho
 """
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from models import create_model
 
 
 def pruned_state(model, state):
@@ -49,17 +46,3 @@ def strongest(scale, reader, count):
     """
     contribution = scale.abs() * reader.pow(2).sum(dim=(0, 2, 3)).sqrt()
     return torch.topk(contribution, count).indices.sort().values
-
-
-def multiply_adds(description, image_size):
-    """Multiplications with additions of a network's layers for one image, counted from shapes alone.
-
-    Args:
-        description: of a Network.
-        image_size: side of the image, in pixels.
-    """
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model = create_model(**description).eval()
-        # Without `forward`, whose autocast does not know this device.
-        model.head(model.features(torch.zeros(1, 3, image_size, image_size)))
-    return counter.get_total_flops() // 2

@@ -1,12 +1,11 @@
-"""Copies of photographs with the boxes of their faces and the predicted groups, and of faces with their saliency."""
+"""Copies of photographs with the boxes of their faces and the predicted groups."""
 
 import contextlib
 import itertools
 import re
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageDraw, ImageFont
 
 from photos.photographs import load_photograph
 from utils.errors import UserError
@@ -84,9 +83,3 @@ def draw_faces(photograph, numbered=False):
         draw.rectangle((x, y, x + wide, y + high), fill=COLOUR)
         draw.text((x + 2 * line - x0, y + 2 * line - y0), text, fill=TEXT_COLOUR, font=font)
     return image
-
-
-def draw_saliency(image, saliency):
-    """A copy of a PIL image in RGB, the greener where a saliency map, float (H, W) from 0 to 1, is higher."""
-    green = Image.new("RGB", image.size, (0, 255, 0))
-    return Image.composite(green, image, Image.fromarray((180 * saliency).astype(np.uint8)))

@@ -13,7 +13,6 @@ from augment.pipeline import to_network_input
 from data.images import centre_square, decode_face
 from evaluation.calibration import apply_temperature
 from evaluation.decode import DECODERS
-from evaluation.saliency import grad_cam, upscale
 from models.checkpoint import load_model
 from photos.crop import crop_face
 from photos.detection import THRESHOLD, detect_faces, load_detector
@@ -123,26 +122,6 @@ class AgePredictor:
         """
         return self.classify([self.find_faces(photo)])[0]
 
-    def explain(self, photo):
-        """The faces of one photograph, with the regions of each that speak for its group.
-
-        Args:
-            photo: as for a call.
-
-        Returns:
-            A list of (face, crop, saliency), the largest face first: a Face; the first model's input, uint8 (3, S, S);
-            and Grad-CAM of that model for the face's group, float32 (S, S) from 0 to 1.
-
-        Raises:
-            UserError: it cannot be read.
-        """
-        found = self.find_faces(photo)
-        (faces,) = self.classify([found])
-        if not faces:
-            return []
-        crops, labels = found[1][self.inputs[0]], [self.classes.names.index(face.group) for face in faces]
-        return list(zip(faces, crops, self.saliency(crops, labels), strict=True))
-
     def predict(self, paths):
         """Yield a Photograph for each path, in their order; one that cannot be read says why.
 
@@ -223,24 +202,14 @@ class AgePredictor:
     @torch.inference_mode()
     def probabilities(self, model, crops):
         """Class probabilities float32 (N, K) of faces uint8 (N, 3, S, S), before any temperature. Raises UserError."""
+        size = min(self.batch_size, max(1, PIXELS_PER_BATCH // model.image_size**2))
+        batches = (images.to(self.runtime.device) for images in torch.from_numpy(crops).split(size))
         with self.runtime.autocast():
-            batches = [model.probabilities(images).float().cpu() for images in self.batches(model, crops)]
-        probabilities = torch.cat(batches)
+            inputs = (to_network_input(images, model.mean, model.std) for images in batches)
+            probabilities = torch.cat([model.probabilities(images).float().cpu() for images in inputs])
         if not probabilities.isfinite().all():
             raise UserError("the probabilities are not finite numbers: the training of this model diverged")
         return probabilities.numpy()
-
-    def saliency(self, crops, labels):
-        """Grad-CAM of the first model, float32 (N, S, S) from 0 to 1, for faces uint8 (N, 3, S, S) and a class each."""
-        model, labels = self.models[0], iter(labels)
-        maps = [grad_cam(model, images, [next(labels) for _ in images]) for images in self.batches(model, crops)]
-        return upscale(torch.cat(maps).float(), model.image_size).cpu().numpy()
-
-    def batches(self, model, crops):
-        """Yield the inputs of a network, float (B, 3, S, S) on its device, for faces uint8 (N, 3, S, S)."""
-        size = min(self.batch_size, max(1, PIXELS_PER_BATCH // model.image_size**2))
-        for images in torch.from_numpy(crops).split(size):
-            yield to_network_input(images.to(self.runtime.device), model.mean, model.std)
 
 
 def load_models(paths):

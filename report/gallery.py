@@ -20,9 +20,11 @@ from evaluation.saliency import grad_cam, min_max
 from report.data import image_size, line_references
 from utils.cli import printable
 
-SIDES = (240, 200, 160, 144, 128, 112, 96, 80, 72, 64, 60, 56, 52, 48, 44, 40, 36, 32)  # of thumbnails, in pixels
+BUDGET = 20_000_000  # characters of all thumbnails
+SIDES = range(32, 241, 8)  # of thumbnails, in pixels
 QUALITY = 70
-SAMPLE = 48  # pictures from which the size of all is estimated
+# Bytes of a face's thumbnail without its header, about: for every one, and for each pixel.
+THUMBNAIL_BYTES, PIXEL_BYTES = 300, 0.14
 START_OF_SCAN = b"\xff\xda"
 MOST_MISTAKES = 20_000  # in the gallery
 RIGHT_PER_CLASS = 24  # right predictions that are shown beside the mistakes
@@ -103,38 +105,30 @@ def face_columns(evaluations, table):
     return pd.DataFrame(columns, dtype=object), grids
 
 
-def make_thumbnails(paths, budget):
-    """Encode photographs as JPEG thumbnails of the largest side in SIDES at which all fit.
-
-    The side is not larger than the photographs; the size of all is estimated from a sample.
+def make_thumbnails(paths):
+    """Encode photographs as JPEG thumbnails, the larger the fewer there are, but not larger than the first photograph.
 
     Args:
-        paths: of the photographs, the most important first; None for one that is not known.
-        budget: bytes of all thumbnails in base64.
+        paths: of the photographs; None for one that is not known.
 
     Returns:
         A dict with side; header (base64), which all of them start with; scans, a list of the rest of each (base64),
-        None for a photograph that cannot be read, and shorter than `paths` if even the smallest side does not fit.
+        None for a photograph that cannot be read.
     """
-    sample = [paths[k] for k in evenly(len(paths), SAMPLE)]
-    largest = max((min(size) for size in map(image_size, filter(None, sample)) if None not in size), default=0)
-    for side in [side for side in SIDES if side <= largest] or SIDES[-1:]:
-        lengths = [text_length(scan) for _, scan in encode(sample, side, progress=False) if scan]
-        # Two standard errors of the mean above it.
-        if lengths and (np.mean(lengths) + 2 * np.std(lengths) / len(lengths) ** 0.5) * len(paths) <= budget:
-            break
+    room = 0.75 * BUDGET / max(1, len(paths))  # bytes of each; base64 has four characters for three bytes
+    sizes = (image_size(path) for path in paths if path is not None)
+    largest = min(*next((size for size in sizes if None not in size), (0, 0)))
+    fitting = [side for side in SIDES if side <= largest and THUMBNAIL_BYTES + PIXEL_BYTES * side**2 <= room]
+    side = max(fitting, default=SIDES[0])
     pictures = encode(paths, side)
-    scans = [scan for _, scan in pictures]
-    fitting = np.searchsorted(np.cumsum(list(map(text_length, scans))), budget, side="right")
-    return {"side": side, "header": next((header for header, _ in pictures if header), ""), "scans": scans[:fitting]}
+    return {
+        "side": side,
+        "header": next((header for header, _ in pictures if header), ""),
+        "scans": [scan for _, scan in pictures],
+    }
 
 
-def text_length(scan):
-    """The characters of a scan in JSON, with its quotes and comma, or of a null."""
-    return 3 + len(scan or "  ")
-
-
-def encode(paths, side, progress=True):
+def encode(paths, side):
     """Photographs as JPEGs, cut out as the network sees them: [(header, the rest)], both base64.
 
     The header is "" and the rest None for a photograph that is not known or cannot be read.
@@ -147,7 +141,7 @@ def encode(paths, side, progress=True):
         start = picture.index(START_OF_SCAN)
         return to_text(picture[:start]), to_text(picture[start:])
 
-    pictures, _ = in_threads(encode_one, paths, "thumbnails", progress=progress)
+    pictures, _ = in_threads(encode_one, paths, "thumbnails")
     return [picture or ("", None) for picture in pictures]
 
 
@@ -192,8 +186,8 @@ def mean_maps(evaluations):
     """For each class the mean face and the mean map of the true class, over faces of all models.
 
     Returns:
-        A list of dicts with name, face uint8 (3, S, S) and heat float (h, w) from 0 to 1, and for the page count (of
-        faces), picture (a data URL of the face), map (base64) and grid, "h,w"; empty without a network or an image.
+        A list of dicts for the page with name, count (of faces), picture (a data URL of the face), map (base64) and
+        grid, "h,w"; empty without a network or an image.
     """
     usable, shown = list(filter(has_maps, evaluations)), []
     for label, name in enumerate(usable[0].classes.names if usable else ()):
@@ -210,8 +204,6 @@ def mean_maps(evaluations):
             mean = torch.from_numpy(np.concatenate(maps).mean(0, keepdims=True, dtype=np.float64))
             heat = min_max(mean)[0].numpy()
             picture = "data:image/jpeg;base64," + to_text(to_jpeg(face))
-            shown.append({
-                "name": name, "face": face, "heat": heat, "count": f"{sum(map(len, faces)):,}", "picture": picture,
-                "map": map_text(heat), "grid": ",".join(map(str, heat.shape)),
-            })  # fmt: skip
+            count, grid = f"{sum(map(len, faces)):,}", ",".join(map(str, heat.shape))
+            shown.append({"name": name, "count": count, "picture": picture, "map": map_text(heat), "grid": grid})
     return shown

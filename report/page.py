@@ -24,21 +24,17 @@ from utils.reading import starts_with
 
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "age groups report"  # marks the page as ours
-BUDGET = 25_000_000  # bytes of the page
-MARGIN = 4000  # bytes for the JPEG header and the numbers that are not known before
-TEXT_FRACTION = 0.7  # of the page at most, the rest is for pictures
 SUSPECTS_FILE = "suspects.csv"
 UNKNOWN = {"mistakes": 0, "shown": 0, "side": 0, "missing": 0}
 
 
-def write_report(path, data, formats=(), budget=BUDGET):
+def write_report(path, data, formats=()):
     """Write the HTML report, and beside it suspects.csv and the plots.
 
     Args:
         path: the file; an earlier report is replaced once the new one is complete.
         data: the ReportData.
         formats: names in plots.FORMATS, for the plots; no plots by default.
-        budget: the largest size of the page, in bytes. Thumbnails are made to fit.
 
     Returns:
         A dict with bytes, mistakes, shown (the mistakes in the gallery), side (of a thumbnail, in pixels) and missing
@@ -52,7 +48,7 @@ def write_report(path, data, formats=(), budget=BUDGET):
     contents = {section.name: section.values(data) for section in SECTIONS}
     faces, summary = {}, UNKNOWN
     if data.evaluations:
-        faces, summary = faces_of_page(data, contents, budget)
+        faces, summary = faces_of_page(data, contents)
     text = render(data, contents, summary, **faces)
     write_text(path, text)
     if data.evaluations:
@@ -87,13 +83,12 @@ def check_report(path):
     check_output(beside, lambda own: starts_with(own, ",".join(COLUMNS)), "our list of suspect labels")
 
 
-def faces_of_page(data, contents, budget):
-    """The gallery and the thumbnails, both cut to fit into the budget.
+def faces_of_page(data, contents):
+    """The gallery and the thumbnails.
 
     Args:
         data: the ReportData.
         contents: {name of a section: the values for its macro, or None}.
-        budget: the largest size of the page, in bytes.
 
     Returns:
         ({"values": the faces and their classes for the script, "numbers": {path of a face: the number of its
@@ -102,31 +97,23 @@ def faces_of_page(data, contents, budget):
     evaluations = data.evaluations
     table, mistakes = choose_faces(evaluations)
     faces, grids = face_columns(evaluations, table)
-    values = {
-        "names": evaluations[0].classes.names,
-        "models": [printable(evaluation.name) for evaluation in evaluations],
-        "grids": grids,
-        "faces": faces.to_dict("list"),
-        "suspects": contents["labels"]["table"].to_csv(index=False),
-    }
-    # The last faces are left out if their text or, further down, their thumbnails do not fit.
-    fitting = int(len(table) * min(1, TEXT_FRACTION * budget / len(to_json(values))))
-    # The thumbnails of the lists come first.
     pairs = (contents["pairs"] or {"rows": []})["rows"]
     listed = [face["path"] for rows in (contents["labels"]["rows"], *pairs) for face in rows]
-    numbers = {path: k for k, path in enumerate(dict.fromkeys([*listed, *table.path[:fitting]]))}
-    faces = faces[:fitting].assign(picture=[numbers[path] for path in table.path[:fitting]])
-    values["faces"] = faces.to_dict("list")
+    numbers = {path: k for k, path in enumerate(dict.fromkeys([*listed, *table.path]))}
     photographs = {
         path: Path(evaluation.image_dir) / path
         for evaluation in reversed(evaluations)  # so that the first model that has the face counts
         if evaluation.image_dir
         for path in (data.faces or evaluation.faces).table.path
     }
-    room = max(0, budget - len(render(data, contents, UNKNOWN, values, numbers).encode()) - MARGIN)
-    pictures = make_thumbnails([photographs.get(path) for path in numbers], room)
-    faces = faces[faces.picture < len(pictures["scans"])]
-    values["faces"] = faces.to_dict("list")
+    pictures = make_thumbnails([photographs.get(path) for path in numbers])
+    values = {
+        "names": evaluations[0].classes.names,
+        "models": [printable(evaluation.name) for evaluation in evaluations],
+        "grids": grids,
+        "faces": faces.assign(picture=[numbers[path] for path in table.path]).to_dict("list"),
+        "suspects": contents["labels"]["table"].to_csv(index=False),
+    }
     shown, missing = int((faces.label != faces.prediction).sum()), pictures["scans"].count(None)
     summary = {"mistakes": mistakes, "shown": shown, "side": pictures["side"], "missing": missing}
     return {"values": values, "numbers": numbers, "pictures": pictures}, summary

@@ -228,23 +228,6 @@ def plot_parameters(groups, title, bins=61):
     return figure
 
 
-@styled
-def plot_mean_maps(faces, maps, class_names):
-    """The mean face of each class, and below it the mean map of the regions that speak for that class.
-
-    Args:
-        faces: list of uint8 (3, S, S).
-        maps: list of float (h, w) from 0 to 1.
-    """
-    figure, grid = subplots(2 * len(faces), len(faces), 1.35, 1.5)
-    for above, below, face, heat, name in zip(grid, grid[len(faces) :], faces, maps, class_names, strict=False):
-        show_face(above, face, name)
-        show_face(below, face, "")
-        ends = (0, face.shape[2], face.shape[1], 0)
-        below.imshow(heat, cmap="inferno", alpha=0.55, extent=ends, interpolation="bilinear", vmin=0, vmax=1)
-    return figure
-
-
 def show_face(axes, face, title, **settings):
     """Pixels (3, S, S) with a title, without axes."""
     axes.imshow(face.transpose(1, 2, 0))

@@ -20,7 +20,7 @@ from report.data import DRAWS, subgroup_table, with_temperatures
 from report.errors import safe
 from report.gallery import mean_maps
 from report.labels import repeated_pictures, suspect_labels
-from report.plots import plot_calibration, plot_confusion, plot_learning_curves, plot_mean_maps, plot_parameters
+from report.plots import plot_calibration, plot_confusion, plot_learning_curves, plot_parameters
 from report.svg import page_svg
 from report.tables import warnings_of
 from utils.cli import percent, printable
@@ -208,10 +208,7 @@ def mistakes(data):
 def saliency(data):
     """The mean face of each class and the mean map of the regions that speak for it."""
     maps = mean_maps(data.evaluations)
-    if not maps:
-        return None
-    figure = plot_mean_maps(*([mean[key] for mean in maps] for key in ("face", "heat", "name")))
-    return {"maps": maps, "figures": {"mean_maps": figure}}
+    return {"maps": maps} if maps else None
 
 
 def calibration(data):

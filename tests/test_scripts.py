@@ -64,7 +64,7 @@ class TestTraining:
         run = experiment[0] / "run"
         names = {path.name for path in run.iterdir()}
         pictures = {"learning_curves.png", "confusion.png", "augmentation.png", "worst_errors.png"}
-        pictures |= {"calibration.png", "mean_maps.png"}
+        pictures |= {"calibration.png"}
         files = {".lock", ".fold_0.lock", ".fold_3.lock", "fold_0.pt", "fold_3.pt"}
         files |= {"config.json", "log.csv", "predictions.csv", "results.json"}
         files |= {"report.html", "suspects.csv", "results.tex"}

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.faces import Faces
-from evaluation.bootstrap import paired_difference
 from evaluation.calibration import expected_calibration_error
 from evaluation.evaluation import Evaluation
 from evaluation.metrics import METRICS
+from evaluation.paired import paired_difference
 from evaluation.subgroups import group_faces, holm, image_statistics, subgroups
 from utils.classes import Classes
 from utils.errors import UserError

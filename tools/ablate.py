@@ -22,9 +22,9 @@ import pandas as pd
 
 from data import make_demo_faces
 from data.demo import DEMO_DIR
-from evaluation.bootstrap import paired_difference
 from evaluation.decode import DECODERS
 from evaluation.metrics import METRICS
+from evaluation.paired import paired_difference
 from report.plots import plot_ablation, save
 from training.config import DEMO_DEFAULTS, FIELDS, RECIPES, SECTIONS, Config, differences, read_config
 from training.losses import LOSSES

@@ -6,16 +6,13 @@
 Prints what the label files hold, and every finding. Exit status: 0 no findings, 1 findings, 2 the check failed.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data.adience import LABEL_POLICIES, NO_AGE, read_rows, select_faces
 from data.duplicates import SIDE, SIGNATURE_BYTES, same_pictures, signatures_of
-from data.images import decode_face
+from data.images import decode_face, in_threads
 from data.labels import FOLDS, find_present, repeated_rows
 from utils.cli import printable, run_script
 from utils.errors import UserError
@@ -118,11 +115,15 @@ def check_images(rows, image_dir):
     table = rows[~repeated_rows(rows)]
     present = find_present(table.path, image_dir)
     missing, table = table.path[~present].tolist(), table[present]
-    signatures, damaged = read_signatures([image_dir / path for path in table.path])
+    signatures, damaged = in_threads(read_signature, [image_dir / path for path in table.path], "reading images")
     table = table[[signature is not None for signature in signatures]]
     readable = [signature for signature in signatures if signature is not None]
     pairs = same_pictures(np.array(readable, np.uint8).reshape(-1, SIGNATURE_BYTES))
-    across_folds, across_ages = compare_labels(table, pairs)
+    across_folds, across_ages = [], []
+    for a, b in (table.iloc[pair].itertuples() for pair in pairs):
+        line = f"{a.path} (fold {a.fold}, {a.age}) and {b.path} (fold {b.fold}, {b.age})"
+        across_folds += [line] if a.fold != b.fold else []
+        across_ages += [line] if a.age != b.age and not {a.age, b.age} & set(NO_AGE) else []
     counts = {"listed": len(signatures) + len(missing), "readable": len(table), "same picture": len(pairs)}
     return counts, {
         "missing images": missing,
@@ -135,33 +136,6 @@ def check_images(rows, image_dir):
 def read_signature(path):
     """The signature of an image file, uint8 (96,). Raises UserError."""
     return signatures_of(decode_face(path, 2 * SIDE)[None])[0]
-
-
-def read_signatures(paths):
-    """A list of signatures, None for each image that cannot be decoded, and the list of their errors."""
-
-    def read(path):
-        try:
-            return read_signature(path), None
-        except UserError as error:
-            return None, str(error)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(tqdm(pool.map(read, paths), total=len(paths), desc="reading images", disable=None))
-    return [signature for signature, _ in results], [error for _, error in results if error]
-
-
-def compare_labels(table, pairs):
-    """The pairs of the same picture in different folds, and those under different ages, as lines of text."""
-    across_folds, across_ages = [], []
-    for first, second in pairs:
-        a, b = table.iloc[first], table.iloc[second]
-        line = f"{a.path} (fold {a.fold}, {a.age}) and {b.path} (fold {b.fold}, {b.age})"
-        if a.fold != b.fold:
-            across_folds.append(line)
-        if a.age != b.age and not {a.age, b.age} & set(NO_AGE):
-            across_ages.append(line)
-    return across_folds, across_ages
 
 
 def print_labels(labels):

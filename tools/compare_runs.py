@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 
 from data.faces import Faces
-from evaluation.calibration import expected_calibration_error
 from evaluation.evaluation import FACE_COLUMNS, Evaluation
-from evaluation.metrics import METRICS, Metric
-from evaluation.paired import mcnemar, paired_differences
+from evaluation.metrics import METRICS
+from evaluation.paired import mcnemar, paired_difference
 from training.results import read_results
 from utils.cli import printable, run_script
 from utils.errors import UserError
@@ -24,8 +23,6 @@ from utils.options import Parser
 from utils.reading import open_regular
 
 OUTPUT_LIMIT = 2048  # MiB
-ECE = Metric(expected_calibration_error, ".2%", "ECE", lower_is_better=True)  # of all faces together, not of each
-COLUMNS = {**METRICS, "ece": ECE}  # of `paired_differences`
 CHANGES = ("right → wrong", "wrong → right", "both wrong, differently")
 CSV_COLUMNS = "run path fold person label first second p_first p_second gain change".split()
 WIDTH = 17  # characters of a column of the printed table
@@ -108,7 +105,7 @@ def compare(reference, run):
     """The differences of two Evaluations of the same faces: in each fold, then in all faces together.
 
     Returns:
-        A list of dicts with name; differences, {name of COLUMNS: (run - reference, low, high)}; lost and gained, how
+        A list of dicts with name; differences, {name of METRICS: (run - reference, low, high)}; lost and gained, how
         many faces only the reference and only the run gets right; p of McNemar's test.
     """
     folds, rows = reference.faces.table.fold.to_numpy(), []
@@ -117,7 +114,9 @@ def compare(reference, run):
         first, second = reference.where(mask), run.where(mask)
         before, after = (evaluation.predicted == evaluation.labels for evaluation in (first, second))
         counts = {"lost": int((before & ~after).sum()), "gained": int((~before & after).sum())}
-        differences = paired_differences(second, first)
+        differences = {
+            name: paired_difference(second.per_face(name), first.per_face(name), first.faces.people) for name in METRICS
+        }
         rows.append({"name": name, "differences": differences, **counts, "p": mcnemar(before, after)})
     return rows
 
@@ -150,7 +149,7 @@ def face_changes(reference, run):
 def comparison_table(reference, others):
     """The differences of Evaluations from the reference as the table that is printed."""
     name = printable(reference.name)
-    titles = "".join(f"{metric.title:>{WIDTH}}" for metric in COLUMNS.values())
+    titles = "".join(f"{metric.title:>{WIDTH}}" for metric in METRICS.values())
     lines = [
         f"differences from {name}, percentages in points; below them 95 % intervals, bootstrap over people",
         f"{'':11}{titles}    lost  gained  McNemar p",
@@ -158,7 +157,7 @@ def comparison_table(reference, others):
     for run in others:
         lines.append(printable(run.name))
         for row in compare(reference, run):
-            shown = [map(COLUMNS[column].show_difference, row["differences"][column]) for column in COLUMNS]
+            shown = [map(metric.show_difference, row["differences"][name]) for name, metric in METRICS.items()]
             values, intervals = zip(*((value, f"{low} to {high}") for value, low, high in shown), strict=True)
             p = "< 0.0001" if row["p"] < 0.0001 else f"{row['p']:.4f}"
             counts = f"{row['lost']:>8,}{row['gained']:>8,}{p:>11}"

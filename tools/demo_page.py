@@ -1,9 +1,9 @@
-"""Open a page for photographs in the browser: drop one, see its faces, their age groups and where the network looks.
+"""Open a page for photographs in the browser: drop one, and see its faces and their age groups.
 
     python -m tools.demo_page MODEL [MODEL ...] [--host 127.0.0.1] [--port 7860] [--threshold 70]
 
 Several models are fused. The page is served on this machine and needs nothing from outside. A photograph is deleted as
-soon as its answer is there; the pictures on the page are data URLs, so that they are in the browser only.
+soon as its answer is there; the picture on the page is a data URL, so that it is in the browser only.
 """
 
 import base64
@@ -16,10 +16,8 @@ import socket
 import tempfile
 from pathlib import Path
 
-from PIL import Image
-
 from data.images import IMAGE_LIMIT
-from photos.drawing import draw_faces, draw_saliency
+from photos.drawing import draw_faces
 from photos.photographs import PHOTO_SUFFIXES
 from photos.predictor import NOTICE, AgePredictor, Photograph, without_path
 from utils.cli import percent, printable, require_package, run_script
@@ -28,8 +26,6 @@ from utils.options import Parser, check_limits
 from utils.reading import MIB, reason
 
 TITLE = "Age groups from faces"
-SALIENCY = """Saliency is Grad-CAM of the first model: the greener a region, the more it raises the score of the group.
-It does not show why, and is as coarse as the network's last feature maps."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 # Read by Gradio when it is imported: nothing is reported, checked or remembered, and its own first request, which asks
 # the page whether it is there, goes through no proxy.
@@ -92,53 +88,45 @@ def build_page(gradio, answer):
         with gradio.Row():
             drawn = gradio.Image(show_label=False, interactive=False, buttons=[])
             with gradio.Column():
-                gallery = gradio.Gallery(show_label=False, interactive=False, columns=2, height="auto", buttons=[])
 
                 @gradio.render(bars)
                 def show_bars(faces):
                     for title, probabilities in faces:
                         gradio.Label(probabilities, label=title, show_heading=False)
 
-                gradio.Markdown(SALIENCY)
         # The photograph is cleared, so that the next one can be dropped. Postprocessing would write pictures to files.
-        outputs = [message, drawn, gallery, bars, photograph]
+        outputs = [message, drawn, bars, photograph]
         photograph.upload(answer, photograph, outputs, postprocess=False, api_visibility="private")
     return page
 
 
 def answer(predictor, path):
-    """Predict and explain the faces of an uploaded photograph, and delete it.
+    """Predict the faces of an uploaded photograph, and delete it.
 
     Returns:
-        Values of Gradio's components: message, picture with boxes, captioned pictures of the faces, title and {class:
-        probability} of each face, and None in place of the photograph.
+        Values of Gradio's components: message, picture with boxes, title and {class: probability} of each face, and
+        None in place of the photograph.
     """
     path = Path(path)
     try:
-        found = predictor.explain(path)
-        drawn = draw_faces(Photograph(path, [face for face, _, _ in found]), numbered=len(found) > 1)
+        faces = predictor(path)
+        drawn = draw_faces(Photograph(path, faces), numbered=len(faces) > 1)
     except UserError as error:
-        return f"{path.name} cannot be read: {without_path(str(error), path)}", None, [], [], None
+        return f"{path.name} cannot be read: {without_path(str(error), path)}", None, [], None
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
             path.parent.rmdir()  # its name is a hash of the photograph
     drawn.thumbnail((1280, 1280))
-    gallery, bars = [], []
-    for number, (face, crop, saliency) in enumerate(found, 1):
-        image = Image.fromarray(crop.transpose(1, 2, 0))
-        gallery.append({"image": picture(image), "caption": f"Face {number}"})
-        gallery.append({"image": picture(draw_saliency(image, saliency)), "caption": f"Saliency for {face.group}"})
-        bars.append((f"Face {number}: {face.group} {percent(face.confidence)}", face.probabilities))
-    count = "1 face" if len(found) == 1 else f"{len(found) or 'no'} faces"
-    return f"{path.name}: {count}", picture(drawn), gallery, bars, None
-
-
-def picture(image):
-    """A PIL image as a picture that the page holds itself."""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=90)
-    return {"url": "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()}
+    drawn.save(file, "JPEG", quality=90)
+    picture = {"url": "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()}
+    bars = [
+        (f"Face {number}: {face.group} {percent(face.confidence)}", face.probabilities)
+        for number, face in enumerate(faces, 1)
+    ]
+    count = "1 face" if len(faces) == 1 else f"{len(faces) or 'no'} faces"
+    return f"{path.name}: {count}", picture, bars, None
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from models.network import Network, size_mib
 from report.card import is_card, model_card
 from training.config import FIELDS, recorded_config
 from utils.cli import printable, require_package, run_script
-from utils.device import Runtime
 from utils.errors import UserError
 from utils.files import atomic_write, check_output, write_text
 from utils.options import Parser, add_options
@@ -46,7 +45,6 @@ CARD = "MODEL_CARD.md"
 PIXELS = 512 * 224**2  # the most in one batch, or of drawn images in all
 TERMS = "Those of the data that it was trained on, which also bind the use of the model."
 ADIENCE_TERMS = "Trained on Adience, which is for research only."
-FP32 = Runtime(torch.device("cpu"), "fp32")
 FORMS = {"torch": "PyTorch fp32", "onnx": "ONNX fp32", "int8": "ONNX INT8"}
 
 
@@ -159,16 +157,38 @@ def check_outputs(sources, options):
 
 
 def export(source, outputs):
-    """Write the ONNX files {form: file} of a Source, and print their size and accuracy.
+    """Convert a model, compare its answers with PyTorch's, write the files, and print their size and accuracy.
+
+    Args:
+        source: the Source.
+        outputs: {form: file}, "onnx" and, for the 8-bit form too, "int8".
 
     Returns:
         {form: {quantity: value}}, as for `report.card.model_card`.
 
     Raises:
-        UserError: the network cannot be exported, or a file cannot be written.
+        UserError: the network cannot be exported, the answers differ too much, or a file cannot be written.
     """
-    contents, results = convert(source, "int8" in outputs)
+    model, (images, description) = source.model, parity_images(source)
+    expected = torch_probabilities(model, images)
+    proto = to_onnx(model, metadata_of(model, source.licence))
+    contents, results = {"onnx": proto.SerializeToString()}, {"torch": {"mib": size_mib(model)}}
+    difference = float(np.abs(onnx_probabilities(open_session(contents["onnx"]), images) - expected).max())
+    if not difference <= TOLERANCE:  # written so that nan, which compares as false, is too much
+        raise UserError(
+            f"'{source.path}': the export's probabilities differ from PyTorch's by {difference:.1e} on {description};"
+            f" at most {TOLERANCE:.0e} is allowed, and nothing was written"
+        )
+    path = printable(source.path)
+    print(f"\n{path}: ONNX and PyTorch differ by at most {difference:.1e} in a probability, on {description}")
+    if "int8" in outputs:
+        chosen = source.images(choose(source.train, CALIBRATION_FACES))
+        contents["int8"] = to_int8(proto, list(batches(chosen, CALIBRATION_BATCH))).SerializeToString()
+        print(f"calibrated on {len(chosen):,} training faces")
     for form, content in contents.items():
+        found = onnx_probabilities(open_session(content), images)
+        same = float((found.argmax(1) == expected.argmax(1)).mean())
+        results[form] = {"mib": len(content) / MIB, "agreement": same}
         with atomic_write(outputs[form], len(content) / MIB) as unfinished:
             unfinished.write_bytes(content)
         print(f"wrote {printable(outputs[form])}")
@@ -177,55 +197,6 @@ def export(source, outputs):
             results[form] |= metrics
     print(results_table(results))
     return results
-
-
-def convert(source, int8):
-    """Convert the model of a Source, compare its answers with PyTorch's, and print how far they are apart.
-
-    Args:
-        source: the Source.
-        int8: whether to make the 8-bit form, too.
-
-    Returns:
-        ({form: content of its ONNX file}, {form: {"mib": size, "agreement": fraction of faces with PyTorch's top-1}}).
-
-    Raises:
-        UserError: the network cannot be exported, or the answers differ too much.
-    """
-    model, (images, description) = source.model, parity_images(source)
-    expected = torch_probabilities(model, images)
-    proto = to_onnx(model, metadata_of(model, source.licence))
-    contents, results = {"onnx": proto.SerializeToString()}, {"torch": {"mib": size_mib(model)}}
-    found = run(open_session(contents["onnx"]), images)
-    difference = f"{check_parity(source.path, found, expected, description):.1e}"
-    path = printable(source.path)
-    print(f"\n{path}: ONNX and PyTorch differ by at most {difference} in a probability, on {description}")
-    if int8:
-        chosen = source.images(choose(source.train, CALIBRATION_FACES))
-        contents["int8"] = to_int8(proto, list(batches(chosen, CALIBRATION_BATCH))).SerializeToString()
-        print(f"calibrated on {len(chosen):,} training faces")
-    for form, content in contents.items():
-        found = run(open_session(content), images)
-        same = float((found.argmax(1) == expected.argmax(1)).mean())
-        results[form] = {"mib": len(content) / MIB, "agreement": same}
-    return contents, results
-
-
-def check_parity(path, found, expected, description):
-    """The largest difference of two arrays of probabilities. Raises UserError if it is too large.
-
-    Args:
-        path: the model file, for the message.
-        description: the images, in words.
-    """
-    difference = float(np.abs(found - expected).max())
-    # Written so that nan, which compares as false, is too much.
-    if not difference <= TOLERANCE:
-        raise UserError(
-            f"'{path}': the export's probabilities differ from PyTorch's by {difference:.1e} on {description}; at most"
-            f" {TOLERANCE:.0e} is allowed, and nothing was written"
-        )
-    return difference
 
 
 def parity_images(source):
@@ -252,18 +223,15 @@ def batches(images, size=BATCH):
 
 
 @torch.inference_mode()
-def torch_probabilities(model, images, runtime=FP32):
+def torch_probabilities(model, images):
     """The probabilities (N, K) as evaluation computes them, with the temperature."""
-    probabilities, temperature = [], model.record.get("temperature")
-    with runtime.autocast():
-        for batch in batches(images):
-            inputs = to_network_input(torch.from_numpy(batch), model.mean, model.std)
-            probabilities.append(model.probabilities(inputs).numpy())
-    probabilities = np.concatenate(probabilities)
+    inputs = (to_network_input(torch.from_numpy(batch), model.mean, model.std) for batch in batches(images))
+    probabilities = np.concatenate([model.probabilities(batch).numpy() for batch in inputs])
+    temperature = model.record.get("temperature")
     return probabilities if temperature is None else apply_temperature(probabilities, temperature)
 
 
-def run(session, images):
+def onnx_probabilities(session, images):
     """The probabilities (N, K) of an ONNX session."""
     return np.concatenate([session.run(None, {"images": batch})[0] for batch in batches(images)])
 
@@ -280,7 +248,7 @@ def measure_accuracy(source, int8):
     for chunk in range(chunks[-1] + 1):
         images = source.images(source.test.where(chunks == chunk))
         answers["torch"].append(torch_probabilities(source.model, images))
-        answers["int8"].append(run(session, images))
+        answers["int8"].append(onnx_probabilities(session, images))
     decoder = source.model.record["decoder"]
     return {form: Evaluation(source.test, np.concatenate(found), decoder).metrics() for form, found in answers.items()}
 

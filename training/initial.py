@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from evaluation.leaks import refuse_training_people, refuse_training_pictures
 from models.checkpoint import FORMAT, load_model
 from models.network import layer_groups
 from models.pruning import pruned_state
@@ -172,20 +171,3 @@ def describe_initial(initial, counts):
     if not initial.record:
         lines.append("  their training data is not known; it may include the held-out faces")
     return "\n".join(lines)
-
-
-def refuse_seen_faces(initial, faces, split, signatures):
-    """Refuse weights that were trained on faces that the model is evaluated or tuned on.
-
-    Args:
-        initial: InitialWeights.
-        faces: the Faces to evaluate or tune on.
-        split: their name.
-        signatures: uint8 (N, 96), of their pictures.
-
-    Raises:
-        UserError: they were, apart from the copies that the model file counts itself.
-    """
-    if initial.record:
-        refuse_training_people(initial.name, initial.record, faces, split)
-        refuse_training_pictures(initial.name, initial.record, faces, split, signatures)

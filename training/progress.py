@@ -15,25 +15,21 @@ SECONDS_BETWEEN_LINES = 180.0
 
 
 class FoldProgress:
-    """One bar per fold, with loss, top-1, speed and the times at which fold and run will end; one line per epoch.
+    """One bar per fold, with loss, top-1, speed and the remaining time; one line per epoch.
 
     Args:
         fold: the fold that trains.
-        folds: the number of folds that are still to train, this one included.
         state: the TrainState.
         config: the settings of the run.
         runtime: the Runtime; its main process prints.
     """
 
-    def __init__(self, fold, folds, state, config, runtime):
+    def __init__(self, fold, state, config, runtime):
         self.fold, self.state, self.epochs, self.batch_size = fold, state, config.epochs, config.batch_size
         self.shown = runtime.distributed.is_main_process
-        self.faces_per_fold = self.epochs * state.steps_per_epoch * self.batch_size
-        self.later_faces = self.faces_per_fold * (folds - 1)
-        self.first_step, self.start = state.step, time.monotonic()
-        self.last_reading = self.last_line = self.start
+        self.last_reading = self.last_line = time.monotonic()
         self.bar = tqdm(
-            total=self.faces_per_fold,
+            total=self.epochs * state.steps_per_epoch * self.batch_size,
             initial=state.step * self.batch_size,
             unit="img",
             unit_scale=True,
@@ -58,19 +54,12 @@ class FoldProgress:
             return
         self.last_reading = now
         self.bar.update(self.state.step * self.batch_size - self.bar.n)
-        if not self.bar.disable:
+        if not self.bar.disable or now - self.last_line >= SECONDS_BETWEEN_LINES:
             loss, top1 = meter.read()
-            self.bar.set_postfix_str(f"loss {loss:.3f}, top-1 {top1:.1%}, {self.end_times()}")
-        elif now - self.last_line >= SECONDS_BETWEEN_LINES:
-            loss, top1 = meter.read()
-            self.print(f"{self.description()}  loss {loss:.3f}  top-1 {top1:.1%}  {self.end_times()}")
-
-    def end_times(self):
-        """'fold ends 14:32, run 18:05', from the speed of this fold so far, evaluation included."""
-        speed = (self.state.step - self.first_step) * self.batch_size / (time.monotonic() - self.start)
-        fold_ends = time.time() + (self.faces_per_fold - self.state.step * self.batch_size) / max(speed, 1e-9)
-        run_ends = fold_ends + self.later_faces / max(speed, 1e-9)
-        return f"fold ends {clock(fold_ends)}" + (f", run {clock(run_ends)}" if self.later_faces else "")
+            shown = f"loss {loss:.3f}, top-1 {top1:.1%}"
+            self.bar.set_postfix_str(shown)
+            if self.bar.disable:
+                self.print(f"{self.description()}, step {self.state.step % self.state.steps_per_epoch}: {shown}")
 
     def epoch_done(self, row):
         """Print an epoch's row of the log."""
@@ -90,12 +79,6 @@ class FoldProgress:
             self.last_line = time.monotonic()
             tqdm.write(line)
             sys.stdout.flush()
-
-
-def clock(seconds):
-    """Local time of a moment, with the weekday where it is not today."""
-    moment, today = time.localtime(seconds), time.localtime()
-    return time.strftime("%H:%M" if moment[:3] == today[:3] else "%a %H:%M", moment)
 
 
 def describe(config, network, runtime):

@@ -8,6 +8,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from data import Faces, split_faces
 from data.dataset import steps_per_epoch
+from evaluation.leaks import refuse_training_people, refuse_training_pictures
 from models import create_model
 from models.network import Network, layer_groups
 from training.initial import (
@@ -15,7 +16,6 @@ from training.initial import (
     describe_initial,
     fitting_weights,
     initial_weights,
-    refuse_seen_faces,
 )
 from training.losses import LOSSES, Criterion
 from training.optimizers import OPTIMIZERS, parameter_groups
@@ -101,8 +101,10 @@ def check_initial_weights(setups, signatures):
     for setup in setups:
         splits = {f"fold {setup.fold}": setup.test, f"the validation faces of fold {setup.fold}": setup.val}
         for split, faces in splits.items():
-            if setup.initial is not None:
-                refuse_seen_faces(setup.initial, faces, split, signatures[faces.table.index])
+            if setup.initial is not None and setup.initial.record:
+                seen_by = (setup.initial.name, setup.initial.record, faces, split)
+                refuse_training_people(*seen_by)
+                refuse_training_pictures(*seen_by, signatures[faces.table.index])
 
 
 def build_model(config, classes):
