@@ -15,7 +15,7 @@ import sys
 
 from data import load_data, make_demo_faces, open_cache
 from photos.framing import measure_framing
-from report import board, data, page, plots, tables
+from report import data, page, plots, tables
 from training.arguments import read_arguments, resume_command
 from training.engine import epoch_pipeline, evaluate_faces, final_evaluations, preview_augment, train_one_epoch
 from training.progress import FoldProgress, describe, describe_duplicates
@@ -75,8 +75,7 @@ def train_fold(setup, images, run, interruption, find_framing):
     config, runtime, fold = run.config, run.runtime, setup.fold
     state = make_state(config, setup, runtime)
     first, meter = run.resume_fold(fold, state)
-    events = board.Board(run.folder, fold, first, config.tensorboard and run.writes)
-    with events, FoldProgress(fold, state, config, runtime) as progress:
+    with FoldProgress(fold, state, config, runtime) as progress:
         for epoch in range(first, config.epochs):
             batches, augment = epoch_pipeline(config, epoch, images, setup.train, state, runtime)
 
@@ -90,7 +89,6 @@ def train_fold(setup, images, run, interruption, find_framing):
             tested, validated = (evaluate_faces(config, images, f, state, runtime) for f in (setup.test, setup.val))
             row = run.save_epoch(setup, epoch, state, meter, tested, validated)
             progress.epoch_done(row)
-            events.epoch_done(row, tested, setup.train, images, augment)
     # Again, because a run that is resumed after its last epoch skips the loop.
     tested, validated = final_evaluations(config, images, setup, state, runtime)
     run.save_fold(setup, state, tested, validated, find_framing())
@@ -107,7 +105,7 @@ def report(run, labels):
         shown = data.run_data(run.settings, run.evaluations, run.history, *pictures, command)
         page.write_report(run.folder / "report.html", shown, config.plot_format)
         augment = preview_augment(config, plots.PREVIEW_DRAWS * len(faces.classes))
-        page.draw_faces(run.folder, run.evaluations, faces, images, augment, config.plot_format)
+        plots.save(plots.plot_augmentation(faces, images, augment), run.folder / "augmentation", config.plot_format)
     written = ", plots and report.html, which shows every mistake" if config.plots else ""
     print(f"{printable(run.folder)}/ holds the models, log.csv, predictions.csv, results.json, results.tex{written}")
     path = printable(shlex.quote(str(run.model_path(min(run.evaluations)))))

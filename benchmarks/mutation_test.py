@@ -1,12 +1,12 @@
 """Run the scripts over thousands of generated broken files.
 
-    python benchmarks/mutation_test.py [--cases 10000] [--cold 500] [--jobs 2] [--seed 0]
-    python benchmarks/mutation_test.py --only images:17 [--cold-only] [--seed 0]
+    python benchmarks/mutation_test.py [--cases 10000] [--jobs 2] [--seed 0]
+    python benchmarks/mutation_test.py --only images:17 [--seed 0]
 
-Label files, tables of one's own faces, images, photographs, model files, caches and everything in a run directory are
-broken: bytes, cut, emptied, removed, replaced by a folder, a named pipe, a link to /dev/zero or another run's file;
-JSON and model files also in their content, with a right checksum. `--cases` run in this process, by calling a script's
-main(); `--cold` start the real script. Whatever the input: exit status 0 or 2 (1 only from tools.check_data and
+Label files, tables of one's own faces, images, photographs, model files and caches are broken: bytes, cut, emptied,
+removed, replaced by a folder, a named pipe, a link to /dev/zero or another file; model files also in their content,
+with a right checksum. benchmarks/run_machine.py breaks run directories. A case calls a script's main(); tests/
+test_fails_closed.py starts the real scripts. Whatever the input: exit status 0 or 2 (1 only from tools.check_data and
 predict.py, which report findings), on 2 one printable line of at most 500 characters on standard error and no file
 changed, bounded time and memory, and after 0 all that was good is still good.
 """
@@ -21,7 +21,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -46,15 +45,15 @@ import predict
 import test_code
 from data.adience import CANONICAL, FOLDS, HEADER
 from models.checkpoint import load_model
-from tools import ablate, check_data
+from tools import check_data
 from training.provenance import current_commit
 from utils.cli import run_script
 from utils.serialization import digest, load_plain
 from utils.signals import Interruption
 
 ROOT = Path(__file__).parents[1]
-SECONDS, COLD_SECONDS = 20, 90  # for a case in this process, and for a cold start
-GROWTH, COLD_PEAK = 2560, 4096  # MiB of memory; a network of 500,000,000 numbers, which are 2 GB, is allowed
+SECONDS = 20  # for a case
+GROWTH = 2560  # MiB of memory; a network of 500,000,000 numbers, which are 2 GB, is allowed
 FACES_PER_FOLD = 8
 BATCH = 8  # images that are broken at once; the check reads each by itself
 SETTINGS = (
@@ -64,11 +63,10 @@ SETTINGS = (
 DATA = ["--label-dir", "labels", "--image-dir", "aligned"]
 OWN = ["--label-file", "own.csv", "--image-dir", "aligned", "--age-groups", "0-9", "10-24", "25-47", "48+"]
 SCRIPTS = {
-    "main": (main_script.main, ["main.py"]),
-    "test_code": (test_code.main, ["test_code.py"]),
-    "check_data": (check_data.main, ["-m", "tools.check_data"]),
-    "ablate": (ablate.main, ["-m", "tools.ablate"]),
-    "predict": (predict.main, ["predict.py"]),
+    "main": main_script.main,
+    "test_code": test_code.main,
+    "check_data": check_data.main,
+    "predict": predict.main,
 }
 FINDINGS = ("check_data", "predict")  # scripts that report what they find by status 1
 KINDS = {  # kind of input: its share of the cases
@@ -78,7 +76,6 @@ KINDS = {  # kind of input: its share of the cases
     "photographs": 6,
     "model bytes": 12,
     "model content": 10,
-    "run files": 8,
     "caches": 4,
 }
 
@@ -91,15 +88,13 @@ def make_home(home):
 
     labels/, aligned/: forty faces; mixed/: the same people in pictures of all formats.
     own.csv: the faces of aligned/ with ages in years; runs/own: fold 0 of it.
-    runs/done: folds 0 and 1; runs/begun: fold 0, and a step of fold 1; runs/other: as runs/done, another seed.
-    ablation/: two finished runs and their comparison.
+    runs/done: folds 0 and 1; runs/begun: fold 0, and a step of fold 1.
     """
     home.mkdir(parents=True)
     os.chdir(home)
     make_faces(np.random.default_rng(0))
     expect_success("main", *DATA, "--run-dir", "runs/done", "--folds", "0", "1", *SETTINGS)
     expect_success("main", *OWN, "--run-dir", "runs/own", "--folds", "0", *SETTINGS)
-    expect_success("main", *DATA, "--run-dir", "runs/other", "--folds", "0", "1", "--seed", "1", *SETTINGS)
     agreed, steps = Interruption.agreed, iter(range(1, 4))
 
     def stop_in_the_second_fold(interruption):
@@ -113,12 +108,6 @@ def make_home(home):
         assert status == 143
     finally:
         Interruption.agreed = agreed
-    settings = [part for part in SETTINGS if part != "--no-plots"]
-    for variant, seed in (("baseline", "0"), ("relu", "0")):
-        extra = ["--negative-slope", "0"] if variant == "relu" else []
-        run = ["--run-dir", f"ablation/{variant}_seed{seed}", "--folds", "0", "--recipe", "modern", *extra]
-        expect_success("main", *DATA, *run, *SETTINGS)
-    expect_success("ablate", *DATA, "--run-dir", "ablation", "--only", "relu", "--folds", "0", *settings)
     shutil.rmtree("cache")  # it is made for every copy, whose images have other times
 
 
@@ -284,18 +273,6 @@ def break_content(path, chance):
         path.write_bytes(b"")
 
 
-def break_json(path, chance):
-    content = json.loads(path.read_text())
-    limit = sys.get_int_max_str_digits()
-    sys.set_int_max_str_digits(0)
-    try:
-        path.write_text(json.dumps(alter(content, chance)))
-    except RecursionError:
-        path.write_text("[" * 100_000)
-    finally:
-        sys.set_int_max_str_digits(limit)
-
-
 def break_table(path, chance):
     """Alter cells and rows of a text table."""
     separator = "\t" if path.suffix == ".txt" else ","
@@ -456,64 +433,18 @@ def break_bytes(path, chance):
     return "bytes"
 
 
-def run_file_case(chance):
-    """Any file of a run directory, also of one that the ablation reads, in another state."""
-    reader = chance.choices(["main", "begun", "test_code", "ablate"], [7, 5, 2, 3])[0]
-    folder = {"begun": "runs/begun", "ablate": "ablation/relu_seed0"}.get(reader, "runs/done")
-    names = ["config.json", "config.json", "log.csv", "predictions.csv", "predictions.csv", "results.json", ".lock"]
-    names += ["fold_0.pt", "fold_1.progress.pt" if reader == "begun" else "fold_1.pt"]
-    if reader == "ablate":
-        names = ["config.json", "log.csv", "predictions.csv", "results.json", "results.json", "../ablation.csv"]
-    path = Path("runs/done/fold_0.pt") if reader == "test_code" else Path(folder, chance.choice(names))
-    path.touch()  # not all of them are there in an unfinished run
-    how = chance.choice(["place", "place", "bytes", "content"])
-    if how == "content" and path.suffix == ".json" and path.stat().st_size:
-        break_json(path, chance)
-    elif how == "content" and path.suffix == ".csv" and path.stat().st_size:
-        break_table(path, chance)
-    elif how == "bytes":
-        break_bytes(path, chance)
-    else:
-        others = [other for other in Path("runs/other").iterdir() if other.is_file()]
-        same = [other for other in others if other.name == path.name]
-        how = replace_by(path, chance, same if same and chance.random() < 0.7 else others)
-    how = f"{path.name} {how}"
-    if reader == "ablate":
-        settings = [part for part in SETTINGS if part != "--no-plots"]
-        arguments = [*DATA, "--run-dir", "ablation", "--only", "relu", "--folds", "0", *settings]
-        return Case("ablate", arguments, [path], how, outputs=("ablation", "cache"), altered=True)
-    if reader == "test_code":
-        return Case("test_code", [str(path), "--threads", "1"], [path], how, outputs=("cache",))
-    altered = path.name == "config.json"  # its folders and folds may be changed by hand
-    return Case("main", ["--run-dir", folder, "--resume"], [path], how, "", ("cache", folder), folder, altered)
-
-
 def cache_case(chance):
     folder = next(path for path in Path("cache").iterdir() if path.is_dir())
-    path = chance.choice(
-        [
-            folder / "images.npy",
-            folder / "images.npy",
-            folder / "index.json",
-            folder / "signatures.npy",
-            folder / "pairs.npy",
-            Path("cache/.lock"),
-            folder,
-        ]
-    )
-    path = path if path != folder else folder / "mine.txt"
-    how = chance.choice(["place", "bytes", "content"])
+    path = folder / chance.choice(["images.npy", "images.npy", "index.npz", "index.npz", "../.lock", "mine.txt"])
+    broken, how = [path], chance.choice(["place", "bytes"])
     if path.name == "mine.txt":  # a stranger in a cache that is damaged, too
         path.write_text("precious\n")
-        (folder / "index.json").write_text("{}")
-        how = "a stranger"
-    elif how == "content" and path.suffix == ".json":
-        break_json(path, chance)
+        (folder / "index.npz").write_text("{}")
+        broken, how = [path, folder / "index.npz"], "a stranger"
     elif how == "bytes":
         break_bytes(path, chance)
     else:
         how = replace_by(path, chance, [Path("runs/done/config.json"), Path("runs/done/fold_0.pt")])
-    broken = [path, folder / "index.json"] if how == "a stranger" else [path]
     how = f"{path.name} {how}"
     if chance.random() < 0.5:
         arguments = ["runs/done/fold_0.pt", "--threads", "1"]
@@ -530,7 +461,6 @@ CASES = {
     "photographs": photograph_case,
     "model bytes": lambda chance: model_case(chance, break_bytes),
     "model content": lambda chance: model_case(chance, break_content),
-    "run files": run_file_case,
     "caches": cache_case,
 }
 
@@ -549,11 +479,11 @@ def on_alarm(*_):
 def call(script, arguments):
     """(status, output, errors) of a script's main(), called here."""
     output, errors, argv = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = [SCRIPTS[script][1][-1], *arguments]
+    sys.argv = [script, *arguments]
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             try:
-                run_script(SCRIPTS[script][0])
+                run_script(SCRIPTS[script])
                 status = 0
             except SystemExit as ending:
                 status = ending.code
@@ -574,32 +504,6 @@ def call_here(case):
     finally:
         signal.alarm(0)
     return *result, peak() - before
-
-
-def call_cold(case):
-    """(status, output, errors, MiB) of a process of its own."""
-    command = [sys.executable, *SCRIPTS[case.script][1], *case.arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    if command[1] != "-m":
-        command[1] = str(ROOT / command[1])
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=output, stderr=errors, stdin=subprocess.DEVNULL, env=environment)
-        deadline = time.monotonic() + COLD_SECONDS
-        while True:
-            done, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if done:
-                break
-            if time.monotonic() > deadline:
-                process.kill()
-                os.wait4(process.pid, 0)
-                raise Hang
-            time.sleep(0.02)
-        process.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it
-        texts = []
-        for file in (output, errors):
-            file.seek(0)
-            texts.append(file.read().decode("utf-8", "replace"))
-    return process.returncode, *texts, usage.ru_maxrss / 1024
 
 
 def reset_peak():
@@ -647,7 +551,7 @@ def restore(good):
                 Path(path).write_bytes(good[path])
 
 
-def judge(case, good, before, after, result, cold):
+def judge(case, good, before, after, result):
     """What breaks the contract, as a list of texts."""
     status, output, errors, memory = result
     allowed = (0, 1, 2) if case.script in FINDINGS else (0, 2)
@@ -663,7 +567,7 @@ def judge(case, good, before, after, result, cold):
         yield f"printed to standard error: {errors[:300]!r}"
     if not output.replace("\n", "").isprintable():
         yield f"unprintable output: {[line for line in output.splitlines() if not line.isprintable()][:3]!r}"
-    if memory > (COLD_PEAK if cold else GROWTH):
+    if memory > GROWTH:
         yield f"took {memory:,.0f} MiB"
     yield from judge_files(case, status, good, before, after)
 
@@ -676,8 +580,6 @@ def judge_files(case, status, good, before, after):
     for path in sorted(before.keys() | after.keys()):
         same = before.get(path) == after.get(path)
         if same or os.path.basename(path).endswith(".lock"):
-            continue
-        if case.script == "ablate" and path.endswith(".log"):  # of the runs that it starts, also where they fail
             continue
         below = any(path == name or path.startswith(name + "/") for name in outputs)
         if ".unfinished" in path:
@@ -728,7 +630,7 @@ def show(content):
     return f"{len(content):,} bytes" if isinstance(content, bytes) else content or "nothing"
 
 
-def run_case(kind, number, seed, good, cold):
+def run_case(kind, number, seed, good):
     """Break the current folder, run the script, judge and repair; returns (outcome, files, problems, seconds, MiB)."""
     chance = random.Random(f"{seed} {kind} {number}")
     problems, case, memory = [], None, 0
@@ -737,15 +639,15 @@ def run_case(kind, number, seed, good, cold):
         case = CASES[kind](chance)
         before = snapshot(".")
         start = time.monotonic()
-        result = (call_cold if cold else call_here)(case)
+        result = call_here(case)
         memory = result[3]
-        problems = list(judge(case, good, before, snapshot("."), result, cold))
+        problems = list(judge(case, good, before, snapshot("."), result))
         outcome = "refused" if result[0] == 2 else "read"
         if case.files > 1 and result[0] != 2:
             readable = int(re.search(r"(\d+) readable", result[1]).group(1))
             outcome = len(FOLDS) * FACES_PER_FOLD - readable
     except Hang:
-        outcome, problems = "refused", [f"hung for {COLD_SECONDS if cold else SECONDS} s"]
+        outcome, problems = "refused", [f"hung for {SECONDS} s"]
     except Exception as error:
         outcome, problems = (
             "refused",
@@ -774,40 +676,35 @@ def prepare_worker(template):
     state["good"], state["current"] = snapshot("."), home.parent / "current"
 
 
-def run_chunk(kind, numbers, seed, cold):
+def run_chunk(kind, numbers, seed):
     results = []
     for number in numbers:
-        state["current"].write_text(f"{kind}:{number} {'cold' if cold else ''}")
-        results.append((kind, number, cold, *run_case(kind, number, seed, state["good"], cold)))
+        state["current"].write_text(f"{kind}:{number}")
+        results.append((kind, number, *run_case(kind, number, seed, state["good"])))
     return results
 
 
-def plan(cases, cold):
-    """(kind, numbers, cold) for all cases, in chunks; images count by the file."""
-    chunks = []
-    for is_cold, total in ((False, cases), (True, cold)):
-        for kind, share in KINDS.items():
-            count = round(total * share / sum(KINDS.values()))
-            if kind == "images" and not is_cold:
-                count = round(count / (0.15 + 0.85 * BATCH))
-            size = 2 if is_cold else 20
-            chunks += [(kind, range(first, min(first + size, count)), is_cold) for first in range(0, count, size)]
-    return chunks
+def plan(cases):
+    """(kind, numbers) for all cases, in chunks; images count by the file."""
+    for kind, share in KINDS.items():
+        count = round(cases * share / sum(KINDS.values()))
+        if kind == "images":
+            count = round(count / (0.15 + 0.85 * BATCH))
+        for first in range(0, count, 20):
+            yield kind, range(first, min(first + 20, count))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=10_000, help="in this process (default: 10000)")
-    parser.add_argument("--cold", type=int, default=500, help="cold starts (default: 500)")
+    parser.add_argument("--cases", type=int, default=10_000, help="broken files (default: 10000)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (default: one per core)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", metavar="KIND:N", help="repeat one case")
-    parser.add_argument("--cold-only", action="store_true", help="with --only: as a cold start")
     options = parser.parse_args()
-    chunks = plan(options.cases, options.cold)
+    chunks = list(plan(options.cases))
     if options.only:
         kind, number = options.only.rsplit(":", 1)
-        chunks = [(kind, [int(number)], options.cold_only)]
+        chunks = [(kind, [int(number)])]
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     current_commit()  # read once, before the processes fork
@@ -828,10 +725,10 @@ def run_all(chunks, template, options):
     context = multiprocessing.get_context("fork")  # torch is imported once
     with ProcessPoolExecutor(options.jobs, context, prepare_worker, (template,)) as pool:
         try:
-            futures = [pool.submit(run_chunk, kind, numbers, options.seed, cold) for kind, numbers, cold in chunks]
+            futures = [pool.submit(run_chunk, kind, numbers, options.seed) for kind, numbers in chunks]
             for future in as_completed(futures):
-                for kind, number, cold, outcome, files, problems, seconds, memory in future.result():
-                    count = counts.setdefault((cold, kind), Counter())
+                for kind, number, outcome, files, problems, seconds, memory in future.result():
+                    count = counts.setdefault(kind, Counter())
                     refused = outcome if isinstance(outcome, int) else files * (outcome == "refused")
                     count.update(calls=1, cases=files, refused=refused, read=files - refused, failures=len(problems))
                     count.update(seconds=seconds)
@@ -839,7 +736,7 @@ def run_all(chunks, template, options):
                     count["memory"] = max(count["memory"], memory)
                     failures += len(problems)
                     for problem in problems:
-                        repeat = f"--seed {options.seed} --only '{kind}:{number}'{' --cold-only' if cold else ''}"
+                        repeat = f"--seed {options.seed} --only '{kind}:{number}'"
                         print(f"FAILURE {repeat}\n    {problem}", flush=True)
         except BrokenProcessPool:
             failures += 1
@@ -852,15 +749,9 @@ def run_all(chunks, template, options):
 def print_table(counts, seconds):
     print(f"\n{'kind':<20} {'cases':>7} {'read':>7} {'refused':>8} {'failures':>9}", end="")
     print(f" {'seconds':>8} {'slowest':>8} {'MiB':>6}")
-    for (cold, kind), count in sorted(counts.items()):
-        name = f"{kind}, cold" if cold else kind
+    for kind, count in sorted(counts.items()):
         numbers = f"{count['cases']:7,} {count['read']:7,} {count['refused']:8,} {count['failures']:9,}"
-        print(f"{name:<20} {numbers} {count['seconds']:8.0f} {count['slowest']:8.1f} {count['memory']:6.0f}")
-    for is_cold, name in ((False, "in this process"), (True, "cold starts")):
-        own = [count for (cold, _), count in counts.items() if cold == is_cold]
-        if own:
-            cases, spent = sum(count["cases"] for count in own), sum(count["seconds"] for count in own)
-            print(f"{name}: {cases:,} cases, {cases / spent:.1f} per second and process")
+        print(f"{kind:<20} {numbers} {count['seconds']:8.0f} {count['slowest']:8.1f} {count['memory']:6.0f}")
     print(f"{seconds:.0f} s in all")
 
 

@@ -165,9 +165,11 @@ def select_faces(rows, policy):
     refuse_crossing(rows, "person", "a")
     refuse_crossing(rows, "album", "an")
     labels = rows.age.map(LABEL_POLICIES[policy]).fillna(-1).astype("int64")
-    distinct = rows[~repeated_rows(rows)]
     for fold in folds_without(rows[labels >= 0]):
-        raise UserError(explain_empty_fold(distinct.age[distinct.fold == fold], fold, policy))
+        listed = f"fold_{fold}_data.txt lists {(rows.fold == fold).sum():,}"
+        advice = f"--label-policy nearest uses single ages, too; {HOW_TO_GET_ADIENCE}"
+        raise UserError(f"fold {fold} has no face with a label under the policy {policy}: {listed}; {advice}")
+    distinct = rows[~repeated_rows(rows)]
     left_out = dict(Counter(map(reason_left_out, distinct.age[labels[distinct.index] < 0])))
     return select(rows.drop(columns=["age", "image"]), labels, Classes.of_ages(AGE_GROUPS), policy, left_out)
 
@@ -181,24 +183,6 @@ def reason_left_out(age):
 def folds_without(table):
     """The folds in which a table has no row."""
     return [fold for fold in FOLDS if not (table.fold == fold).any()]
-
-
-def explain_empty_fold(ages, fold, policy):
-    """Explain why a fold has no label, and which other policy would label most of its faces.
-
-    Args:
-        ages: the texts of the ages of the fold's distinct faces, none of which has a label under the policy.
-    """
-    problem = f"fold {fold} has no face with a label under the policy {policy}"
-    if not len(ages):
-        return f"{problem}: fold_{fold}_data.txt lists none; {HOW_TO_GET_ADIENCE}"
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(map(reason_left_out, ages)).items())
-    labelled = {name: int(ages.isin(list(labels)).sum()) for name, labels in LABEL_POLICIES.items()}
-    best = max(labelled, key=labelled.get)  # the first, which changes least, where several label as many
-    advice = f"no policy can label them: add ages to fold_{fold}_data.txt"
-    if labelled[best]:
-        advice = f"--label-policy {best} uses {labelled[best]:,}"
-    return f"{problem}: of {len(ages):,} faces, {reasons}; {advice}"
 
 
 def find_prefix(albums, image_dir):

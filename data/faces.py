@@ -52,7 +52,3 @@ class Faces:
         rows = zip(*(column.tolist() for column in columns), strict=True)
         lines = [f"{path}\t{person}\t{fold}\t{label}" for path, person, fold, label in rows]
         return hashlib.sha256("\n".join([pixels_sha256, *lines]).encode()).hexdigest()
-
-    def training_fingerprint(self, data_fingerprint):
-        """A SHA-256 of the fingerprint of all faces and the paths of these, in order."""
-        return hashlib.sha256("\n".join([data_fingerprint, *self.table.path]).encode()).hexdigest()

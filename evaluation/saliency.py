@@ -40,7 +40,7 @@ def last_feature_maps(network):
     """The module whose outputs are the last feature maps before pooling.
 
     This is the network's last child with a convolution: `layer4` of a ResNet. If it is a sequence of layers that ends
-    with pooling, as in AlexNet and Levi and Hassner's network, it is the layer before, the last ReLU.
+    with pooling, as in Levi and Hassner's network, it is the layer before, the last ReLU.
     """
     *_, last = (child for child in network.children() if any(isinstance(m, nn.Conv2d) for m in child.modules()))
     return last[-2] if isinstance(last, nn.Sequential) and isinstance(last[-1], nn.MaxPool2d) else last

@@ -5,8 +5,8 @@ import inspect
 
 import torch
 
-from models.alexnet import alexnet, levi_hassner
 from models.heads import HEADS
+from models.levi_hassner import LeviHassner
 from models.mobilenet import MobileNet
 from models.resnet import RESNETS
 from utils.errors import UserError
@@ -15,10 +15,9 @@ from utils.options import check_type
 MODELS = {
     **RESNETS,
     "mobilenet_v3_small": MobileNet,
-    "levi_hassner": levi_hassner,
-    "alexnet": alexnet,
+    "levi_hassner": LeviHassner,
 }
-LARGEST = 500_000_000  # numbers of a network, 2 GB; alexnet at 2048 px would have four billion
+LARGEST = 500_000_000  # numbers of a network, 2 GB; levi_hassner at 2048 px would have 780 million
 
 
 def create_model(name, head, num_classes, **options):

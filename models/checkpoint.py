@@ -40,7 +40,6 @@ RECORD_FIELDS = {
     "decoder": str,
     "history": (list, dict),  # one entry per epoch
     "data_fingerprint": str,
-    "train_fingerprint": str,
     "trained_on": str,
     "config": dict,
     "commit": str,

@@ -6,12 +6,11 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from report.plots import plot_errors, save
 from utils.errors import UserError
 from utils.files import replaced_outputs, write_csv
 from utils.reading import exists, reason, starts_with
 
-CONTACT_SHEET, MANIFEST = "worst.png", "errors.csv"
+MANIFEST = "errors.csv"
 WRITTEN_NAME = re.compile(r"\d{4,}_true_[A-Za-z0-9.-]+_predicted_[A-Za-z0-9.-]+_\d+pct_[A-Za-z0-9._-]+\.png")
 FIRST_COLUMNS = ["file", "true_class", "predicted_class", "confidence"]
 
@@ -34,7 +33,7 @@ def find_errors(evaluations):
 
 
 def write_errors(folder, errors, class_names):
-    """Write each misclassified face in true colours, a contact sheet, and errors.csv, which lists them.
+    """Write each misclassified face in true colours, and errors.csv, which lists them.
 
     They replace what an earlier call wrote into the folder, once all of them are written; nothing else is touched.
 
@@ -55,26 +54,21 @@ def write_errors(folder, errors, class_names):
             for name, image in zip(names, errors.image, strict=True):
                 Image.fromarray(image.transpose(1, 2, 0)).save(staging / name)
             write_csv(staging / MANIFEST, table[FIRST_COLUMNS + [name for name in table if name not in FIRST_COLUMNS]])
-            if names:
-                save(plot_errors(errors, class_names), (staging / CONTACT_SHEET).with_suffix(""))
     except OSError as error:
         raise UserError(f"cannot write the misclassified images to '{folder}': {reason(error)}") from None
 
 
 def is_output(name):
-    return WRITTEN_NAME.fullmatch(name) is not None or name in (CONTACT_SHEET, MANIFEST)
+    return WRITTEN_NAME.fullmatch(name) is not None or name == MANIFEST
 
 
 def check_error_folder(folder):
-    """Refuse a folder whose errors.csv or contact sheet is somebody else's. Raises UserError."""
+    """Refuse a folder whose errors.csv is somebody else's. Raises UserError."""
     folder = Path(folder)
     if exists(folder) and not folder.is_dir():
         raise UserError(f"--error-dir '{folder}': expected a folder, this is a file")
     manifest = folder / MANIFEST
-    if not exists(manifest):
-        if exists(folder / CONTACT_SHEET):
-            raise UserError(f"'{folder / CONTACT_SHEET}' exists and is not ours: there is no {MANIFEST} beside it")
-    elif not manifest.is_file() or not starts_with(manifest, ",".join(FIRST_COLUMNS)):
+    if exists(manifest) and not (manifest.is_file() and starts_with(manifest, ",".join(FIRST_COLUMNS))):
         raise UserError(f"'{manifest}' exists and is not a list of errors of test_code.py: move it away")
 
 

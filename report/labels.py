@@ -8,7 +8,7 @@ from evaluation.label_issues import find_label_issues
 from report.data import line_references
 from utils.cli import percent, printable
 
-COLUMNS = ["rank", "path", "file", "line", "person", "label", "suggested", "score", "person_agrees", "p_label"]
+COLUMNS = ["rank", "path", "file", "line", "person", "label", "suggested", "score", "p_label"]
 SUSPECTS_SHOWN, PAIRS_SHOWN = 200, 100
 
 
@@ -21,7 +21,7 @@ def suspect_labels(data):
     """
     pooled = pool(data.evaluations, distinct=True)
     people, names = pooled.faces.people.to_numpy(), np.array(pooled.classes.names)
-    found = find_label_issues(pooled.labels, pooled.probabilities, people)
+    found = find_label_issues(pooled.labels, pooled.probabilities)
     rows, labels = found.row.to_numpy(), pooled.labels[found.row]
     faces = pooled.faces.table.iloc[rows].reset_index(drop=True)
     table = pd.DataFrame({
@@ -33,7 +33,6 @@ def suspect_labels(data):
         "label": names[labels],
         "suggested": names[found.suggested],
         "score": found.score.round(4),
-        "person_agrees": found.person_agrees,
         "p_label": pooled.probabilities[rows, labels].round(4),
         "p_suggested": pooled.probabilities[rows, found.suggested].round(4),
     })  # fmt: skip

@@ -5,18 +5,15 @@ Text from outside is escaped, or reaches the script as JSON and the page as text
 """
 
 import base64
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from evaluation.evaluation import pool, with_faces
-from report.errors import find_errors
 from report.gallery import choose_faces, face_columns, make_thumbnails
 from report.labels import COLUMNS
-from report.plots import plot_augmentation, plot_errors, save
+from report.plots import save
 from report.sections import SECTIONS
 from utils.cli import printable
 from utils.files import check_output, write_csv, write_text
@@ -57,22 +54,6 @@ def write_report(path, data, formats=()):
         for stem, figure in content.get("figures", {}).items():
             save(figure, path.with_name(stem), formats)
     return {"bytes": len(text.encode()), **summary}
-
-
-def draw_faces(folder, evaluations, faces, images, augment, formats):
-    """Write the plots that show faces: the worst errors and the effect of the augmentation.
-
-    Args:
-        folder: the run directory.
-        evaluations: {fold: Evaluation of its held-out faces}.
-        faces: all Faces, in the order of `images`.
-        images: uint8 (N, 3, S, S), the cache.
-        augment: the training augmentation of plots.PREVIEW_DRAWS faces of each class.
-        formats: names in plots.FORMATS.
-    """
-    pooled = dataclasses.replace(with_faces(pool(list(evaluations.values())), faces), images=images)
-    save(plot_errors(find_errors([pooled]), faces.classes.names), folder / "worst_errors", formats)
-    save(plot_augmentation(faces, images, augment), folder / "augmentation", formats)
 
 
 def check_report(path):

@@ -261,23 +261,6 @@ def plot_augmentation(faces, images, augment):
 
 
 @styled
-def plot_errors(errors, class_names, rows=5, columns=8):
-    """A contact sheet of the most confident errors.
-
-    Args:
-        errors: a table, worst first, with columns image (uint8 (3, S, S)), label, prediction, confidence.
-    """
-    worst = errors.head(rows * columns)
-    figure, grid = subplots(max(columns, len(worst)), columns, 1.35, 1.72)
-    for axes in grid:
-        axes.axis("off")
-    for axes, error in zip(grid, worst.itertuples(), strict=False):
-        predicted = f"predicted {class_names[error.prediction]}, {error.confidence:.0%}"
-        show_face(axes, error.image, f"true {class_names[error.label]}\n{predicted}", fontsize=7.5, pad=3)
-    return figure
-
-
-@styled
 def plot_ablation(table):
     """Each variant's differences from the baseline, with 95 % intervals over people; best on top.
 

@@ -1,6 +1,7 @@
 """Labels: the counts of the real files, the three policies, and every kind of broken file."""
 
 import os
+import re
 
 import pytest
 from conftest import REAL_LABELS, needs_real_labels, row, write_images, write_labels
@@ -138,7 +139,9 @@ def test_missing_images_are_counted_and_named(small_faces):
     labels, images = small_faces
     for name in ("landmark_aligned_face.1.1.jpg", "landmark_aligned_face.2.2.jpg"):
         (images / "album0" / name).unlink()
-    with pytest.raises(UserError, match=r"2 of 40 listed images are missing.*landmark_aligned_face\.1\.1\.jpg"):
+    with pytest.raises(
+        UserError, match=r"fold_0_data.txt, line 3: .*face\.1\.1\.jpg' is not there .*; 2 of 40 images are missing"
+    ):
         load_faces(labels, images)
     faces, report = load_faces(labels, images, allow_missing=True)
     assert len(faces) == 38
@@ -172,11 +175,17 @@ def broken(fields):
         (broken(row("a", "a.jpg\0", 1)), r"line 2: control character '\\x00'"),
         ({2: [row("a", "a.jpg", 1), row("a", "a.jpg", 1, "(0, 2)")]}, "line 3: face 1 of a/a.jpg is listed with"),
         ({2: [row("a", "a.jpg", 1)], 3: [row("a", "a.jpg", 1)]}, "or in another fold too"),
-        ({2: [row("a", "a.jpg", 1)], 3: [row("b", "b.jpg", 1)]}, "fold_3_data.txt, line 2: person 1 is in another"),
-        ({2: [row("a", "a.jpg", 1)], 3: [row("a", "b.jpg", 2)]}, "fold_3_data.txt, line 2: album a is in another fold"),
+        (
+            {2: [row("a", "a.jpg", 1)], 3: [row("b", "b.jpg", 1)]},
+            "fold_3_data.txt, line 2: the person '1' is in two folds",
+        ),
+        (
+            {2: [row("a", "a.jpg", 1)], 3: [row("a", "b.jpg", 2)]},
+            "fold_3_data.txt, line 2: the album 'a' is in two folds",
+        ),
         (
             {2: [row("a", "a.jpg", 1)], 3: [row("a", "b.jpg", 2, "None")]},
-            "fold_3_data.txt, line 2: album a is in anoth",
+            "fold_3_data.txt, line 2: the album 'a' is in two folds",
         ),
         ({2: [row("a", "a.jpg", 1, "None")]}, "fold 2 has no face with a label under the policy strict"),
         ({2: []}, "fold 2 has no face"),
@@ -187,28 +196,12 @@ def test_broken_rows(tmp_path, rows, message):
         select_faces(read_rows(write_labels(tmp_path, rows)), "strict")
 
 
-SINGLE, ODD, NONE = "with a single age", "with an odd interval", "without an age"
-
-
-@pytest.mark.parametrize(
-    ("ages", "policy", "expected"),
-    [
-        (["35"] * 40, "strict", "strict: all 40 are single ages; --label-policy nearest uses them"),
-        (["35"] * 40, "fixed", "fixed: all 40 are single ages; --label-policy nearest uses them"),
-        (["(25, 23)"] * 3, "strict", "strict: all 3 are odd intervals; --label-policy fixed uses them"),
-        (["35", "None", "35", "(25, 23)", ""], "strict",
-         f"strict: of 5 faces, 2 {SINGLE}, 2 {NONE}, 1 {ODD}; --label-policy nearest uses 3"),
-        (["(25, 23)", "None"], "strict", f"strict: of 2 faces, 1 {ODD}, 1 {NONE}; --label-policy fixed uses 1"),
-        (["None", ""], "nearest",
-         "nearest: all 2 are without an age; no policy can label them: add ages to fold_3_data.txt"),
-        ([], "strict", "strict: fold_3_data.txt lists none; Adience is at https://talhassner.github.io"),
-    ],
-)  # fmt: skip
-def test_a_fold_without_labels_says_what_would_mend_it(tmp_path, ages, policy, expected):
+@pytest.mark.parametrize(("ages", "policy"), [(["35"] * 40, "fixed"), (["None", ""], "nearest"), ([], "strict")])
+def test_a_fold_without_labels_is_an_error(tmp_path, ages, policy):
     rows = {3: [row("a", f"{k}.jpg", k, age) for k, age in enumerate(ages)]}
-    with pytest.raises(UserError) as error:
+    expected = f"fold 3 has no face with a label under the policy {policy}: fold_3_data.txt lists {len(ages)}; --label-"
+    with pytest.raises(UserError, match=re.escape(expected)):
         select_faces(read_rows(write_labels(tmp_path, rows)), policy)
-    assert str(error.value).startswith(f"fold 3 has no face with a label under the policy {expected}")
 
 
 def test_a_fold_without_images_is_an_error(small_faces):

@@ -161,7 +161,7 @@ class TestNetworkOptions:
             "width": 1.0,
             "mid_width": 1.0,
         }
-        assert Config(model="alexnet", image_size=64).network_options() == {"image_size": 64}
+        assert Config(model="levi_hassner", image_size=64).network_options() == {"image_size": 64}
 
     @pytest.mark.parametrize("model", MODELS)
     @pytest.mark.parametrize("recipe", RECIPES)
@@ -169,9 +169,9 @@ class TestNetworkOptions:
         Config(model=model, recipe=recipe).network_options()
 
     def test_an_option_that_a_network_does_not_have_is_an_error(self):
-        message = "--attention se: alexnet has no such option; its options are --image-size"
+        message = "--attention se: levi_hassner has no such option; its options are --image-size"
         with pytest.raises(UserError, match=re.escape(message)):
-            Config(model="alexnet", attention="se")
+            Config(model="levi_hassner", attention="se")
 
 
 def test_every_field_has_a_section_and_a_help_text():

@@ -98,14 +98,14 @@ def test_a_single_process_has_nothing_to_agree_on():
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ("WORLD_SIZE=2", "WORLD_SIZE is '2' but RANK is not set: start several processes by torchrun"),
+        ("WORLD_SIZE=2", "RANK is None: start several processes by torchrun, which sets it"),
         (
             "WORLD_SIZE=2 RANK=0 MASTER_ADDR=localhost",
-            "WORLD_SIZE is '2' but MASTER_PORT is not set: start several processes by torchrun",
+            "MASTER_PORT is None: start several processes by torchrun, which sets it",
         ),
         (
             "WORLD_SIZE=two RANK=0 MASTER_ADDR=localhost MASTER_PORT=29500",
-            "WORLD_SIZE is 'two'; expected a whole number, as torchrun sets it",
+            "WORLD_SIZE is 'two': start several processes by torchrun, which sets it",
         ),
         (
             "WORLD_SIZE=2 RANK=2 MASTER_ADDR=localhost MASTER_PORT=29500",

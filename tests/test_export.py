@@ -257,7 +257,7 @@ def test_eight_bits_give_the_same_answers(trained):
 
 
 def test_normalisation_and_head_stay_in_32_bits():
-    nodes = "Cast Sub Div Conv Relu Gemm Relu Gemm Add Sigmoid".split()  # as of AlexNet with CORAL
+    nodes = "Cast Sub Div Conv Relu Gemm Relu Gemm Add Sigmoid".split()  # as of Levi and Hassner's network with CORAL
     made = [onnx.helper.make_node(kind, ["x"], ["y"], name=f"{k} {kind}") for k, kind in enumerate(nodes)]
     graph = onnx.helper.make_graph(made, "graph", [], [])
     assert kept_in_float(graph) == ["0 Cast", "1 Sub", "2 Div", "7 Gemm", "8 Add", "9 Sigmoid"]

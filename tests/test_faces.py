@@ -41,4 +41,3 @@ def test_the_fingerprint_is_of_pixels_paths_people_folds_and_labels():
     assert faces().fingerprint("abc") == hashlib.sha256(listing.encode()).hexdigest()
     subset = faces().where(TABLE.fold == 1)
     assert subset.fingerprint("abc") == hashlib.sha256(b"abc\nb/1.jpg\tb/7\t1\t1").hexdigest()
-    assert subset.training_fingerprint("abc") == hashlib.sha256(b"abc\nb/1.jpg").hexdigest()

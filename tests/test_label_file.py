@@ -16,7 +16,6 @@ from PIL import Image
 
 from data import DATA_SOURCE, load_data
 from data.label_file import load_faces, select_faces
-from data.labels import require_folder
 from data.split import draw_folds
 from training.config import Config
 from utils.classes import Classes
@@ -231,8 +230,6 @@ def test_what_is_no_file_of_text_is_refused(folder):
             load_faces(folder / name, folder / "images", age_groups=THREE)
     with pytest.raises(UserError, match=r"the image directory 'nowhere' does not exist or is not a folder$"):
         load_faces(write(folder, numbered(8)), "nowhere", age_groups=THREE)
-    with pytest.raises(UserError, match=r"^--image-dir 'nowhere' does not exist or is not a folder$"):
-        require_folder(Path("nowhere"), "--image-dir")
 
 
 FIELD = st.text(st.sampled_from('ab/.,"\n\r\\0159+- \ufeff\x00é'), max_size=6)

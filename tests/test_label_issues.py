@@ -18,32 +18,6 @@ def test_ordinal_rule_by_hand():
     assert found.suggested.tolist() == [3, 2, 1]
 
 
-def test_people_whose_faces_agree_come_first():
-    # By person: a face of its own, the worst; two that look like 2; two that look like 2 and 3; one wrong, one right;
-    # two labels of one person.
-    faces = [
-        ("a", 0, 3, 0.97),
-        ("b", 0, 2, 0.7),
-        ("b", 0, 2, 0.6),
-        ("c", 0, 2, 0.9),
-        ("c", 0, 3, 0.9),
-        ("d", 0, 3, 0.9),
-        ("d", 0, 0, 0.9),
-        ("e", 0, 3, 0.9),
-        ("e", 1, 3, 0.9),
-    ]
-    people, labels, seen, sure = (np.array(column) for column in zip(*faces, strict=True))
-    rest = (1 - sure)[:, None] / 3
-    probabilities = np.where(np.eye(4, dtype=bool)[seen], sure[:, None], rest)
-    alone = find_label_issues(labels, probabilities)
-    found = find_label_issues(labels, probabilities, people)
-    assert alone.row[0] == 0
-    assert found.row.tolist()[:3] == [1, 2, 0]
-    assert found.person_agrees.tolist() == [True, True] + [False] * (len(found) - 2)
-    assert sorted(found.row) == sorted(alone.row) == [0, 1, 2, 3, 4, 5, 7, 8]
-    assert not alone.person_agrees.any()
-
-
 def test_classes_without_a_face():
     probabilities = np.eye(5)[[0, 4, 4, 2]] * 0.9 + 0.02
     assert find_label_issues([0, 4, 0, 0], probabilities).row.tolist() == [2, 3]

@@ -276,7 +276,7 @@ def test_plots_in_other_formats(tmp_path):
 def test_suspects_are_those_of_the_ordinal_rule(tmp_path):
     data = large_data(tmp_path, model=False)
     table, pooled = labels.suspect_labels(data)["table"], pool(data.evaluations)
-    expected = find_label_issues(pooled.labels, pooled.probabilities, pooled.faces.people.to_numpy())
+    expected = find_label_issues(pooled.labels, pooled.probabilities)
     assert table.path.tolist() == pooled.faces.table.path.iloc[expected.row].tolist()
     first = table.iloc[0]
     number = int(first.path.split(".")[1])

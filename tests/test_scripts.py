@@ -63,7 +63,7 @@ class TestTraining:
     def test_the_run_directory(self, experiment):
         run = experiment[0] / "run"
         names = {path.name for path in run.iterdir()}
-        pictures = {"learning_curves.png", "confusion.png", "augmentation.png", "worst_errors.png"}
+        pictures = {"learning_curves.png", "confusion.png", "augmentation.png"}
         pictures |= {"calibration.png"}
         files = {".lock", ".fold_0.lock", ".fold_3.lock", "fold_0.pt", "fold_3.pt"}
         files |= {"config.json", "log.csv", "predictions.csv", "results.json"}
@@ -309,7 +309,6 @@ class TestEvaluation:
         images = {path.name for path in folder.glob("0*.png")}
         assert images == set(table.file)
         assert (folder / "README.md").read_text() == "stays"
-        assert (folder / "worst.png").exists()
         groups[7] = "60plus"
         cached = np.load(next((experiment[0] / "cache").glob("faces_*/images.npy")))
         for number, error in enumerate(table.itertuples(), 1):
@@ -488,8 +487,8 @@ class TestBadInput:
             (["--label-dir", "x" * 5000, "--image-dir", "y"], "does not exist or is not a folder"),
             (["--resume", "--run-dir", "x"], "--resume: 'x' holds no run to resume"),
             (
-                [*SOMEWHERE, "--model", "alexnet", "--attention", "se"],
-                "--attention se: alexnet has no such option; its options are --image-size",
+                [*SOMEWHERE, "--model", "levi_hassner", "--attention", "se"],
+                "--attention se: levi_hassner has no such option; its options are --image-size",
             ),
         ],
     )

@@ -22,7 +22,6 @@ import pandas as pd
 
 from data import make_demo_faces
 from data.demo import DEMO_DIR
-from evaluation.decode import DECODERS
 from evaluation.metrics import METRICS
 from evaluation.paired import paired_difference
 from report.plots import plot_ablation, save
@@ -33,7 +32,7 @@ from utils.cli import printable, run_script
 from utils.errors import UserError
 from utils.files import check_output, write_csv, write_text
 from utils.options import Parser, add_options, as_flags, as_tuples, check_limits, default_of
-from utils.reading import exists, open_regular, read_text
+from utils.reading import exists, open_regular, read_text, starts_with
 
 MAIN = Path(__file__).parents[1] / "main.py"
 BASELINE = "baseline"
@@ -140,15 +139,10 @@ def run_folder(folder, variant, seed):
 
 def check_folder(folder):
     """Refuse a folder with tables of another program. Raises UserError."""
-    check_output(folder / "ablation.csv", is_ablation, "the table of an ablation")
+    check_output(folder / "ablation.csv", lambda path: starts_with(path, "variant,epochs,runs,"), "an ablation's table")
     for name in ("ablation.md", "ablation.png"):
         if exists(folder / name) and not exists(folder / "ablation.csv"):
             raise UserError(f"'{folder / name}' exists and is not ours: there is no ablation.csv beside it")
-
-
-def is_ablation(path):
-    with open_regular(path, LOG_LIMIT) as file:
-        return file.readline(200).startswith((b"variant,epochs,runs,images,seconds,", b"variant,runs,images,seconds,"))
 
 
 def train_all(folder, options, shared):
@@ -209,32 +203,27 @@ def compare(folder, variants, seeds):
 
     Args:
         folder: the folder of all runs.
-        variants: keys of VARIANTS, the baseline first; the other decoders of the baseline are added.
+        variants: keys of VARIANTS, the baseline first.
         seeds: the seeds of each variant's runs.
 
     Raises:
         UserError: a run is damaged, saw other data than the others, or is a copy of another seed's.
     """
     runs, rows, base = read_runs(folder, variants, seeds), [], None
-    decoders = dict.fromkeys(variants) | {f"decode {name}": name for name in list(DECODERS)[1:]}
-    for name, decoder in decoders.items():
-        variant = name if name in variants else BASELINE
+    for variant in variants:
         records, evaluations = zip(*(runs[variant, seed] for seed in seeds), strict=True)
-        if decoder:
-            evaluations = [evaluation.with_decoder(decoder) for evaluation in evaluations]
         values = np.array([[evaluation.per_face(metric) for metric in METRICS] for evaluation in evaluations])
         spreads = values.mean(axis=2).std(axis=0, ddof=min(1, len(seeds) - 1))
         values = values.mean(axis=0)  # (seeds, metrics, faces) -> (metrics, faces)
         base = values if base is None else base
         images, seconds = np.mean([training_cost(run_folder(folder, variant, seed)) for seed in seeds], axis=0)
-        row = {"variant": name, "runs": len(seeds), "images": round(images), "seconds": seconds}
+        row = {"variant": variant, "runs": len(seeds), "images": round(images), "seconds": seconds}
         for metric, own, reference, spread in zip(METRICS, values, base, spreads, strict=True):
             gain, low, high = paired_difference(own, reference, evaluations[0].faces.people)
             row |= {metric: own.mean(), f"{metric}_spread": spread}
             row |= {f"{metric}_gain": gain, f"{metric}_low": low, f"{metric}_high": high}
-        if not decoder:
-            means = pd.DataFrame([results.get("mean", {}) for results in records])
-            row |= means.filter([f"val_{metric}" for metric in METRICS]).mean().to_dict()
+        means = pd.DataFrame([results.get("mean", {}) for results in records])
+        row |= means.filter([f"val_{metric}" for metric in METRICS]).mean().to_dict()
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -245,10 +234,8 @@ def read_runs(folder, variants, seeds):
     for variant, seed in itertools.product(variants, seeds):
         results, evaluation = runs[variant, seed] = read_results(run_folder(folder, variant, seed))
         data[variant, seed] = evaluation.faces.fingerprint(results["data_fingerprint"])
-        if data[variant, seed] != data[variant, seeds[0]]:
-            raise UserError(f"the runs of '{variant}' saw different faces, labels or pixels: choose another --run-dir")
         if data[variant, seed] != data[BASELINE, seeds[0]]:
-            found = f"'{variant}' saw other faces, labels or pixels than the baseline"
+            found = f"'{variant}' with seed {seed} saw other faces, labels or pixels than the baseline"
             raise UserError(f"{found}: choose another --run-dir")
         digests = {(variant, fold["predictions_sha256"]) for fold in results["folds"]}
         if digests & seen:

@@ -21,7 +21,7 @@ from training.config import (
     moved_data,
     read_config,
 )
-from utils.cli import python_command, require_package
+from utils.cli import python_command
 from utils.errors import UserError
 from utils.options import Parser, add_options, as_flags, as_tuples, default_of
 from utils.reading import exists, read_json
@@ -54,8 +54,6 @@ class Arguments:
 def read_arguments(label_dir="", image_dir=""):
     """The command line over main.py's two constants. Raises UserError."""
     given = vars(make_parser().parse_args())
-    if given.get("tensorboard"):
-        require_package("tensorboard", "--tensorboard", "requirements-watch.txt")
     demo, resume, source = (given.pop(name) for name in ("demo", "resume", "config"))
     given = as_tuples(given)
     if demo and (own := given.keys() & {"label_dir", "image_dir", "label_file"}):

@@ -119,7 +119,6 @@ class EvaluationConfig:
     )  # fmt: skip
     plots: bool = option(True, "save plots and report.html at the end")
     plot_format: tuple = option(("png",), "file formats of the plots", choices=("png", "pdf", "svg"))
-    tensorboard: bool = option(False, "write scalars, augmented faces and confusion matrices for TensorBoard")
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ DEMO_DEFAULTS = {
 # Where a run's files are and how fast it runs do not change what it learns.
 FREE_TO_CHANGE = (
     *("run_dir", "cache_dir", "label_dir", "label_file", "image_dir", "folds", "threads", "compile"),
-    *("plots", "plot_format", "tensorboard"),
+    *("plots", "plot_format"),
 )
 
 

@@ -69,7 +69,6 @@ def model_record(run, setup, tested, validated, framing):
         "train_pictures": torch.from_numpy(pictures.signatures[train.table.index]),
         "val_albums": sorted(set(val.table.album)),
         "data_fingerprint": run.data_fingerprint,
-        "train_fingerprint": train.training_fingerprint(run.data_fingerprint),
         "decoder": tested.decoder,
         "predictions_sha256": predictions_digest(tested.table()),
         "metrics": tested.metrics(),

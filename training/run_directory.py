@@ -34,7 +34,7 @@ from utils.serialization import first_line, save_plain
 # The outputs of a run. Without a config.json, such a file belongs to something else.
 OUTPUTS = (
     *("fold_*.pt", "log.csv", "predictions.csv", "results.json", "results.tex", "report.html", "suspects.csv"),
-    *("folds.csv", "*curves.???", "confusion.???", "*errors.???"),
+    *("folds.csv", "*curves.???", "confusion.???", "augmentation.???"),
 )
 LOG_LIMIT = 256  # MiB
 

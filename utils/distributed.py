@@ -34,14 +34,10 @@ class Distributed:
         """
         if "WORLD_SIZE" not in os.environ:
             return cls()
-        if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-            size = os.environ["WORLD_SIZE"]
-            raise UserError(f"WORLD_SIZE is {size!r} but {missing[0]} is not set: start several processes by torchrun")
-        for name in ("WORLD_SIZE", "RANK", "MASTER_PORT"):
-            if not os.environ[name].isdecimal():
-                raise UserError(f"{name} is {os.environ[name]!r}; expected a whole number, as torchrun sets it")
-        if int(os.environ["MASTER_PORT"]) > 65535:
-            raise UserError(f"MASTER_PORT is {os.environ['MASTER_PORT']}; expected a number up to 65535")
+        for name in ("WORLD_SIZE", "RANK", "MASTER_PORT", "MASTER_ADDR"):
+            value = os.environ.get(name)
+            if not value or (name != "MASTER_ADDR" and not value.isdecimal()):
+                raise UserError(f"{name} is {value!r}: start several processes by torchrun, which sets it")
         if int(rank := os.environ["RANK"]) >= int(size := os.environ["WORLD_SIZE"]):
             raise UserError(f"RANK is {rank} and WORLD_SIZE {size}; ranks count from 0")
         if not dist.is_initialized():
