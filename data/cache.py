@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from data.duplicates import Pictures
 from data.images import decode_face, in_threads
-from utils.errors import UserError
+from utils.errors import UserError, is_out_of_memory
 from utils.files import atomic_write, locked
 from utils.reading import ANY_SIZE, MIB, open_regular, read_bytes, reason
 
@@ -141,7 +141,9 @@ def open_sound(folder, shape, reread=False):
         images = np.load(folder / IMAGES, mmap_mode="r")
         if (images.shape, images.dtype) != (shape, np.uint8):
             return None
-    except Exception:  # any other content may fail in any way
+    except Exception as error:  # any other content may fail in any way
+        if is_out_of_memory(error):
+            raise
         return None
     return Cache(images, str(index["sha256"]), Pictures(index["signatures"], index["pairs"]))
 

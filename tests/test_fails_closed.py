@@ -181,10 +181,10 @@ class TestOutputs:
         assert len(sizes) >= 1
         scripts.refused(*command, largest_file=max(sizes) // 2)
         assert tree(folder) == good
-        done = scripts.run(*command, kill_at="errors/.*/errors.csv")
+        done = scripts.run(*command, kill_at="errors/.*/0*.png")
         assert done.status == -signal.SIGKILL
         assert tree(folder).items() >= good.items()
-        assert list(folder.glob(".*/errors.csv"))
+        assert list(folder.glob(".*/0*.png"))
         scripts.succeeds(*command)
         assert tree(folder).keys() == good.keys()
         assert (folder / "notes.txt").read_text() == "mine"
@@ -293,7 +293,7 @@ class TestTerminal:
         labels = write_labels(scripts.folder / "labels", {0: [row("album0", "\u202egpj.jpg", 100)]})
         images = write_images(scripts.folder / "aligned", {})
         line = scripts.refused(MAIN, "--label-dir", labels, "--image-dir", images, *SMALL)
-        assert r"first: album0/landmark_aligned_face.100.\u202egpj.jpg" in line
+        assert r"line 2: 'album0/landmark_aligned_face.100.\u202egpj.jpg' is not there" in line
 
     def test_long_arguments_give_a_short_line(self, scripts):
         command = [sys.executable, MAIN, *["x" * 100_000] * 10]  # 1 MB; the system allows 128 KB for each

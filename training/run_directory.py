@@ -242,7 +242,7 @@ class RunDirectory:
 
     def save_log(self, folds):
         """Write log.csv: the rows of these folds; the rows of other jobs' folds stay as they are."""
-        rows = [row for row in self.read_log() if row["fold"] not in folds]
+        rows = [row for row in self.read_log() if row["fold"] not in folds and self.has_begun(row["fold"])]
         rows += [row for fold in folds for row in self.history.get(fold, [])]
         if rows:
             columns = [name for name in LOG_COLUMNS + VAL_COLUMNS if any(name in row for row in rows)]
