@@ -17,7 +17,6 @@ from typing import ClassVar
 from augment.color import ColorJitter, Normalize
 from augment.geometry import RandomAffine
 from augment.gridmask import GridMask
-from augment.mixing import Mix, RandomErasing
 from utils.options import option
 
 
@@ -31,7 +30,6 @@ class AugmentConfig:
     rotation: float = option(20.0, "largest rotation in either direction, in degrees", low=0, high=180)
     scale: float = option(0.0, "largest relative change of size in either direction", low=0, high=0.9)
     shift: float = option(0.0, "largest shift in either direction, as a fraction of the image's side", low=0, high=1)
-    crop: float = option(1.0, "smallest area of random crops, as a fraction; 1 disables them", low=0.05, high=1)
     # The report names neither, so torchvision's defaults are used.
     interpolation: str = option("nearest", "interpolation of warped images", choices=("nearest", "bilinear", "bicubic"))
     padding: str = option("zeros", "pixels outside of warped images", choices=("zeros", "border", "reflection"))
@@ -43,9 +41,6 @@ class AugmentConfig:
     gridmask_start: float = option(0.6, "probability of GridMask in the first epoch", low=0, high=1)
     gridmask_end: float = option(0.8, "probability of GridMask in the last epoch", low=0, high=1)
     gridmask_rotated: bool = option(True, "random rotation of GridMask's grid")
-    erasing: float = option(0.0, "probability of random erasing", low=0, high=1)
-    mixup: float = option(0.0, "alpha of mixup; 0 disables it", low=0, high=100)
-    cutmix: float = option(0.0, "alpha of CutMix; 0 disables it", low=0, high=100)
 
 
 def make_transforms(config, image_size, progress, mean, std):
@@ -61,15 +56,14 @@ def make_transforms(config, image_size, progress, mean, std):
     Returns:
         A list of transforms for `pipeline.TrainAugment`.
     """
-    affine = (config.flip, config.rotation, config.scale, config.shift, config.crop)
+    affine = (config.flip, config.rotation, config.scale, config.shift)
     jitter = (config.brightness, config.contrast, config.saturation, config.hue)
     gridmask = gridmask_probability(config, progress)
-    # The last two come after normalisation, so that what they set to 0 takes the mean colour.
+    # GridMask comes after normalisation, so that what it sets to 0 takes the mean colour.
     transforms = [
-        (RandomAffine(*affine, config.interpolation, config.padding), affine != (0, 0, 0, 0, 1)),
+        (RandomAffine(*affine, config.interpolation, config.padding), any(affine)),
         (ColorJitter(*jitter), any(jitter)),
         (Normalize(mean, std), True),
-        (RandomErasing(config.erasing, image_size), config.erasing > 0),
         (GridMask(gridmask, config.gridmask_ratio, config.gridmask_rotated, image_size), gridmask > 0),
     ]
     return [transform for transform, active in transforms if active]
@@ -78,8 +72,3 @@ def make_transforms(config, image_size, progress, mean, std):
 def gridmask_probability(config, progress):
     """Linear from `gridmask_start` in the first epoch to `gridmask_end` in the last."""
     return config.gridmask_start + (config.gridmask_end - config.gridmask_start) * progress
-
-
-def make_mix(config, image_size):
-    """The transform that mixes the faces of a batch (`mixing.Mix`), or None where the config disables it."""
-    return Mix(config.mixup, config.cutmix, image_size) if config.mixup or config.cutmix else None

@@ -1,12 +1,9 @@
-"""Flip, rotation, scale, shift and crop of square images as one warp."""
+"""Flip, rotation, scale and shift of square images as one warp."""
 
 import functools
-import math
 
 import torch
 import torch.nn.functional as F
-
-LARGEST_CROP_RATIO = 4 / 3  # width / height, or its inverse; torchvision's default
 
 
 def resize(images, size):
@@ -21,21 +18,20 @@ def resize(images, size):
 
 
 class RandomAffine:
-    """Random crop, horizontal flip, rotation, scale and shift, in this order, in one interpolation.
+    """Random horizontal flip, rotation, scale and shift, in this order, in one interpolation.
 
     Args:
         flip: probability of a horizontal flip.
         rotation: largest angle in either direction, in degrees.
         scale: largest relative change of size in either direction.
         shift: largest shift in either direction, as a fraction of the image's side.
-        crop: smallest area of a random resized crop, as a fraction of the image's; 1 disables it.
         interpolation, padding: of `warp`.
     """
 
-    def __init__(self, flip, rotation, scale, shift, crop, interpolation="nearest", padding="zeros"):
-        self.flip, self.rotation, self.scale, self.shift, self.crop = flip, rotation, scale, shift, crop
+    def __init__(self, flip, rotation, scale, shift, interpolation="nearest", padding="zeros"):
+        self.flip, self.rotation, self.scale, self.shift = flip, rotation, scale, shift
         self.interpolation, self.padding = interpolation, padding
-        self.only_flips = not (rotation or scale or shift or crop < 1)
+        self.only_flips = not (rotation or scale or shift)
 
     def draw(self, count, generator):
         """(count, 2, 3): matrices of `affine_matrices`."""
@@ -46,8 +42,7 @@ class RandomAffine:
         flipped = torch.rand(count, generator=generator) < self.flip
         # Shifts are doubled: the image is 2 wide in the warp's coordinates.
         degrees, scale, shift = between(self.rotation), 1 + between(self.scale), 2 * between(self.shift, 2)
-        crop = draw_crops(count, self.crop, generator) if self.crop < 1 else None
-        return affine_matrices(degrees, flipped, scale, shift, crop)
+        return affine_matrices(degrees, flipped, scale, shift)
 
     def apply(self, images, matrices):
         if self.only_flips:
@@ -60,8 +55,8 @@ def flip(images, flipped):
     return torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
 
-def affine_matrices(degrees, flipped=None, scale=1, shift=None, crop=None):
-    """Affine matrices (N, 2, 3) that map output to input coordinates: crop, flip, then rotate, scale and shift.
+def affine_matrices(degrees, flipped=None, scale=1, shift=None):
+    """Affine matrices (N, 2, 3) that map output to input coordinates: flip, then rotate, scale and shift.
 
     Coordinates run from -1 to 1 across the image, x to the right, y down. Rotation, scale and shift are those of
     torchvision's `affine`, except that its angle is clockwise.
@@ -71,7 +66,6 @@ def affine_matrices(degrees, flipped=None, scale=1, shift=None, crop=None):
         flipped: (N,) bool.
         scale: (N,), factors.
         shift: (N, 2), x and y in these coordinates.
-        crop: (N, 4), of `draw_crops`.
     """
     angle = torch.deg2rad(degrees)
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
@@ -80,26 +74,7 @@ def affine_matrices(degrees, flipped=None, scale=1, shift=None, crop=None):
     matrices = torch.cat([rotation, offset[:, :, None]], dim=2)  # from output to input: the last step is undone first
     if flipped is not None:
         matrices[:, 0] *= (1 - 2 * flipped.to(angle.dtype))[:, None]
-    if crop is not None:
-        matrices *= crop[:, 2:, None]
-        matrices[:, :, 2] += crop[:, :2]
     return matrices
-
-
-def draw_crops(count, smallest, generator):
-    """Random boxes with an area from [smallest, 1] of the image's and an aspect ratio from 3:4 to 4:3.
-
-    As torchvision's `RandomResizedCrop`, except that a side longer than the image's is cut to it.
-
-    Returns:
-        (count, 4): the box's centre (x, y) in coordinates from -1 to 1, and its width and height as fractions of the
-        image's side.
-    """
-    area = smallest + (1 - smallest) * torch.rand(count, generator=generator)
-    ratio = torch.exp(math.log(LARGEST_CROP_RATIO) * (2 * torch.rand(count, generator=generator) - 1))
-    sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1).clamp(max=1)
-    centre = (1 - sides) * (2 * torch.rand(count, 2, generator=generator) - 1)
-    return torch.cat([centre, sides], dim=1)
 
 
 def warp(images, matrices, interpolation="nearest", padding="zeros"):

@@ -7,7 +7,6 @@ import torch
 
 from augment.color import Normalize
 from augment.geometry import resize
-from augment.mixing import Targets
 
 # Pixels per chunk and thread on a CPU: enough to outweigh the overhead of a call, few enough to stay in the cache.
 PIXELS_PER_CORE = 2 * 224 * 224
@@ -26,36 +25,30 @@ class TrainAugment:
 
     Args:
         transforms: of each face, in order; `augment.make_transforms` lists them.
-        mix: the transform that mixes the faces of a batch, or None.
         image_size: side of the network's input, in pixels. Larger images are resized first.
         count: faces in the epoch.
         generator: a torch.Generator on the CPU.
         compiled: compile the transforms, which pays off on a GPU.
     """
 
-    def __init__(self, transforms, mix, image_size, count, generator, compiled=False):
-        self.transforms, self.mix, self.image_size, self.compiled = transforms, mix, image_size, compiled
+    def __init__(self, transforms, image_size, count, generator, compiled=False):
+        self.transforms, self.image_size, self.compiled = transforms, image_size, compiled
         self.parameters = [transform.draw(count, generator) for transform in transforms]
-        self.mix_parameters = mix.draw(count, generator) if mix else torch.empty(count, 0)
 
-    def __call__(self, images, labels, positions):
+    def __call__(self, images, positions):
         """Augment a batch.
 
         Args:
             images: uint8 (B, 3, S, S).
-            labels: (B,).
             positions: (B,), of these faces in the epoch's order.
 
         Returns:
-            Float images (B, 3, image_size, image_size) and their Targets.
+            Float images (B, 3, image_size, image_size).
         """
         device, images = images.device, resize(images, self.image_size)
         # Only the first batch has anything to move.
-        *self.parameters, self.mix_parameters = (p.to(device) for p in (*self.parameters, self.mix_parameters))
-        images = self.transform(images, [p[positions] for p in self.parameters])
-        if not self.mix:
-            return images, Targets(labels)
-        return self.mix.apply(images, labels, self.mix_parameters[positions])
+        self.parameters = [p.to(device) for p in self.parameters]
+        return self.transform(images, [p[positions] for p in self.parameters])
 
     def transform(self, images, parameters):
         """Apply the transforms, on a CPU to chunks of the batch that stay in the processor's cache."""

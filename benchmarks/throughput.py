@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import common_practice
 
-from augment.mixing import Targets
 from data import Faces, load_data, make_demo_faces, open_cache
 from data.dataset import FaceDataset, shuffled_batches
 from data.images import decode_face
@@ -141,10 +140,10 @@ def make_stages(options, runtime, folder, faces):
     batches = list(batches)
 
     def augment_all():
-        return [augment(batch.images, batch.labels, batch.positions) for batch in batches]
+        return [augment(batch.images, batch.positions) for batch in batches]
 
-    inputs, targets = augment(batches[0].images, batches[0].labels, batches[0].positions)
-    inputs, targets = inputs.to(device), Targets(targets.labels.to(device))
+    inputs = augment(batches[0].images, batches[0].positions).to(device)
+    labels = batches[0].labels.to(device)
 
     @torch.inference_mode()
     def forward():
@@ -156,7 +155,7 @@ def make_stages(options, runtime, folder, faces):
         state.network.train()
         with runtime.autocast():
             outputs = state.network(inputs)
-        loss = state.criterion(outputs, targets)
+        loss = state.criterion(outputs, labels)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         state.optimizer.step()
@@ -172,7 +171,7 @@ def make_stages(options, runtime, folder, faces):
 
     def plain_step():
         plain.train()
-        common_practice.step(plain, optimizer, inputs, targets.labels)
+        common_practice.step(plain, optimizer, inputs, labels)
 
     def decode_plainly():
         return [np.asarray(common_practice.decode(path, size)) for path in few]

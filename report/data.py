@@ -109,23 +109,12 @@ def models_data(evaluations, command=""):
 
 
 def data_facts(faces, pairs, labels):
-    """Faces, label policy and repeated pictures of a data set, as (term, text)."""
-    data = f"{len(faces):,} faces of {faces.people.nunique():,} people"
-    if not faces.table.album.equals(faces.table.person):  # otherwise the data set has no albums
-        data += f" in {faces.table.album.nunique():,} albums"
-    policy = []
-    if labels is not None:
-        data += f", out of {labels.rows:,} rows"
-        left_out = {"repeated rows": labels.repeats, **labels.left_out}
-        without = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
-        policy = [("Label policy", f"{labels.policy}; left out: {without or 'nothing'}")]
-    per_class = zip(faces.classes.names, np.bincount(faces.labels, minlength=len(faces.classes)), strict=True)
+    """Faces, labels and repeated pictures of a data set, as (term, text)."""
     folds = faces.table.fold.to_numpy()[pairs]
     across = int((folds[:, 0] != folds[:, 1]).sum())
     return [
-        ("Data", data),
-        *policy,
-        ("Faces per class", ", ".join(f"{name}: {count:,}" for name, count in per_class)),
+        ("Data", f"{len(faces):,} faces of {faces.people.nunique():,} people"),
+        *([("Labels", "; ".join(map(str.strip, str(labels).splitlines())))] if labels else []),
         ("Pictures seen twice", f"{len(pairs):,} pairs, {across:,} of them across folds" if len(pairs) else "none"),
     ]
 

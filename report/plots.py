@@ -248,7 +248,7 @@ def plot_augmentation(faces, images, augment):
     shown = torch.as_tensor(images[rows])
     batch = shown.repeat(PREVIEW_DRAWS, 1, 1, 1)
     positions = torch.arange(len(batch), device=batch.device)
-    augmented, _ = augment(batch, positions, positions)
+    augmented = augment(batch, positions)
     mean, std = (torch.tensor(values, device=batch.device)[:, None, None] for values in (Network.mean, Network.std))
     views = (augmented * std + mean).clip(0, 1).unflatten(0, (PREVIEW_DRAWS, len(rows))).cpu().numpy()
     columns = 1 + PREVIEW_DRAWS

@@ -99,11 +99,11 @@ def test_what_is_done_is_not_done_again(ablation, run):
 
 
 def test_a_failed_run_is_said_with_its_reason_and_its_log(ablation, run):
-    blocked = ablation / "ablation" / "mixup_seed0"
+    blocked = ablation / "ablation" / "sgd_seed0"
     blocked.write_text("in the way")
     reason = f"--run-dir '{blocked}': expected a folder, this is a file"
-    line = f"error: 'mixup' with seed 0 ended with status 2: {reason} ({blocked}.log)\n"
-    assert run(ablation, "--only", "mixup", "--seeds", "0") == (2, line)
+    line = f"error: 'sgd' with seed 0 ended with status 2: {reason} ({blocked}.log)\n"
+    assert run(ablation, "--only", "sgd", "--seeds", "0") == (2, line)
     assert f"error: {reason}\n" in Path(f"{blocked}.log").read_text()
 
 
@@ -236,7 +236,7 @@ def test_every_variant_is_a_configuration_and_a_command_line(variant, monkeypatc
 
 
 def test_a_variant_differs_from_the_baseline_in_its_own_settings_only():
-    baseline, other = (vars(variant_config(name, 0, {})) for name in ("baseline", "averaged weights"))
-    assert {name: value for name, value in other.items() if baseline[name] != value} == {"ema": 0.05}
+    baseline, other = (vars(variant_config(name, 0, {})) for name in ("baseline", "no zero init"))
+    assert {name: value for name, value in other.items() if baseline[name] != value} == {"zero_init": False}
     assert baseline["recipe"] == "modern"
     assert variant_config("original recipe", 0, {"warmup": 3.0, "lr": 0.02}) == Config(lr=0.02)

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 
-from augment.mixing import Targets
 from data.dataset import FaceDataset, shuffled_batches
 from data.faces import Faces
 from evaluation.evaluate import evaluate
@@ -134,8 +133,8 @@ def stand_in_state(model, lr, steps):
     return state
 
 
-def unchanged(images, labels, positions):
-    return images.float(), Targets(labels)
+def unchanged(images, positions):
+    return images.float()
 
 
 def train(state, dataset, after_step=lambda meter: False):
@@ -169,7 +168,7 @@ def test_a_loss_that_is_not_finite_stops_the_epoch():
 
 @pytest.mark.parametrize("network", [{"width": 0.125}, {"model": "levi_hassner"}])  # the second one has dropout
 def test_a_stopped_epoch_resumes_to_the_same_bits(network):
-    config = Config(**network, image_size=40, epochs=1, batch_size=4, lr=0.01, ema=0.5, mixup=0.2, folds=(1,))
+    config = Config(**network, image_size=40, epochs=1, batch_size=4, lr=0.01, folds=(1,))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (14, 3, 40, 40), dtype=torch.uint8, generator=generator).numpy()
     faces = faces_of([k % 8 for k in range(14)])
@@ -187,7 +186,7 @@ def test_a_stopped_epoch_resumes_to_the_same_bits(network):
     resumed.load_state_dict(stopped.state_dict())
     run(resumed)
     assert (whole.step, resumed.step) == (3, 3)
-    for ours, theirs in zip(whole.evaluated_model.parameters(), resumed.evaluated_model.parameters(), strict=True):
+    for ours, theirs in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 

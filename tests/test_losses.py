@@ -8,7 +8,6 @@ from coral_pytorch.dataset import levels_from_labelbatch
 from coral_pytorch.losses import CornLoss, coral_loss
 
 import training.losses
-from augment.mixing import Targets
 from models.heads import HEADS, binomial_log_masses
 from training.losses import LOSSES, Criterion
 
@@ -122,13 +121,11 @@ def test_going_down_the_loss_finds_the_labels(name):
     assert HEADS[LOSSES[name].head](4, 8).probabilities(outputs).argmax(1).tolist() == labels.tolist()
 
 
-def test_mixed_faces_and_classes_are_weighted():
+def test_classes_are_weighted():
     criterion = Criterion(loss_of("cross_entropy"), torch.tensor([2.0, 0.5]))
     logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
-    targets = Targets(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([0.75, 1.0]))
-    first = 2.0 * 0.75 * math.log(4) + 0.5 * 0.25 * math.log(4 / 3)
-    expected = (first + 0.5 * math.log(4 / 3)) / 2
-    assert criterion(logits, targets).item() == pytest.approx(expected)
+    expected = (2.0 * math.log(4) + 0.5 * math.log(4 / 3)) / 2
+    assert criterion(logits, torch.tensor([0, 1])).item() == pytest.approx(expected)
 
 
 def test_every_loss_has_a_function_and_a_head():

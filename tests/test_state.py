@@ -1,14 +1,15 @@
-"""The training state: what decays, what is averaged, what rare classes weigh, and what comes back."""
+"""The training state: what decays, what rare classes weigh, and what comes back."""
+
+import copy
 
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from augment.mixing import Targets
 from data.faces import Faces
 from training.config import Config
-from training.optimizers import parameter_groups
+from training.optimizers import check_optimizer_state, parameter_groups
 from training.setup import class_weights, make_state, set_up_folds
 from utils.classes import Classes
 from utils.device import Runtime
@@ -57,18 +58,6 @@ def test_balance_is_by_sampling_or_by_loss():
     assert state().criterion.class_weights is None
 
 
-def test_the_average_has_its_horizon():
-    averaged = state(ema=0.1)  # ten of a hundred steps, so a decay of 0.9
-    bias, average = averaged.model.fc.bias, averaged.evaluated_model.fc.bias
-    with torch.no_grad():
-        bias.fill_(1.0)
-        averaged.average.update_parameters(averaged.model)  # the first update copies
-        bias.fill_(2.0)
-        averaged.average.update_parameters(averaged.model)
-    assert average[0].item() == pytest.approx(0.9 * 1 + 0.1 * 2)
-    assert averaged.evaluated_model is not averaged.model
-
-
 def test_the_learning_rate_reaches_every_parameter_group():
     cosine = state(schedule="cosine", warmup=2.0, lr=0.4, weight_decay=0.01, decay_weights_only=True)
     assert cosine.steps_per_epoch == 10
@@ -79,17 +68,16 @@ def test_the_learning_rate_reaches_every_parameter_group():
 
 @pytest.mark.parametrize("optimizer", [{"nesterov": True}, {"optimizer": "muon"}], ids=["sgd", "muon"])
 def test_the_state_comes_back(optimizer):
-    settings = {"ema": 0.1, "momentum": 0.9, **optimizer}
+    settings = {"momentum": 0.9, **optimizer}
     first = state(**settings)
     for _ in range(2):
-        first.criterion(first.network(torch.randn(4, 3, 40, 40)), Targets(LABELS)).backward()
+        first.criterion(first.network(torch.randn(4, 3, 40, 40)), LABELS).backward()
         first.optimizer.step()
-        first.average.update_parameters(first.model)
         first.step += 1
     second = state(**settings)
     second.load_state_dict(first.state_dict())
     assert (second.step, second.epoch) == (2, 0)
-    for ours, theirs in zip(second.average.parameters(), first.average.parameters(), strict=True):
+    for ours, theirs in zip(second.model.parameters(), first.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     momenta = [values["momentum_buffer"] for values in second.optimizer.state.values()]
     assert len(momenta) == len(list(second.model.parameters()))
@@ -106,7 +94,7 @@ def test_the_seed_and_the_fold_decide_the_initial_weights():
 def trained_state(optimizer):
     """A TrainState after one step with momentum, as it is saved."""
     first = state(momentum=0.9, optimizer=optimizer)
-    first.criterion(first.network(torch.randn(4, 3, 40, 40)), Targets(LABELS)).backward()
+    first.criterion(first.network(torch.randn(4, 3, 40, 40)), LABELS).backward()
     first.optimizer.step()
     first.step += 1
     return first.state_dict()
@@ -143,3 +131,19 @@ def test_a_state_that_does_not_fit_is_refused(spoil, optimizer):
     spoil(saved)
     with pytest.raises((KeyError, RuntimeError, TypeError, ValueError, AttributeError)):
         state(momentum=0.9, optimizer=optimizer).load_state_dict(saved)
+
+
+@pytest.mark.parametrize("make", [torch.optim.RAdam, torch.optim.RMSprop, torch.optim.AdamW, torch.optim.Adagrad])
+def test_the_state_of_any_optimizer_is_compared_with_its_own(make):
+    """One that a user adds resumes, and a state of other shapes or types is refused."""
+    first, second = (make([{"params": [torch.nn.Parameter(torch.ones(3))], "lr_factor": 1.0}]) for _ in range(2))
+    first.param_groups[0]["params"][0].grad = torch.tensor([1.0, 2.0, 3.0])
+    first.step()
+    saved = first.state_dict()
+    check_optimizer_state(second, copy.deepcopy(saved))
+    for name in saved["state"][0]:
+        for wrong in (torch.zeros(4), torch.zeros(3, dtype=torch.int64), "text"):
+            spoiled = copy.deepcopy(saved)
+            spoiled["state"][0][name] = wrong
+            with pytest.raises(ValueError, match=f"its optimizer's {name} is "):
+                check_optimizer_state(second, spoiled)

@@ -8,7 +8,6 @@ import torch
 from conftest import call
 
 import main
-from augment.mixing import Targets
 from models import create_model
 from models.heads import SoftmaxHead
 from training.losses import Criterion, cross_entropy
@@ -58,7 +57,7 @@ def test_its_share_of_the_loss_by_hand(student, teacher, weight, temperature, ex
     criterion = Criterion(
         cross_entropy, None, lambda images: torch.tensor([teacher]), weight, SoftmaxHead(2, 2), temperature
     )
-    loss = criterion(torch.tensor([student]).log(), Targets(torch.tensor([0])), torch.zeros(1, 3, 4, 4))
+    loss = criterion(torch.tensor([student]).log(), torch.tensor([0]), torch.zeros(1, 3, 4, 4))
     assert loss.item() == pytest.approx(expected)
 
 

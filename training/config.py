@@ -99,9 +99,6 @@ class OptimizationConfig:
     decay_weights_only: bool = option(False, "exempt biases and normalisation layers from weight decay")
     grad_clip: float = option(0.0, "largest norm of the gradient; 0 disables clipping", low=0, high=1e6)
     head_lr_factor: float = option(1.0, "learning rate of the last layer, relative to the others'", low=0, high=1000)
-    ema: float = option(
-        0.0, "horizon of the moving average of the weights, as a share of all steps; 0 disables it", low=0, high=1
-    )
     teacher: tuple = option(
         (), "finished runs, whose models of the same fold teach this one, or model files", kind=str, metavar="RUN"
     )
@@ -161,7 +158,7 @@ RECIPES = {
     },
 }
 # Names of settings in records of earlier versions, and values of unknown settings that change nothing.
-EARLIER_NAMES = {"averaging": "ema", "inner_width": "mid_width"}
+EARLIER_NAMES = {"inner_width": "mid_width"}
 OFF = (0, "", "none", [], ())
 # Defaults of --demo. The modern recipe is stable on 93 faces per fold: another precision moves its mean by 1.3 points.
 DEMO_DEFAULTS = {
@@ -275,6 +272,8 @@ def from_record(path, record, strict=False):
     """
     record = {EARLIER_NAMES.get(name, name): value for name, value in record.items()}
     unknown = {name: value for name, value in record.items() if name not in FIELDS and value not in OFF}
+    if unknown.get("crop") == 1:  # the whole image
+        del unknown["crop"]
     if unknown:
         settings = ", ".join(f"{name} {show(value)}" for name, value in unknown.items())
         if strict:

@@ -6,7 +6,7 @@ import time
 import torch
 from torch import nn
 
-from augment import make_mix, make_transforms
+from augment import make_transforms
 from augment.pipeline import TrainAugment
 from data.dataset import FaceDataset, prefetch, shuffled_batches
 from evaluation.decode import best_decoder
@@ -24,7 +24,7 @@ def train_one_epoch(state, batches, augment, meter, runtime, after_step):
         state: the TrainState, updated in place. `state.network` is `state.model`, wrapped for several processes or
             compiled where they are used.
         batches: Batches of uint8 images, labels and positions in the epoch's order.
-        augment: (images uint8 (B, 3, S, S), labels (B,), positions (B,)) -> (images float (B, 3, S, S), Targets).
+        augment: (images uint8 (B, 3, S, S), positions (B,)) -> normalised images float (B, 3, S, S).
         meter: the EpochMeter to update.
         runtime: the Runtime: device, precision and processes.
         after_step: a function without arguments, called after each step; training stops if it returns True.
@@ -42,17 +42,15 @@ def train_one_epoch(state, batches, augment, meter, runtime, after_step):
         state.set_learning_rate(state.learning_rate(state.step / state.steps_per_epoch))
         torch.manual_seed(derive_seed(*state.seed, state.step, Stream.DROPOUT))
 
-        images, targets = augment(batch.images, batch.labels, batch.positions)  # (B, 3, S, S)
+        images = augment(batch.images, batch.positions)  # (B, 3, S, S)
         with runtime.autocast():
             outputs = state.network(images)  # (B, D)
-        loss = state.criterion(outputs, targets, images)
+        loss = state.criterion(outputs, batch.labels, images)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if state.grad_clip:
             nn.utils.clip_grad_norm_(state.model.parameters(), state.grad_clip)
         state.optimizer.step()
-        if state.average is not None:
-            state.average.update_parameters(state.model)
         state.step += 1
 
         meter.update(loss.detach(), state.model.head.probabilities(outputs.detach()), batch.labels)
@@ -87,8 +85,8 @@ def make_augment(config, epoch, count, model, seed, compiled=False):
     transforms = make_transforms(
         config, config.image_size, training_progress(epoch, config.epochs), model.mean, model.std
     )
-    mix, generator = make_mix(config, config.image_size), make_generator(*seed, epoch, Stream.AUGMENT)
-    return TrainAugment(transforms, mix, config.image_size, count, generator, compiled)
+    generator = make_generator(*seed, epoch, Stream.AUGMENT)
+    return TrainAugment(transforms, config.image_size, count, generator, compiled)
 
 
 def preview_augment(config, count):
@@ -101,7 +99,7 @@ def evaluate_faces(config, images, faces, state, runtime):
     if not len(faces):
         return None
     decoder = "argmax" if config.decode == "val" else config.decode
-    return evaluate(state.evaluated_model, FaceDataset(images, faces), config.batch_size, runtime, decoder)
+    return evaluate(state.model, FaceDataset(images, faces), config.batch_size, runtime, decoder)
 
 
 def final_evaluations(config, images, setup, state, runtime):

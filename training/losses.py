@@ -108,7 +108,7 @@ LOSSES = {
 
 
 class Criterion:
-    """The mean of a loss over a batch, with weights of the classes, of mixed labels and of a teacher's answers.
+    """The mean of a loss over a batch, with weights of the classes and of a teacher's answers.
 
     Args:
         loss: a function of this module.
@@ -126,22 +126,18 @@ class Criterion:
         self.teacher, self.teacher_weight, self.head = teacher, teacher_weight, head
         self.temperature = temperature
 
-    def __call__(self, outputs, targets, images=None):
-        """Outputs float (B, D), Targets as returned by TrainAugment -> a scalar.
+    def __call__(self, outputs, labels, images=None):
+        """Outputs float (B, D), labels int64 (B,) -> a scalar.
 
         Args:
             images: normalised (B, 3, S, S), for the teacher.
         """
-        values = self.weighted(outputs, targets.labels)
-        if targets.lam is not None:
-            values = targets.lam * values + (1 - targets.lam) * self.weighted(outputs, targets.labels_b)
+        values = self.loss(outputs, labels)
+        if self.class_weights is not None:
+            values = values * self.class_weights[labels]
         if self.teacher is not None:
             values = torch.lerp(values, self.taught(outputs, images), self.teacher_weight)
         return values.mean()
-
-    def weighted(self, outputs, labels):
-        values = self.loss(outputs, labels)
-        return values if self.class_weights is None else values * self.class_weights[labels]
 
     def taught(self, outputs, images):
         """Cross entropy of the student's probabilities, of the teacher's as targets."""

@@ -268,7 +268,7 @@ class RunDirectory:
         """
         if not self.writes:
             return
-        fold, model = setup.fold, state.evaluated_model
+        fold, model = setup.fold, state.model
         model.record = model_record(self, setup, tested, validated, framing)
         with self.lock():
             self.read()  # folds that other jobs finished meanwhile

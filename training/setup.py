@@ -4,7 +4,6 @@ import functools
 from dataclasses import dataclass
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from data import Faces, split_faces
 from data.dataset import steps_per_epoch
@@ -158,10 +157,6 @@ def make_state(config, setup, runtime):
     frozen = freeze(model, config.freeze)
     network = runtime.prepare(model)
     groups = parameter_groups(model, config.weight_decay, config.decay_weights_only, config.head_lr_factor)
-    average = None
-    if config.ema:
-        decay = 1 - 1 / max(1.0, config.ema * setup.steps_per_epoch * config.epochs)
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     schedule = {name: getattr(config, name) for name in ("lr", "epochs", "schedule", "warmup", "lr_steps", "lr_gamma")}
     return TrainState(
         model=model,
@@ -174,7 +169,6 @@ def make_state(config, setup, runtime):
         sampling=setup.class_weights[torch.tensor(setup.train.labels)] if config.balance == "sampling" else None,
         grad_clip=config.grad_clip,
         frozen=frozen,
-        average=average,
         origin={
             "teachers": [digest(teacher.state_dict()) for teacher in setup.teachers],
             "initial": setup.initial.digest if setup.initial else "",

@@ -1,10 +1,9 @@
-"""The state of training: the network, its optimizer, its moving average and the number of steps."""
+"""The state of training: the network, its optimizer and the number of steps."""
 
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from models.network import Network
 from training.losses import Criterion
@@ -26,7 +25,6 @@ class TrainState:
         sampling: (N,) weights of the training faces to draw them by; None draws each once.
         grad_clip: the largest norm of the gradient; 0 disables clipping.
         frozen: modules that do not learn.
-        average: the moving average of the model, or None.
         origin: {name: digest} of the weights that the training depends on: of the initial weights and the teachers.
         step: the number of steps of all epochs so far.
     """
@@ -41,18 +39,12 @@ class TrainState:
     sampling: torch.Tensor | None = None
     grad_clip: float = 0.0
     frozen: list = field(default_factory=list)
-    average: AveragedModel | None = None
     origin: dict = field(default_factory=dict)
     step: int = 0
 
     @property
     def epoch(self):
         return self.step // self.steps_per_epoch
-
-    @property
-    def evaluated_model(self):
-        """The network to evaluate and to save."""
-        return self.model if self.average is None else self.average.module
 
     def train_mode(self):
         """Prepare for training; frozen layers keep their batch statistics as well."""
@@ -64,12 +56,9 @@ class TrainState:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
 
-    def parts(self):
-        parts = {"model": self.model, "optimizer": self.optimizer}
-        return parts if self.average is None else {**parts, "average": self.average}
-
     def state_dict(self):
-        return {"step": self.step, **self.origin, **{name: part.state_dict() for name, part in self.parts().items()}}
+        parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"step": self.step, **self.origin, **parts}
 
     def load_state_dict(self, state):
         """Raises KeyError, RuntimeError, TypeError or ValueError where the state does not fit."""
@@ -79,6 +68,6 @@ class TrainState:
         if type(state["step"]) is not int or state["step"] < 0:
             raise ValueError(f"its step is {state['step']}")
         check_optimizer_state(self.optimizer, state["optimizer"])
-        for name, part in self.parts().items():
-            part.load_state_dict(state[name])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]

@@ -47,14 +47,16 @@ def open_regular(path, limit_mib):
 
 def read_bytes(path, limit_mib):
     """The content of a regular file. Raises UserError, see `open_regular`."""
+    content = bytearray()
     with open_regular(path, limit_mib) as file:
         try:
-            content = file.read(limit_mib * MIB + 1)  # files of /proc have more in them than their size says
+            while len(content) <= limit_mib * MIB and (chunk := file.read(MIB)):
+                content += chunk  # files of /proc have more in them than their size says
         except OSError as error:
             raise UserError(f"cannot read '{path}': {reason(error)}") from None
     if len(content) > limit_mib * MIB:
         raise UserError(f"'{path}' has more than the {limit_mib:,} MiB that are read")
-    return content
+    return bytes(content)
 
 
 def read_text(path, limit_mib):
