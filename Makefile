@@ -13,7 +13,7 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev lint
 	$(PY) -m pytest
 
-# Two hours: sixty killed scripts, three hundred sequences of what happens to a run, ten thousand broken files.
+# An hour and a half: thirty killed scripts, three hundred sequences of what happens to a run, ten thousand broken files.
 test-long: $(VENV)/.dev
 	$(PY) benchmarks/kill_test.py
 	$(PY) benchmarks/run_machine.py

@@ -554,15 +554,6 @@ def test_card_by_hand(monkeypatch):
         assert name not in text
 
 
-def test_card_of_an_earlier_model():
-    """It has the metrics, the settings and the predictions that are known, and says so of the others."""
-    evaluation = card_evaluation(NAMES, faces=0, metrics={"top1": 0.6776}, config={}, duplicates=[])
-    text = card.model_card([evaluation], ["Research only."], [{}])
-    assert "| a\\.onnx | 1 | 67.76% | - | - | - | none is stored | not known |\n" in text
-    assert "| a\\.onnx | 7,176 | 2 | unknown, ? epochs | unknown | unknown | argmax |\n" in text
-    assert "a\\.onnx: not known; the predictions of its run are not beside it." in text
-
-
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "[link](http://evil.example) ![image](x.png) www.evil.example a@evil.example",

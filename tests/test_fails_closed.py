@@ -249,13 +249,6 @@ class TestLeaks:
 
 
 class TestOddFiles:
-    def test_named_pipes_are_not_waited_for(self, scripts, run, trained):
-        os.mkfifo(scripts.folder / "fold_2.pt")
-        assert "is a named pipe" in scripts.refused(TEST_CODE, scripts.folder / "fold_2.pt")
-        (run / "config.json").unlink()
-        os.mkfifo(run / "config.json")
-        assert "is a named pipe" in scripts.refused(MAIN, "--resume", "--run-dir", run)
-
     def test_named_pipes_among_the_faces(self, scripts):
         labels, images = write_labels(scripts.folder / "labels", {}), write_images(scripts.folder / "aligned", {})
         data = ["--label-dir", labels, "--image-dir", images]
@@ -268,10 +261,6 @@ class TestOddFiles:
         os.mkfifo(labels / "fold_2_data.txt")
         assert "fold_2_data.txt' is a named pipe" in scripts.refused(*command)
         assert "fold_2_data.txt' is a named pipe" in scripts.refused("tools.check_data", *data)
-
-    def test_brackets_do_not_exhaust_the_parser(self, scripts, run):
-        (run / "config.json").write_text("[" * 200_000)
-        assert "config.json' is damaged" in scripts.refused(MAIN, "--resume", "--run-dir", run)
 
 
 class TestTerminal:

@@ -119,10 +119,6 @@ class TestForeignFiles:
             read_json(tmp_path / "a")
         assert len(str(caught.value)) < 500
 
-    def test_json_of_the_kind_that_is_expected(self, tmp_path):
-        (tmp_path / "a").write_text("[1, 2]")
-        assert read_json(tmp_path / "a", kind=list) == [1, 2]
-
     def test_the_start_of_a_file(self, tmp_path):
         (tmp_path / "a").write_text("grüße\nan alle")
         assert starts_with(tmp_path / "a", "x", "grüße\nan")
