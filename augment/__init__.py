@@ -44,7 +44,7 @@ class AugmentConfig:
 
 
 def make_transforms(config, image_size, progress, mean, std):
-    """The transforms of one epoch, in order; those that would do nothing are left out.
+    """The transforms of one epoch, in order, without transforms that would do nothing.
 
     Args:
         config: an AugmentConfig, or anything with its fields.

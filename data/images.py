@@ -91,7 +91,7 @@ def in_threads(function, items, description, workers=None, progress=True):
         progress: show a progress bar.
 
     Returns:
-        (list of the N results, None for those that failed; list of the messages of their errors), both in order.
+        (list of the N results, None for an item that failed; list of the messages of their errors), both in order.
     """
 
     def call(item):

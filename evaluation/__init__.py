@@ -1,1 +1,1 @@
-"""What a model says of a set of faces, and how good that is: predictions, metrics, decoding, views, bootstrap."""
+"""Predictions of a model for a set of faces, and their quality: metrics, decoding, calibration, bootstrap."""

@@ -1,4 +1,4 @@
-"""Suspect labels: those that the predictions of held-out faces contradict.
+"""Suspect labels: the predictions of held-out faces contradict them.
 
 Confident learning (Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR
 2021) for ordered classes. The probabilities of each face must come from a model that did not train on it.

@@ -30,7 +30,7 @@ def read_predictions(path, digests=None):
         digests: {fold: SHA-256 of its rows}; only these folds are returned. None: all folds, unchecked.
 
     Raises:
-        UserError: the file is missing or damaged, or a fold's rows are not those that were written.
+        UserError: the file is missing or damaged, or a fold's rows are not as they were written.
     """
     table = read_table(path)
     if digests is not None:

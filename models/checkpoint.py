@@ -46,7 +46,7 @@ RECORD_FIELDS = {
     "versions": dict,
 }
 OPTIONAL_FIELDS = {
-    "initial_people": (list, str),  # like train_people, of the model file that the initial weights came from
+    "initial_people": (list, str),  # like train_people, of the model file of the initial weights
     "initial_pictures": torch.Tensor,
 }
 KINDS = {dict: "a dict", list: "a list", str: "a text", int: "a whole number", float: "a number"}
@@ -136,7 +136,7 @@ def check_format(path, content):
 
 
 def find_problem(content):
-    """What is wrong with the fields of a model file, as text, or None."""
+    """The problem with the fields of a model file, as text, or None."""
     optional = {name: kind for name, kind in OPTIONAL_FIELDS.items() if name in content}
     for name, kind in (NETWORK_FIELDS | RECORD_FIELDS | optional).items():
         value = content.get(name)

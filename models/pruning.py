@@ -1,4 +1,4 @@
-"""Fewer channels within the blocks of a trained ResNet: those that contribute most are kept.
+"""Fewer channels within the blocks of a trained ResNet: the strongest ones are kept.
 
 Structured pruning as in Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.3: what the shortcuts
 add keeps its channels, so that each block is pruned for itself. A channel counts by the scale of its normalisation

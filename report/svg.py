@@ -44,7 +44,7 @@ def page_svg(figure, name, description):
 
 
 def plain_attributes(element):
-    """The attributes of an element of matplotlib's, and those that its style consists of."""
+    """The attributes of one of matplotlib's elements, and the entries of its style as attributes."""
     style = (entry.split(":", 1) for entry in element.get("style", "").split(";") if entry)
     found = {**element.attrib, **{name.strip(): value.strip() for name, value in style}}
     shown = {name: COLOUR_NAMES.get(value) for name, value in found.items()}
