@@ -147,7 +147,7 @@ def test_the_report_names_the_line_of_each_label(run, capsys):
     assert len(wrong)
     assert all(f"faces.csv:{lines[path]}" in page for path in wrong)
     assert "16 faces of 8 people" not in page
-    assert "40 faces of 20 people, out of 40 rows" in page
+    assert "40 faces of 20 people" in page
     assert "Published on Adience" not in page
     assert " --label-file faces.csv " in page
     assert " --age-groups 0-12 13-39 40+ " in page
