@@ -114,7 +114,7 @@ def data_facts(faces, pairs, labels):
     across = int((folds[:, 0] != folds[:, 1]).sum())
     return [
         ("Data", f"{len(faces):,} faces of {faces.people.nunique():,} people"),
-        *([("Labels", "; ".join(map(str.strip, str(labels).splitlines())))] if labels else []),
+        *([("Labels", "; ".join(map(str.strip, str(labels).removeprefix("labels:").splitlines())))] if labels else []),
         ("Pictures seen twice", f"{len(pairs):,} pairs, {across:,} of them across folds" if len(pairs) else "none"),
     ]
 

@@ -273,6 +273,7 @@ def groups(data):
     blocks = [
         {"title": COLUMN_TITLES.get(column, column), "rows": list(map(group_row, rows.to_dict("records")))}
         for column, rows in table.groupby("column", sort=False)
+        if len(rows) > 1
     ]
     marked = int(table.marked.sum())
     return {"blocks": blocks, "marked": marked, "least_faces": LEAST_FACES, "least_people": LEAST_PEOPLE}

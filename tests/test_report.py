@@ -600,7 +600,7 @@ def test_facts_of_the_data(tmp_path):
     labels = LabelReport(faces, "strict", 21, 2, {"without an age": 3, "with a single age": 0}, {})
     assert dict(data_facts(faces, data.pairs, labels)) == {
         "Data": "16 faces of 16 people",
-        "Labels": "labels: 21 rows read, 16 faces used (policy strict); left out: 2 repeated rows, 3 without an age;"
+        "Labels": "21 rows read, 16 faces used (policy strict); left out: 2 repeated rows, 3 without an age;"
         " per fold: 0: 8  1: 8; per class: 0-2: 8  60+: 8",
         "Pictures seen twice": "2 pairs, 2 of them across folds",
     }
