@@ -6,6 +6,8 @@ Several models are fused. From Python: `from predict import AgePredictor; AgePre
 """
 
 import contextlib
+import os
+import sys
 
 from tqdm import tqdm
 
@@ -63,9 +65,13 @@ def read_command_line():
         raise UserError(f"--threshold {options.threshold:g}: expected a number from 0 to 100")
     check_limits("--top", options.top, {"low": 1})
     check_limits("--batch-size", options.batch_size, {"low": 1})
-    for kind in STARTS:
-        if (path := getattr(options, kind)) is not None:
-            check_output_file(kind, path)
+    outputs = outputs_of(options)
+    for kind, path in outputs.items():
+        check_output_file(kind, path)
+        if options.draw is not None and os.path.realpath(options.draw) == os.path.dirname(os.path.realpath(path)):
+            raise UserError(f"--{kind} '{path}' is in the folder of --draw, which holds drawings only")
+    if len(set(map(os.path.realpath, outputs.values()))) < len(outputs):
+        raise UserError(f"--csv and --json are one file, '{options.csv}': give two")
     options.photographs = find_photographs(paths)
     if options.draw is not None:
         check_folder(options.draw, options.photographs)
@@ -83,31 +89,39 @@ def main():
     )
     for note in predictor.notes:
         print(f"note: {printable(note)}")
-    failed, count = 0, len(options.photographs)
-    with (
-        contextlib.closing(predict_all(predictor, options)) as photographs,
-        tqdm(total=count, unit="photo", disable=None if count > 1 else True) as bar,
-    ):
-        for photograph in photographs:
-            for line in lines_of(photograph, options.top):
-                tqdm.write(line)  # above the progress bar, where there is one
-            failed += photograph.error is not None
-            bar.update()
+    failed, done, count, stopped = 0, 0, len(options.photographs), None
+    with contextlib.ExitStack() as stack:
+        writers = open_writers(options, predictor.classes.names, stack)
+        bar = stack.enter_context(tqdm(total=count, unit="photo", disable=None if count > 1 else True))
+        photographs = stack.enter_context(contextlib.closing(predictor.predict(options.photographs)))
+        try:
+            for photograph in photographs:
+                for write in writers:
+                    write(photograph)
+                done, failed = done + 1, failed + (photograph.error is not None)
+                for line in lines_of(photograph, options.top):
+                    tqdm.write(line)  # above the progress bar, where there is one
+                bar.update()
+        except (KeyboardInterrupt, SystemExit, BrokenPipeError) as interruption:
+            stopped = interruption  # the outputs are finished with what there is
+    if stopped is not None:
+        if writers:
+            print(f"stopped: the outputs hold {done} of {count} photographs", file=sys.stderr)
+        raise stopped
     return 1 if failed else 0
 
 
-def predict_all(predictor, options):
-    """Yield each Photograph once it is written; the files appear after the last one."""
-    with contextlib.ExitStack() as stack:
-        paths = {kind: path for kind in STARTS if (path := getattr(options, kind)) is not None}
-        writers = [row_writer(kind, path, predictor.classes.names) for kind, path in paths.items()]
-        if options.draw is not None:
-            writers.append(drawing_writer(options.draw))
-        writers = [stack.enter_context(writer) for writer in writers]
-        for photograph in predictor.predict(options.photographs):
-            for write in writers:
-                write(photograph)
-            yield photograph
+def open_writers(options, class_names, stack):
+    """The functions that write a Photograph; the files appear when the ExitStack ends. Raises UserError."""
+    writers = [row_writer(kind, path, class_names) for kind, path in outputs_of(options).items()]
+    if options.draw is not None:
+        writers.append(drawing_writer(options.draw))
+    return [stack.enter_context(writer) for writer in writers]
+
+
+def outputs_of(options):
+    """{"csv" or "json": the file to write}."""
+    return {kind: path for kind in STARTS if (path := getattr(options, kind)) is not None}
 
 
 def lines_of(photograph, top):

@@ -39,7 +39,6 @@ from utils.serialization import digest
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic"}
 SETTINGS = "label_dir label_file image_dir allow_missing batch_size".split()
 MACHINE = "device precision threads".split()
-PAGE = "index.html"  # in --error-dir
 PIXELS_PER_BATCH = 512 * 224**2  # the most that a model file may ask for; --batch-size may ask for more
 
 
@@ -47,7 +46,7 @@ def main():
     options = read_command_line()
     if options.show_errors:
         errors.check_error_folder(options.error_dir)
-        page.check_report(Path(options.error_dir) / PAGE)
+        page.check_report(Path(options.error_dir) / errors.PAGE)
     keep_large_buffers()
     # Every model file, folder and fold is checked before the first model is evaluated.
     prepared = [prepare(path, options) for path in options.models]
@@ -296,9 +295,10 @@ def print_fusion(fusion):
 def show_errors(folder, evaluations, shown):
     """Write the misclassified images, their list and a page that shows them. Raises UserError."""
     found = errors.find_errors(evaluations)
-    errors.write_errors(folder, found, evaluations[0].classes.names)
-    page.write_report(Path(folder) / PAGE, shown)
-    print(f"\nwrote {len(found):,} misclassified images and errors.csv to {printable(folder)}/; see {PAGE} there")
+    errors.write_errors(folder, found, evaluations[0].classes.names, lambda path: page.write_report(path, shown))
+    print(
+        f"\nwrote {len(found):,} misclassified images and errors.csv to {printable(folder)}/; see {errors.PAGE} there"
+    )
 
 
 if __name__ == "__main__":

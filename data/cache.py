@@ -11,6 +11,9 @@ replaced image or another size is another cache. images.npy is read again when i
 of the index. Where a checksum differs, the cache is built anew.
 """
 
+import errno
+import fnmatch
+import functools
 import hashlib
 import io
 import json
@@ -32,7 +35,7 @@ from utils.reading import ANY_SIZE, MIB, open_regular, read_bytes, reason
 
 FORMAT = 4  # raised when decoding, signatures or the search for pairs change
 IMAGES, INDEX = "images.npy", "index.npz"
-FILES = (IMAGES, INDEX, ".index.unfinished.npz")  # the last one is of a process that was killed
+FILES = (IMAGES, INDEX, ".index.*.unfinished.npz")  # the last ones are of processes that were killed
 INDEX_LIMIT = 1024  # MiB
 SETTLED = 0.1  # seconds after which a change of a file also changes its times
 
@@ -200,8 +203,9 @@ def remove_own(folder):
     """Remove a cache, but nothing that no cache holds. Raises OSError where there is something else."""
     if not folder.is_dir():
         return
-    if foreign := {path.name for path in folder.iterdir()} - set(FILES):
-        raise OSError(f"'{folder}' holds '{min(foreign)}', which is no part of a cache; move it away")
+    names = sorted(path.name for path in folder.iterdir())
+    if foreign := [name for name in names if not any(map(functools.partial(fnmatch.fnmatch, name), FILES))]:
+        raise OSError(f"'{folder}' holds '{foreign[0]}', which is no part of a cache; move it away")
     shutil.rmtree(folder)
 
 
@@ -209,7 +213,11 @@ def allocate(path):
     """Reserve a file's blocks, so that a full disk is an error now and not a crash while the map is written."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system without it
+                    raise
 
 
 def decode_all(images, paths, workers, progress):

@@ -41,7 +41,7 @@ def make_demo_faces(folder, people_per_class=6, images_per_person=2, seed=0):
     try:
         if not is_drawn(folder, recipe):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with locked(folder.with_name(f".{folder.name}.lock"), lambda: None):
+            with locked(folder.with_name(f".{folder.name}.lock")):
                 if not is_drawn(folder, recipe):  # another process may have drawn it meanwhile
                     draw_folder(folder, recipe)
     except OSError as error:

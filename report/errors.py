@@ -10,7 +10,7 @@ from utils.errors import UserError
 from utils.files import replaced_outputs, write_csv
 from utils.reading import exists, reason, starts_with
 
-MANIFEST = "errors.csv"
+MANIFEST, PAGE, SUSPECTS = "errors.csv", "index.html", "suspects.csv"
 WRITTEN_NAME = re.compile(r"\d{4,}_true_[A-Za-z0-9.-]+_predicted_[A-Za-z0-9.-]+_\d+pct_[A-Za-z0-9._-]+\.png")
 FIRST_COLUMNS = ["file", "true_class", "predicted_class", "confidence"]
 
@@ -32,13 +32,14 @@ def find_errors(evaluations):
     return pd.concat(tables).sort_values(["confidence", "path"], ascending=[False, True]).reset_index(drop=True)
 
 
-def write_errors(folder, errors, class_names):
-    """Write each misclassified face in true colours, and errors.csv, which lists them.
+def write_errors(folder, errors, class_names, write_page):
+    """Write each misclassified face in true colours, errors.csv, which lists them, and the page that shows them.
 
     They replace what an earlier call wrote into the folder, once all of them are written; nothing else is touched.
 
     Args:
         errors: the table of `find_errors`.
+        write_page: a function that writes the page to a given path.
 
     Raises:
         UserError: the folder cannot be written.
@@ -53,13 +54,14 @@ def write_errors(folder, errors, class_names):
         with replaced_outputs(folder, MANIFEST, is_output) as staging:
             for name, image in zip(names, errors.image, strict=True):
                 Image.fromarray(image.transpose(1, 2, 0)).save(staging / name)
+            write_page(staging / PAGE)
             write_csv(staging / MANIFEST, table[FIRST_COLUMNS + [name for name in table if name not in FIRST_COLUMNS]])
     except OSError as error:
         raise UserError(f"cannot write the misclassified images to '{folder}': {reason(error)}") from None
 
 
 def is_output(name):
-    return WRITTEN_NAME.fullmatch(name) is not None or name == MANIFEST
+    return WRITTEN_NAME.fullmatch(name) is not None or name in (MANIFEST, PAGE, SUSPECTS)
 
 
 def check_error_folder(folder):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from report.errors import SUSPECTS
 from report.gallery import choose_faces, face_columns, make_thumbnails
 from report.labels import COLUMNS
 from report.plots import save
@@ -21,7 +22,6 @@ from utils.reading import starts_with
 
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "age groups report"  # marks the page as ours
-SUSPECTS_FILE = "suspects.csv"
 UNKNOWN = {"mistakes": 0, "shown": 0, "side": 0, "missing": 0}
 
 
@@ -49,7 +49,7 @@ def write_report(path, data, formats=()):
     text = render(data, contents, summary, **faces)
     write_text(path, text)
     if data.evaluations:
-        write_csv(path.with_name(SUSPECTS_FILE), contents["labels"]["table"])
+        write_csv(path.with_name(SUSPECTS), contents["labels"]["table"])
     for content in filter(None, contents.values()):
         for stem, figure in content.get("figures", {}).items():
             save(figure, path.with_name(stem), formats)
@@ -60,7 +60,7 @@ def check_report(path):
     """Refuse to replace a page or a list of suspects that is somebody else's. Raises UserError."""
     start = (TEMPLATES / "report.html").read_text(encoding="utf-8").partition("\n")[2].partition("{{")[0] + GENERATOR
     check_output(path, lambda own: starts_with(own, start), "our report")
-    beside = Path(path).with_name(SUSPECTS_FILE)
+    beside = Path(path).with_name(SUSPECTS)
     check_output(beside, lambda own: starts_with(own, ",".join(COLUMNS)), "our list of suspect labels")
 
 

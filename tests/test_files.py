@@ -1,5 +1,6 @@
 """Files of others are opened with care, our own appear whole or not at all, and errors are one plain line."""
 
+import errno
 import io
 import json
 import os
@@ -482,3 +483,63 @@ class TestExplain:
         shown = capsys.readouterr().err
         assert shown.startswith("Traceback (most recent call last):")
         assert shown.endswith("KeyError: 'name'\n")
+
+
+WRITE_SLOWLY = """
+import sys, time
+from utils.files import atomic_write
+with atomic_write(sys.argv[1]) as unfinished, open(unfinished, "w") as file:
+    file.write(sys.argv[2])
+    print("began", flush=True)
+    sys.stdin.readline()
+    file.write(sys.argv[2])
+"""
+
+
+class TestTwoWriters:
+    """Each writer has a file of its own, and the last one to end wins, whole."""
+
+    def start(self, path, text):
+        call = [sys.executable, "-c", WRITE_SLOWLY, str(path), text]
+        writer = subprocess.Popen(call, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert writer.stdout.readline() == "began\n"
+        return writer
+
+    def test_both_end(self, tmp_path):
+        first, second = (self.start(tmp_path / "a.txt", text) for text in "12")
+        for writer, expected in ((second, "22"), (first, "11")):
+            writer.communicate("\n")
+            assert writer.returncode == 0
+            assert (tmp_path / "a.txt").read_text() == expected
+        assert tree(tmp_path) == {"a.txt": "11"}
+
+    def test_one_is_killed_and_its_file_goes_with_the_next_writer(self, tmp_path):
+        first, second = (self.start(tmp_path / "a.txt", text) for text in "12")
+        second.kill()
+        second.communicate()
+        assert len(tree(tmp_path)) == 2
+        write_text(tmp_path / "a.txt", "3")  # it removes the killed one's file, and not that of the first
+        assert len(tree(tmp_path)) == 2
+        first.communicate("\n")
+        assert first.returncode == 0
+        assert tree(tmp_path) == {"a.txt": "11"}
+
+
+class TestWithoutLocks:
+    def test_a_file_system_without_locks_gets_a_sentence(self, tmp_path, monkeypatch):
+        def flock(descriptor, operation):
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr("utils.files.fcntl.flock", flock)
+        message = r"^the file system of '.*\.lock' has no locks \(Function not implemented\); choose another folder$"
+        with pytest.raises(UserError, match=message), locked(tmp_path / ".lock"):
+            pass
+        write_text(tmp_path / "a.txt", "written")  # which needs none
+        assert (tmp_path / "a.txt").read_text() == "written"
+
+    def test_who_waits_says_so(self, tmp_path, monkeypatch, capsys):
+        answers = iter([False, False, False, True])
+        monkeypatch.setattr("utils.files.try_lock", lambda descriptor, path: next(answers))
+        with locked(tmp_path / ".lock"):
+            pass
+        assert capsys.readouterr().err == f"waiting for the process that holds '{tmp_path}/.lock'\n"

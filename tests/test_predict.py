@@ -332,27 +332,52 @@ class TestScript:
         assert np.isnan(row.detection_confidence)
 
     @pytest.mark.parametrize("ending", [KeyboardInterrupt, UserError("the last straw"), BrokenPipeError])
-    def test_what_ends_early_leaves_the_old_files(self, ending, model, photographs, monkeypatch):
+    def test_what_ends_early(self, ending, model, photographs, monkeypatch, capsys):
+        """An interruption or a closed pipe keeps the rows so far; an error leaves the old files."""
         outputs = ["--csv", "out.csv", "--json", "out.json", "--draw", "drawn"]
-        arguments = [model, "photos/a.jpg", "--no-detect", *outputs]
+        arguments = [model, "photos/a.jpg", "photos/b/two.PNG", "--no-detect", *outputs]
         assert run(*arguments) == 0
         before = contents(".")
         assert run(*arguments) == 0  # which replaces them by the same
         assert contents(".") == before
+        whole = pd.read_csv("out.csv")
+        predict_all = AgePredictor.predict
 
         def predict_one(self, paths):
-            yield Photograph(
-                paths[0], [Face((1.0, 2.0, 3.0, 4.0), 0.9, "old", dict.fromkeys(self.classes.names, 0.3), 0.3)]
-            )
+            yield next(predict_all(self, paths))
             if ending is not BrokenPipeError:
                 raise ending
             monkeypatch.setattr(predict.tqdm, "write", lambda line: (_ for _ in ()).throw(BrokenPipeError()))
-            yield Photograph(paths[0])
+            yield Photograph(paths[1])
 
         monkeypatch.setattr(AgePredictor, "predict", predict_one)
-        status = {KeyboardInterrupt: 130, BrokenPipeError: 141}.get(ending, 2)
-        assert run(*arguments) == status
-        assert contents(".") == before
+        capsys.readouterr()
+        assert run(*arguments) == {KeyboardInterrupt: 130, BrokenPipeError: 141}.get(ending, 2)
+        if isinstance(ending, UserError):
+            assert contents(".") == before
+            return
+        done = 2 if ending is BrokenPipeError else 1
+        assert f"stopped: the outputs hold {done} of 2 photographs\n" in capsys.readouterr().err
+        rows = pd.read_csv("out.csv")
+        assert rows.photo.tolist() == ["photos/a.jpg", "photos/b/two.PNG"][:done]
+        pd.testing.assert_series_equal(rows.iloc[0], whole.iloc[0])
+        assert [row["photo"] for row in json.loads(Path("out.json").read_text())] == rows.photo.tolist()
+        assert names_in("drawn") == [".lock", "000001_a.drawn.jpg"]
+
+    @pytest.mark.parametrize(
+        ("outputs", "message"),
+        [
+            (["--csv", "x", "--json", "./x"], "--csv and --json are one file, 'x': give two"),
+            (
+                ["--csv", "drawn/x.csv", "--draw", "drawn"],
+                "--csv 'drawn/x.csv' is in the folder of --draw",
+            ),
+        ],
+    )
+    def test_outputs_that_are_given_twice(self, model, photographs, outputs, message, capsys):
+        assert run(model, "photos/a.jpg", "--no-detect", *outputs) == 2
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+        assert not Path("x").exists() and not Path("drawn").exists()
 
     def test_help_is_honest(self, capsys):
         assert run("--help") in (None, 0)

@@ -6,11 +6,14 @@ predict.py cuts the faces of a photograph out accordingly. main.py does this its
 installed. Nothing else in the model files changes.
 """
 
+from pathlib import Path
+
 from models.checkpoint import load_model
 from photos.framing import find_framing
 from photos.photographs import find_photographs
 from utils.cli import printable, run_script
 from utils.errors import UserError
+from utils.files import locked
 from utils.options import Parser
 from utils.serialization import load_plain, save_plain
 
@@ -27,7 +30,8 @@ def main():
     if framing is None:
         raise UserError(f"--image-dir '{options.image_dir}': too few faces are found there to measure the framing")
     for path in options.models:
-        save_plain(path, {**load_plain(path), "framing": framing})
+        with locked(Path(path).with_name(".lock")):  # of the run, which may write the file too
+            save_plain(path, {**load_plain(path), "framing": framing})
         print(f"wrote the framing into {printable(path)}")
 
 

@@ -174,7 +174,7 @@ class RunDirectory:
 
     def lock(self):
         """A context that waits for the lock of the files that all folds share, and holds it."""
-        return locked(self.folder / ".lock", lambda: None)
+        return locked(self.folder / ".lock")
 
     def unfinished_folds(self):
         return [fold for fold in self.config.folds if not self.is_finished(fold)]

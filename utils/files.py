@@ -1,19 +1,25 @@
 """The one place that writes files, which appear whole or not at all, and that takes locks."""
 
 import contextlib
+import fcntl
+import glob
 import json
+import math
 import os
 import shutil
 import signal
 import stat
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from utils.errors import UserError
-from utils.reading import MIB, exists, reason
+from utils.reading import ANY_SIZE, MIB, exists, open_regular, reason
+
+SECONDS_BETWEEN_LINES = 60
+UMASK = os.umask(0o022)  # the only way to read it is to set it
+os.umask(UMASK)
 
 
 @contextlib.contextmanager
@@ -38,22 +44,42 @@ def atomic_write(path, mebibytes=None):
                 write_through(unfinished, path)
             return
         target = Path(os.path.realpath(path))
-        unfinished = target.parent / f".{target.stem}.unfinished{target.suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.unlink(missing_ok=True)
+        with unfinished_file(target) as unfinished:
             yield unfinished
             with open(unfinished, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(unfinished, target)
-        finally:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
     except OSError as error:
         size, free = f" ({mebibytes:,.0f} MiB)" if mebibytes else "", ""
         with contextlib.suppress(OSError):
             free = f"; {shutil.disk_usage(Path(path).parent).free / MIB:,.0f} MiB are free there"
         raise UserError(f"cannot write '{path}'{size}: {reason(error)}{free}") from None
+
+
+@contextlib.contextmanager
+def unfinished_file(target):
+    """Yield a new file beside a target, which no other writer uses and which is removed at the end if it is there.
+
+    Its writer holds a lock on it, so that files of writers that were killed can be told from others and are removed.
+    """
+    for stale in target.parent.glob(f".{glob.escape(target.stem)}.*.unfinished{glob.escape(target.suffix)}"):
+        with contextlib.suppress(OSError, UserError), open_regular(stale, ANY_SIZE) as file:
+            if try_lock(file.fileno(), stale):
+                stale.unlink()
+    descriptor, name = tempfile.mkstemp(".new", ".", target.parent)
+    unfinished = target.with_name(f".{target.stem}{Path(name).stem}.unfinished{target.suffix}")
+    try:
+        with contextlib.suppress(UserError):  # without locks, nothing is removed
+            try_lock(descriptor, name)
+        os.rename(name, unfinished)  # it has this name once it is locked
+        os.chmod(unfinished, 0o666 & ~UMASK)
+        yield unfinished
+    finally:
+        os.close(descriptor)
+        for path in (Path(name), unfinished):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def is_special(path):
@@ -136,7 +162,7 @@ def replaced_outputs(folder, manifest, is_output):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     staging = folder / ".outputs.unfinished"
-    with locked(folder / ".lock", lambda: None):
+    with locked(folder / ".lock"):
         shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
         staging.mkdir()
         try:
@@ -156,29 +182,45 @@ def replaced_outputs(folder, manifest, is_output):
 
 
 @contextlib.contextmanager
-def locked(path, when_busy):
+def locked(path, when_busy=None):
     """Hold an exclusive lock within the block; the system releases it however the process ends.
 
     Args:
         path: the lock file; its folder exists.
-        when_busy: called when another process holds the lock. It may raise; otherwise this process waits.
+        when_busy: called when another process holds the lock. It may raise; otherwise this process waits. By default a
+            line on standard error says so, at once and then every minute.
 
     Raises:
         OSError: the lock file cannot be created.
-        UserError: something that is no lock file has its name.
+        UserError: something that is no lock file has its name, or the file system has no locks.
     """
     with contextlib.suppress(FileNotFoundError):
         status = os.lstat(path)
-        if not stat.S_ISREG(status.st_mode) or status.st_size:  # opening it would empty it
+        if not stat.S_ISREG(status.st_mode) or status.st_size:
             raise UserError(f"'{path}' is no lock file, which is an empty regular one; move it away")
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))  # where that is impossible, FileLock would try for ever
-    lock = FileLock(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        when_busy()
-        lock.acquire()
-    try:
+        if not try_lock(descriptor, path):
+            said = -math.inf
+            if when_busy is not None:
+                when_busy()
+                said = time.monotonic()
+            while not try_lock(descriptor, path):
+                if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                    print(f"waiting for the process that holds '{path}'", file=sys.stderr, flush=True)
+                    said = time.monotonic()
+                time.sleep(0.05)
         yield
     finally:
-        lock.release()
+        os.close(descriptor)
+
+
+def try_lock(descriptor, path):
+    """Lock an open file unless another process holds it; whether it is locked. Raises UserError without any locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise UserError(f"the file system of '{path}' has no locks ({error.strerror}); choose another folder") from None
+    return True
