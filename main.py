@@ -21,7 +21,7 @@ from training.engine import epoch_pipeline, evaluate_faces, final_evaluations, p
 from training.progress import FoldProgress, describe, describe_duplicates
 from training.results import write_results
 from training.run_directory import RunDirectory, check_folder
-from training.setup import check_initial_weights, make_state, set_up_folds
+from training.setup import check_origins, make_state, set_up_folds
 from utils.cli import printable, python_command, run_script
 from utils.device import Runtime, keep_large_buffers
 from utils.signals import Interruption
@@ -51,7 +51,7 @@ def main():
     cache = open_cache(config.image_dir, faces.table.path, config.image_size, config.cache_dir)
     describe(config, network, runtime)
     describe_duplicates(cache.pictures.across_folds(faces), faces)
-    check_initial_weights(setups.values(), cache.pictures.signatures)
+    check_origins(setups.values(), cache.pictures.signatures)
 
     images = runtime.to_device(cache.images)
 

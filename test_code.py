@@ -19,7 +19,7 @@ from evaluation.decode import DECODERS
 from evaluation.evaluate import evaluate, measure_latency
 from evaluation.evaluation import Evaluation
 from evaluation.fusion import fuse
-from evaluation.leaks import refuse_training_people, refuse_training_pictures
+from evaluation.leaks import origin_note, refuse_seen, seen_faces
 from evaluation.metrics import METRICS
 from evaluation.subgroups import check_columns
 from evaluation.views import VIEWS, enlarged_size, ten_crop_probabilities
@@ -74,6 +74,7 @@ def read_command_line():
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model files: fold_0.pt and the like")
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--fold", type=int, metavar="N", help="another fold than the one held out (of other data)")
+    parser.add_argument("--leave-out-seen", action="store_true", help="leave out faces that the model was trained on")
     split.add_argument("--set", choices=("test", "val"), default="test", help="held-out fold or validation faces")
     parser.add_argument("--decode", choices=tuple(DECODERS), help="decoder (default: from the model file)")
     parser.add_argument(
@@ -129,9 +130,14 @@ def prepare(path, options):
         raise UserError(f"'{path}' knows the classes {theirs}; these labels have {ours}")
     check_columns(options.by, faces.table)
     chosen, split = choose_faces(path, model.record, faces, options)
-    refuse_training_people(path, model.record, chosen, split)
+    if not options.leave_out_seen:
+        refuse_seen(path, model.record, chosen, split)  # by people, before any image is decoded
     cache = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)
-    refuse_training_pictures(path, model.record, chosen, split, cache.pictures.signatures[chosen.table.index])
+    signatures = cache.pictures.signatures[chosen.table.index]
+    if options.leave_out_seen:
+        chosen = leave_out_seen(path, model.record, chosen, split, signatures)
+    else:
+        refuse_seen(path, model.record, chosen, split, signatures)
     evaluation = Evaluation(
         chosen,
         decoder=options.decode or model.record["decoder"],
@@ -144,6 +150,16 @@ def prepare(path, options):
         image_dir=config.image_dir,
     )
     return evaluation, config
+
+
+def leave_out_seen(path, record, faces, split, signatures):
+    """The Faces that the model was not trained on. Raises UserError without any."""
+    seen = seen_faces(path, record, faces, signatures)
+    known = seen["people"] | seen["pictures"]
+    if known.all():
+        raise UserError(f"--leave-out-seen: '{path}' was trained on all {len(faces):,} faces of {split}")
+    print(f"note: {known.sum():,} of {len(faces):,} faces of {split} are left out: '{path}' was trained on them")
+    return faces.where(~known)
 
 
 def choose_faces(path, record, faces, options):
@@ -262,6 +278,8 @@ def print_report(report, evaluation):
         f"latency: {1000 * single['seconds']:.2f} ms for one image, {1000 * batch['seconds']:.2f} ms for a batch of"
         f" {batch['images']} ({batch['images'] / batch['seconds']:,.0f} images/s), medians"
     )
+    if note := origin_note(evaluation.model.record):
+        print(f"note: {printable(note)}")
     print("\n".join([tables.constant_line(evaluation), *tables.warnings_of(evaluation)]))
     print(f"\n{tables.per_class_table(evaluation)}")
     print(f"\n{tables.confusion_table(evaluation)}")

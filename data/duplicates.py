@@ -1,4 +1,4 @@
-"""Find copies of one picture in sets of images, whatever their scale or compression.
+"""Find copies of one picture in sets of images, whatever their scale or compression, mirrored or not.
 
 A picture's signature is 96 bytes: a difference hash of 256 bits and the picture at 8 x 8 grey pixels. The hash finds
 candidates; aligned faces of different people can come near, too, so that the correlation of the small pictures decides.
@@ -56,12 +56,24 @@ def difference_hashes(pictures):
     return (smooth[:, :, 1:] > smooth[:, :, :-1]).reshape(len(pictures), -1)
 
 
-def same_pictures(signatures, others=None):
+def mirrored(signatures):
+    """Signatures of the mirror images, uint8 (N, 96), but for a pixel of the small pictures.
+
+    The right neighbour of a mirrored pixel is its left one, so that each bit changes its place and its value.
+    """
+    bits = np.unpackbits(signatures[:, :HASH_BYTES], axis=1).reshape(-1, HASH_SIDE, HASH_SIDE)
+    small = signatures[:, HASH_BYTES:].reshape(-1, SMALL_SIDE, SMALL_SIDE)
+    hashes = np.packbits(1 - bits[:, :, ::-1].reshape(-1, HASH_SIDE**2), axis=1)
+    return np.hstack([hashes, small[:, :, ::-1].reshape(-1, SMALL_SIDE**2)])
+
+
+def same_pictures(signatures, others=None, each_pair_once=False):
     """Compare all pairs of pictures.
 
     Args:
         signatures: uint8 (N, 96).
         others: uint8 (M, 96), to compare with; None compares the N with each other.
+        each_pair_once: compare each of the N with the M behind its own position only; always without `others`.
 
     Returns:
         int64 array (P, 2): the positions of each pair that is the same picture, each pair once.
@@ -69,16 +81,16 @@ def same_pictures(signatures, others=None):
     Raises:
         UserError: so many pairs are the same that these cannot be photographs.
     """
-    second = signatures if others is None else others
+    second, upper = signatures if others is None else others, others is None or each_pair_once
     hashes, second_hashes = as_signs(signatures), as_signs(second)
     small, second_small = unit_pictures(signatures), unit_pictures(second)
     found, count = [np.zeros((0, 2), np.int64)], 0
     for start in range(0, len(signatures), BLOCK):
-        rows, columns = slice(start, start + BLOCK), slice(start if others is None else 0, None)
+        rows, columns = slice(start, start + BLOCK), slice(start if upper else 0, None)
         # Signs multiply to +1 where bits agree, so a matrix product counts agreements minus differences.
         same = hashes[rows] @ second_hashes[columns].T >= HASH_SIDE**2 - 2 * MOST_DIFFERING_BITS
         same &= small[rows] @ second_small[columns].T >= LEAST_CORRELATION
-        pairs = np.argwhere(np.triu(same, 1) if others is None else same)
+        pairs = np.argwhere(np.triu(same, 1) if upper else same)
         found.append(pairs + np.array([start, columns.start]))
         count += len(found[-1])
         if count > MOST_PAIRS:
@@ -106,7 +118,7 @@ class Pictures:
 
     Attributes:
         signatures: uint8 (N, 96), in the order of the cache.
-        pairs: int64 (P, 2), the rows that hold the same picture.
+        pairs: int64 (P, 2), the rows that hold the same picture, as it is or mirrored.
     """
 
     signatures: np.ndarray
@@ -116,7 +128,8 @@ class Pictures:
     def of(cls, images):
         """The Pictures of images uint8 (N, 3, S, S). Raises UserError, see `same_pictures`."""
         signatures = signatures_of(images)
-        return cls(signatures, same_pictures(signatures))
+        turned = same_pictures(signatures, mirrored(signatures), each_pair_once=True)
+        return cls(signatures, np.unique(np.concatenate([same_pictures(signatures), turned]), axis=0))
 
     def duplicates(self, faces, others):
         """Bool (M,): which of M Faces show a picture that some of the other Faces show, too."""

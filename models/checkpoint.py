@@ -46,8 +46,9 @@ RECORD_FIELDS = {
     "versions": dict,
 }
 OPTIONAL_FIELDS = {
-    "initial_people": (list, str),  # like train_people, of the model file of the initial weights
+    "initial_people": (list, str),  # like train_people, of the initial weights and the teachers
     "initial_pictures": torch.Tensor,
+    "unknown_origin": (list, str),  # initial weights whose training faces are not known
 }
 KINDS = {dict: "a dict", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 KINDS[torch.Tensor] = "a tensor"

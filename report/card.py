@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation import subgroups
+from evaluation.leaks import origin_note
 from evaluation.metrics import METRICS, per_class
 from models.network import parameter_count, size_mib
 from utils.cli import printable
@@ -79,6 +80,7 @@ def describe(evaluation, forms):
     return {
         "name": evaluation.name,
         "record": model.record,
+        "origin": origin_note(model.record),
         "head": model.description["head"],
         "parameters": parameter_count(model),
         "mib": size_mib(model),

@@ -12,6 +12,7 @@ from data.faces import Faces
 from data.images import open_image
 from evaluation.calibration import cross_fitted_temperatures
 from evaluation.evaluation import pool, with_faces
+from evaluation.leaks import origin_note
 from evaluation.subgroups import COLUMNS, image_statistics, subgroups
 from models.network import parameter_count, size_mib
 from utils.cli import printable
@@ -140,6 +141,7 @@ def training_facts(settings, history, models):
         "Seed": [str(settings["seed"])],
         "Machine": [record["trained_on"] for record in records],
         "Code": [f"commit {record['commit'] or 'unknown'}" for record in records],
+        "Origin": [note for record in records if (note := origin_note(record))],
         "Versions": [", ".join(f"{n} {v}" for n, v in record["versions"].items()) for record in records],
     }
     if rows := [row for fold_rows in history.values() for row in fold_rows]:

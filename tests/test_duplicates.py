@@ -9,7 +9,15 @@ import pytest
 from conftest import REAL_FACES, needs_real_faces
 from PIL import Image, ImageEnhance, ImageOps
 
-from data.duplicates import Pictures, area_means, difference_hashes, same_pictures, signatures_of, unit_pictures
+from data.duplicates import (
+    Pictures,
+    area_means,
+    difference_hashes,
+    mirrored,
+    same_pictures,
+    signatures_of,
+    unit_pictures,
+)
 from data.faces import Faces
 from data.images import decode_face
 from tools.check_data import read_signature
@@ -87,6 +95,17 @@ class TestSignatures:
         rising = np.broadcast_to((4 * np.arange(32)).astype(np.uint8), (1, 3, 32, 32))
         assert signatures_of(rising)[0, :32].tolist() == [255] * 32
         assert signatures_of(rising[..., ::-1])[0, :32].tolist() == [0] * 32
+
+    def test_mirror_images(self):
+        """The signature of a mirror image is, nearly, the mirrored signature, and nothing else's."""
+        rng = np.random.default_rng(0)
+        pictures = stack([smooth_picture(rng, 64) for _ in range(50)])
+        turned = signatures_of(pictures[..., ::-1])
+        assert same_pictures(mirrored(turned), signatures_of(pictures)).tolist() == [[k, k] for k in range(50)]
+        assert not len(same_pictures(turned, signatures_of(pictures)))
+        assert (mirrored(mirrored(turned)) == turned).all()
+        copies = Pictures.of(np.concatenate([pictures[:2], pictures[1:2, :, :, ::-1], pictures[:1]]))
+        assert copies.pairs.tolist() == [[0, 3], [1, 2]]
 
     @pytest.mark.parametrize("side", [40, 48, 64, 100, 128, 224, 300])
     def test_the_size_of_the_cache_matters_little(self, side):

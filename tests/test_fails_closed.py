@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, row, small_rows, write_images, write_labels
+from PIL import Image, ImageOps
 
 from utils.serialization import load_plain, save_plain
 
@@ -220,7 +221,9 @@ class TestLeaks:
         line = scripts.refused(TEST_CODE, run / "fold_0.pt", *evaluation)
         assert "fold_0.pt' is damaged: its 'train_people' are 0 and its 'train_faces' 32" in line
 
-    def test_the_training_pictures_under_other_names(self, scripts, run, trained, evaluation):
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_the_training_pictures_under_other_names(self, scripts, run, trained, evaluation, turned):
+        """As they are, and mirrored, as the network trains on them too."""
         rows = small_rows()
         others = {f: [row(f"other{f}", r[1], int(r[2]) + 5000, r[3]) for r in rows[f]] for f in range(5)}
         labels = write_labels(scripts.folder / "labels", others)
@@ -228,12 +231,20 @@ class TestLeaks:
             (scripts.folder / "aligned" / f"other{fold}").mkdir(parents=True)
             for old, new in zip(rows[fold], others[fold], strict=True):
                 source, target = (f"{r[0]}/landmark_aligned_face.{r[2]}.{r[1]}" for r in (old, new))
-                shutil.copyfile(Path(trained.data[3]) / source, scripts.folder / "aligned" / target)
+                image = Image.open(Path(trained.data[3]) / source)
+                image = ImageOps.mirror(image) if turned else image
+                image.save(scripts.folder / "aligned" / target, quality=95)
         data = ["--label-dir", labels, "--image-dir", scripts.folder / "aligned"]
         # The model of fold 0 has seen the pictures of fold 1.
         line = scripts.refused(TEST_CODE, run / "fold_0.pt", *evaluation, *data, "--fold", "1")
         assert "was trained on pictures of these faces, under other names: 8 of 8 in fold 1" in line
+        line = scripts.refused(TEST_CODE, run / "fold_0.pt", *evaluation, *data, "--fold", "1", "--leave-out-seen")
+        assert "was trained on all 8 faces of fold 1" in line
         scripts.succeeds(TEST_CODE, run / "fold_0.pt", *evaluation, *data)  # but not those of fold 0
+        change(run / "fold_0.pt", train_pictures=load_plain(run / "fold_0.pt")["train_pictures"][3:].repeat(2, 1)[:32])
+        output = scripts.succeeds(TEST_CODE, run / "fold_0.pt", *evaluation, *data, "--fold", "1", "--leave-out-seen")
+        assert "note: 5 of 8 faces of fold 1 are left out" in output
+        assert "fold_0.pt: 3 faces, fold 1, on CPU" in output
 
     def test_a_model_does_not_count_twice(self, scripts, run, evaluation):
         shutil.copyfile(run / "fold_0.pt", run / "copy.pt")

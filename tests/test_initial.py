@@ -1,6 +1,7 @@
 """Starting from trained weights: what comes from a file, what is new, and whom the weights may have seen."""
 
 import copy
+import json
 import sys
 import urllib.error
 
@@ -126,6 +127,23 @@ def start(small_faces_once, tmp_path):
     data = ["--label-dir", labels, "--image-dir", images, "--cache-dir", tmp_path / "cache"]
     yield lambda *options: call(main, *data, "--run-dir", tmp_path / "r", *options)
     assert not (tmp_path / "r").exists()
+
+
+def test_an_unknown_origin_stays_in_the_record(small_faces_once, tmp_path, capsys):
+    """Of the model, and of a model that starts from it; test_code.py repeats it."""
+    labels, images = small_faces_once
+    data = ["--label-dir", labels, "--image-dir", images, "--cache-dir", tmp_path / "cache", *TINY, "--folds", 3]
+    torch.save(network(width=0.125).state_dict(), tmp_path / "weights.pth")
+    for name, origin in (("a", tmp_path / "weights.pth"), ("b", tmp_path / "a" / "fold_3.pt")):
+        assert call(main, *data, "--run-dir", tmp_path / name, "--init-from", origin) == 0
+        path = tmp_path / name / "fold_3.pt"
+        assert load_model(path).record["unknown_origin"] == [str(tmp_path / "weights.pth")]
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        assert results["folds"][0]["unknown_origin"] == [str(tmp_path / "weights.pth")]
+    capsys.readouterr()
+    assert call(test_code, path, "--cache-dir", tmp_path / "cache", "--threads", 1) == 0
+    note = f"note: started from {tmp_path}/weights.pth, whose training faces are not known and may include these\n"
+    assert note in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

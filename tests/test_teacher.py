@@ -3,11 +3,14 @@
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import call
 
 import main
+from data.duplicates import signatures_of
+from data.images import decode_face
 from models import create_model
 from models.heads import SoftmaxHead
 from training.losses import Criterion, cross_entropy
@@ -107,6 +110,20 @@ def test_a_resumed_student_keeps_its_teacher(taught, tmp_path, monkeypatch, caps
     capsys.readouterr()
     assert call(main, "--run-dir", tmp_path / "stopped", "--resume", "--cache-dir", tmp_path / "cache") == 2
     assert "fold_3.progress.pt' is damaged: its teachers had other weights\n" in capsys.readouterr().err
+
+
+def test_a_teacher_that_has_seen_the_held_out_pictures_is_refused(taught, small_faces_once, tmp_path, capsys):
+    """Under other names."""
+    path, held_out = tmp_path / "teacher" / "fold_3.pt", sorted((small_faces_once[1] / "album3").iterdir())
+    content = load_plain(path)
+    size = content["image_size"]
+    seen = signatures_of(np.stack([decode_face(face, size) for face in held_out]))
+    content["train_pictures"][:8] = torch.from_numpy(seen)
+    save_plain(path, content)
+    assert call(main, *taught("student")) == 2
+    problem = f"error: '{path}' was trained on pictures of these faces, under other names: 8 of 8 in fold 3"
+    assert capsys.readouterr().err.startswith(problem)
+    assert not (tmp_path / "student").exists()
 
 
 def test_a_teacher_that_has_seen_others_is_refused(taught, tmp_path, capsys):

@@ -19,9 +19,10 @@ from augment.pipeline import to_network_input
 from data import Faces, load_data
 from data.adience import is_adience
 from data.cache import decode_face
+from data.duplicates import signatures_of
 from evaluation.calibration import apply_temperature
 from evaluation.evaluation import FACE_COLUMNS, Evaluation, with_faces
-from evaluation.leaks import refuse_training_people
+from evaluation.leaks import refuse_seen
 from evaluation.metrics import METRICS
 from evaluation.predictions import read_predictions
 from models.checkpoint import load_model
@@ -89,6 +90,12 @@ class Source(NamedTuple):
         """Decoded faces, uint8 (N, 3, S, S), as in the cache."""
         return np.stack([decode_face(Path(self.image_dir) / path, self.model.image_size) for path in faces.table.path])
 
+    def held_out_images(self, faces):
+        """The same for faces that it held out. Raises UserError if it was trained on one of these pictures."""
+        images, record = self.images(faces), self.model.record
+        refuse_seen(self.path, record, faces, f"fold {record['fold']}", signatures_of(images))
+        return images
+
     @property
     def licence(self):
         """The terms of the training data, in words."""
@@ -121,7 +128,7 @@ def find_source(path, options):
         raise UserError(f"'{path}' knows the classes {expected}; these labels have {found}")
     train = faces.where(faces.people.isin(set(record["train_people"])))
     test = faces.where(faces.table.fold == record["fold"])
-    refuse_training_people(path, record, test, f"fold {record['fold']}")
+    refuse_seen(path, record, test, f"fold {record['fold']}")
     if options.int8 and not len(train):
         raise UserError(f"--int8: none of the people that '{path}' was trained on is in these label files")
     return Source(Path(path), model, train, test, config.image_dir)
@@ -203,7 +210,7 @@ def parity_images(source):
     """(uint8 (N, 3, S, S), description): faces of the held-out fold, or else smooth random images."""
     if len(source.test):
         chosen, fold = choose(source.test, PARITY_FACES), source.model.record["fold"]
-        return source.images(chosen), f"{len(chosen)} faces of fold {fold}, which it held out"
+        return source.held_out_images(chosen), f"{len(chosen)} faces of fold {fold}, which it held out"
     size = source.model.image_size
     count = max(1, min(PARITY_FACES, PIXELS // size**2))
     coarse = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -246,7 +253,7 @@ def measure_accuracy(source, int8):
     session, answers = open_session(int8), {"torch": [], "int8": []}
     chunks = np.arange(len(source.test)) // (8 * BATCH)  # decoded one after the other
     for chunk in range(chunks[-1] + 1):
-        images = source.images(source.test.where(chunks == chunk))
+        images = source.held_out_images(source.test.where(chunks == chunk))
         answers["torch"].append(torch_probabilities(source.model, images))
         answers["int8"].append(onnx_probabilities(session, images))
     decoder = source.model.record["decoder"]

@@ -1,5 +1,6 @@
 """The records of a fold: rows of the log, its progress, the record in its model file, and their checks."""
 
+import numpy as np
 import torch
 
 from augment import gridmask_probability
@@ -75,11 +76,15 @@ def model_record(run, setup, tested, validated, framing):
         "history": run.history[setup.fold],
         **provenance(run.runtime),
     }
-    if setup.initial and setup.initial.record:
-        initial = setup.initial.record
-        record["initial_people"] = sorted(people_seen(initial))
-        record["initial_pictures"] = torch.from_numpy(pictures_seen(initial))
-        duplicates |= set(initial["duplicates"]) & evaluated
+    origins = [origin for origin in setup.origins.values() if origin]
+    if origins:
+        seen = np.concatenate(list(map(pictures_seen, origins)))
+        record["initial_people"] = sorted(set().union(*map(people_seen, origins)))
+        record["initial_pictures"] = torch.from_numpy(np.unique(seen, axis=0))
+        duplicates |= {path for origin in origins for path in origin["duplicates"]} & evaluated
+    unknown = {name for name, origin in setup.origins.items() if not origin}
+    if unknown := unknown.union(*(origin.get("unknown_origin", []) for origin in origins)):
+        record["unknown_origin"] = sorted(unknown)
     if validated is not None:
         record["temperature"] = fit_temperature(validated.labels, validated.probabilities)
     if framing is not None:

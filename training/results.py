@@ -77,6 +77,7 @@ def fold_result(evaluation, rows):
         **{name: float(value) for name, value in rows[-1].items() if name.startswith("val_")},
         **evaluation.calibration(),
         "decoder": record["decoder"],
+        "unknown_origin": record.get("unknown_origin", []),
         "train_faces": record["train_faces"],
         "test_faces": len(evaluation),
         "duplicates": evaluation.faces.table.path[duplicates].tolist(),

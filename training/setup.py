@@ -7,7 +7,7 @@ import torch
 
 from data import Faces, split_faces
 from data.dataset import steps_per_epoch
-from evaluation.leaks import refuse_training_people, refuse_training_pictures
+from evaluation.leaks import refuse_seen
 from models import create_model
 from models.network import Network, layer_groups
 from training.initial import (
@@ -35,7 +35,7 @@ class FoldSetup:
         train, val, test: the Faces to learn from, to tune on and to evaluate on.
         steps_per_epoch: the number of steps of an epoch.
         class_weights: (K,), or None without --balance.
-        teachers: the Networks to learn from.
+        teachers: {file: Network to learn from}.
         initial: the InitialWeights, or None.
         fitting: {name: tensor} of the initial weights that fit the network.
     """
@@ -46,9 +46,15 @@ class FoldSetup:
     test: Faces
     steps_per_epoch: int
     class_weights: torch.Tensor | None
-    teachers: list[Network]
+    teachers: dict[str, Network]
     initial: InitialWeights | None
     fitting: dict
+
+    @property
+    def origins(self):
+        """{file: its record} of the models that this one learns from."""
+        origins = {path: teacher.record for path, teacher in self.teachers.items()}
+        return origins if self.initial is None else {**origins, self.initial.name: self.initial.record}
 
 
 def set_up_folds(config, faces, world_size):
@@ -87,8 +93,8 @@ def set_up_fold(config, fold, faces, network, world_size):
     return FoldSetup(fold, train, val, test, steps, weights, teachers, initial, fitting)
 
 
-def check_initial_weights(setups, signatures):
-    """Check that no initial weights were trained on faces that the model is evaluated or tuned on.
+def check_origins(setups, signatures):
+    """Check that no initial weights or teachers were trained on faces that the model is evaluated or tuned on.
 
     Args:
         setups: a list of FoldSetups.
@@ -100,10 +106,9 @@ def check_initial_weights(setups, signatures):
     for setup in setups:
         splits = {f"fold {setup.fold}": setup.test, f"the validation faces of fold {setup.fold}": setup.val}
         for split, faces in splits.items():
-            if setup.initial is not None and setup.initial.record:
-                seen_by = (setup.initial.name, setup.initial.record, faces, split)
-                refuse_training_people(*seen_by)
-                refuse_training_pictures(*seen_by, signatures[faces.table.index])
+            for path, record in setup.origins.items():
+                if record:
+                    refuse_seen(path, record, faces, split, signatures[faces.table.index])
 
 
 def build_model(config, classes):
@@ -170,7 +175,7 @@ def make_state(config, setup, runtime):
         grad_clip=config.grad_clip,
         frozen=frozen,
         origin={
-            "teachers": [digest(teacher.state_dict()) for teacher in setup.teachers],
+            "teachers": [digest(teacher.state_dict()) for teacher in setup.teachers.values()],
             "initial": setup.initial.digest if setup.initial else "",
         },
     )
@@ -178,6 +183,6 @@ def make_state(config, setup, runtime):
 
 def make_criterion(config, setup, model, runtime):
     weights = setup.class_weights.to(runtime.device) if config.balance == "loss" else None
-    teacher = Teacher(setup.teachers, runtime) if setup.teachers else None
+    teacher = Teacher(setup.teachers.values(), runtime) if setup.teachers else None
     loss = LOSSES[config.loss].function
     return Criterion(loss, weights, teacher, config.teacher_weight, model.head, config.teacher_temperature)

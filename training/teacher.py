@@ -39,7 +39,7 @@ class Teacher:
 
 
 def teacher_models(runs, fold, faces):
-    """The models of finished runs that held the same fold out, as a list of Networks.
+    """The models of finished runs that held the same fold out, as {file: Network}.
 
     Args:
         runs: run directories, or model files.
@@ -49,7 +49,7 @@ def teacher_models(runs, fold, faces):
     Raises:
         UserError: a run has no model of this fold, or one of other classes, or one that has seen other people.
     """
-    models = []
+    models = {}
     for run in runs:
         path = Path(run) if Path(run).suffix == ".pt" else Path(run) / f"fold_{fold}.pt"
         model = load_model(path)
@@ -60,5 +60,5 @@ def teacher_models(runs, fold, faces):
                 f"--teacher: '{path}' was trained on {len(strangers):,} people who are not in the training folds here,"
                 f" such as {min(strangers)}; its answers would tell about those who are held out"
             )
-        models.append(model)
+        models[str(path)] = model
     return models
