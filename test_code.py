@@ -15,7 +15,6 @@ import torch
 
 from data import load_data, open_cache
 from data.dataset import FaceDataset
-from evaluation.decode import DECODERS
 from evaluation.evaluate import evaluate, measure_latency
 from evaluation.evaluation import Evaluation
 from evaluation.fusion import fuse
@@ -24,6 +23,7 @@ from evaluation.metrics import METRICS
 from evaluation.subgroups import check_columns
 from evaluation.views import VIEWS, enlarged_size, ten_crop_probabilities
 from models.checkpoint import load_model
+from models.decode import DECODERS
 from models.network import parameter_count, size_mib
 from report import data, errors, page, tables
 from training.config import FIELDS, recorded_config
@@ -206,10 +206,11 @@ def fusion_groups(prepared, required):
 
 
 def same_faces(first, second):
-    """Whether two Evaluations have the same faces, labels and image files."""
+    """Whether two Evaluations have the same faces, labels, classes and image files."""
     folders = {Path(evaluation.image_dir).resolve() for evaluation in (first, second)}
     tables = [evaluation.faces.table[["path", "label"]] for evaluation in (first, second)]
-    return first.split == second.split and len(folders) == 1 and tables[0].equals(tables[1])
+    same = first.split == second.split and first.classes.names == second.classes.names
+    return same and len(folders) == 1 and tables[0].equals(tables[1])
 
 
 def run_model(prepared, config, options, runtime):

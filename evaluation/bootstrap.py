@@ -2,6 +2,9 @@
 
 import numpy as np
 
+LEAST_PEOPLE = 20  # for an interval; those of fewer people are too narrow
+CHUNK = 10_000_000  # numbers of a sample matrix at once
+
 
 def tails(confidence):
     """The quantiles between which a percentile interval lies."""
@@ -22,6 +25,8 @@ def resampled_means(values, people, draws=2000, seed=0):
     _, person = np.unique(np.asarray(people), return_inverse=True)
     sums = np.stack([np.bincount(person, column) for column in np.asarray(values, float).T], axis=1)  # (people, M)
     faces = np.bincount(person)
-    count = len(faces)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
-    return (drawn @ sums) / (drawn @ faces)[:, None]
+    count, rng, means = len(faces), np.random.default_rng(seed), []
+    for start in range(0, draws, size := max(1, CHUNK // count)):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(size, draws - start)).astype(float)
+        means.append((drawn @ sums) / (drawn @ faces)[:, None])
+    return np.concatenate(means)

@@ -8,8 +8,8 @@ import pandas as pd
 
 from data.faces import Faces
 from evaluation.calibration import apply_temperature, expected_calibration_error
-from evaluation.decode import DECODERS
 from evaluation.metrics import METRICS, compute_metrics, confusion_matrix
+from models.decode import decode
 from models.network import Network
 from utils.errors import UserError
 
@@ -48,7 +48,7 @@ class Evaluation:
 
     def __post_init__(self):
         if self.predicted is None and self.probabilities is not None:
-            object.__setattr__(self, "predicted", DECODERS[self.decoder](self.probabilities))
+            object.__setattr__(self, "predicted", decode(self.probabilities, self.decoder))
 
     def __len__(self):
         return len(self.faces)

@@ -17,12 +17,13 @@ def fuse(plain, views):
 
     Returns:
         (Evaluation, {metric: (gain, low, high)}); the gain is over the mean of the single models' plain views, with
-        a 95 % interval over people.
+        a 95 % interval over people; None with too few of them.
     """
     probabilities = np.mean(views, axis=0)
     fused = dataclasses.replace(plain[0], probabilities=probabilities, predicted=None, model=None, temperature=None)
     gains = {}
     for name in METRICS:
         single = np.mean([evaluation.per_face(name) for evaluation in plain], axis=0)
-        gains[name] = paired_difference(fused.per_face(name), single, fused.faces.people)
+        gain = paired_difference(fused.per_face(name), single, fused.faces.people)
+        gains[name] = tuple(None if number != number else number for number in gain)  # JSON has no NaN
     return fused, gains

@@ -45,7 +45,9 @@ class Metric(NamedTuple):
         return "–" if value is None or value != value else format(value, self.format)
 
     def show_difference(self, value):
-        """As text with a sign; percentages in points."""
+        """As text with a sign, percentages in points; a missing value as a dash."""
+        if value is None or value != value:
+            return "–"
         return f"{100 * value:+.2f}" if self.format.endswith("%") else f"{value:+.3f}"
 
 

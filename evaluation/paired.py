@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from evaluation.bootstrap import resampled_means, tails
+from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails
 
 
 def mcnemar(first_right, second_right):
@@ -39,9 +39,11 @@ def paired_difference(first, second, people, draws=2000, confidence=0.95, seed=0
         people: (N,), the person of each face.
 
     Returns:
-        (mean of first - mean of second, low, high).
+        (mean of first - mean of second, low, high); low and high are NaN with fewer than LEAST_PEOPLE people.
     """
     gains = np.asarray(first, float) - np.asarray(second, float)
+    if len(np.unique(np.asarray(people))) < LEAST_PEOPLE:
+        return float(gains.mean()), float("nan"), float("nan")
     means = resampled_means(gains[:, None], people, draws, seed)[:, 0]
     low, high = np.quantile(means, tails(confidence))
     return float(gains.mean()), float(low), float(high)

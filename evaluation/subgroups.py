@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 
 from data.duplicates import GREY
-from evaluation.bootstrap import resampled_means, tails
+from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails
 from evaluation.metrics import METRICS
 from utils.errors import UserError
 
 LEAST_FACES = 30  # of a group whose metrics are given
-LEAST_PEOPLE = 20  # of a group with intervals and a gap; the bootstrap's intervals of fewer people are too narrow
 SIGNIFICANCE = 0.05
-MISSING = ("", "u")  # Adience writes u where the gender cannot be told
 UNKNOWN = "unknown"
+MISSING = ("", "u", UNKNOWN)  # Adience writes u where the gender cannot be told
+MOST_GROUPS = 200  # of a column
 MOST_VALUES = 12  # of numbers that are groups of their own; more are grouped by quartile
 TURNS = (0, 15, 30)  # degrees to either side at which the groups of yaw end, but for the last one
 TURN_NAMES = ("frontal (0)", "over 0 to 15", "over 15 to 30", "over 30")
@@ -141,6 +141,8 @@ def group_faces(evaluation, columns=None, extra=None):
             raise UserError(f"the faces have no column '{column}'; they have {', '.join(map(str, table.columns))}")
         values = table[column].mask(table[column].isin(MISSING))
         names, positions = COLUMNS.get(column, by_value)(values)
+        if len(names) > MOST_GROUPS:
+            raise UserError(f"--by {column}: {len(names):,} different values; at most {MOST_GROUPS} can be compared")
         groups += [(column, names[k], positions == k) for k in np.unique(positions[positions >= 0])]
         if (positions < 0).any():
             groups.append((column, UNKNOWN, positions < 0))

@@ -44,10 +44,11 @@ def read_face(path, size):
     return np.asarray(square).transpose(2, 0, 1)
 
 
-def describe(probabilities, class_names):
-    """The most probable group, how probable it is, and the two next ones."""
-    best, *next_ones = [f"{class_names[k]} {100 * probabilities[k]:.0f} %" for k in np.argsort(-probabilities)[:3]]
-    return f"{best}  ({', '.join(next_ones)})"
+def describe(probabilities, predicted, class_names):
+    """The predicted group, its probability, and the two most probable others."""
+    order = [predicted, *(k for k in np.argsort(-probabilities, kind="stable") if k != predicted)]
+    answer, *others = [f"{class_names[k]} {100 * probabilities[k]:.0f} %" for k in order[:3]]
+    return f"{answer}  ({', '.join(others)})"
 
 
 def main():
@@ -65,8 +66,8 @@ def main():
             images = read_face(path, size)[None]  # (1, 3, size, size); a larger batch is faster for many faces
         except Exception as error:  # a damaged photograph can fail anywhere within Pillow
             return fail(f"'{path}' is not a photograph: {error}")
-        (probabilities,) = session.run(["probabilities"], {"images": images})  # (1, K)
-        print(f"{path}  {describe(probabilities[0], class_names)}")
+        probabilities, predicted = session.run(["probabilities", "predicted"], {"images": images})  # (1, K), (1,)
+        print(f"{path}  {describe(probabilities[0], predicted[0], class_names)}")
     return 0
 
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from models.decode import DECODERS
 from models.network import size_mib
 from utils.errors import UserError
 from utils.reading import read_bytes
@@ -28,51 +29,53 @@ QUANTIZED = ["Conv", "Gemm", "MatMul", "LeakyRelu", "Relu", "Add", "MaxPool"]
 
 
 class FacePipeline(nn.Module):
-    """Normalisation, network, head and temperature as one network.
+    """Normalisation, network, head, decoder and temperature as one network.
 
     Args:
         model: a Network, which knows its mean and std.
         temperature: probabilities p become softmax(log(p) / temperature); None leaves them as they are.
+        decoder: the name of the decoder of the probabilities before the temperature.
     """
 
-    def __init__(self, model, temperature=None):
+    def __init__(self, model, temperature=None, decoder="argmax"):
         super().__init__()
-        self.model, self.temperature = model, temperature
+        self.model, self.temperature, self.decoder = model, temperature, decoder
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(model, name)).view(3, 1, 1))
 
     def forward(self, images):
-        """uint8 RGB (N, 3, S, S) -> class probabilities float32 (N, K)."""
+        """uint8 RGB (N, 3, S, S) -> class probabilities float32 (N, K), and predicted classes int64 (N,)."""
         images = (images.float() / 255 - self.mean) / self.std
         probabilities = self.model.probabilities(images)
-        if self.temperature is None:
-            return probabilities
-        return (probabilities.clamp_min(SMALLEST).log() / self.temperature).softmax(1)
+        predicted = DECODERS[self.decoder](probabilities)
+        if self.temperature is not None:
+            probabilities = (probabilities.clamp_min(SMALLEST).log() / self.temperature).softmax(1)
+        return probabilities, predicted
 
 
 def to_onnx(model, metadata):
     """The ONNX form of a Network.
 
     Args:
-        model: the Network, on the CPU, with its image size S. Its record may have a `temperature`.
+        model: the Network, on the CPU, with its image size S. Its record may have a `temperature` and a `decoder`.
         metadata: {name: text}, stored in the file.
 
     Returns:
-        onnx.ModelProto with the input `images`, uint8 (batch, 3, S, S), and the output `probabilities`, float32
-        (batch, K).
+        onnx.ModelProto with the input `images`, uint8 (batch, 3, S, S), and the outputs `probabilities`, float32
+        (batch, K), and `predicted`, int64 (batch,).
 
     Raises:
         UserError: the network is too large, or cannot be expressed in ONNX.
     """
     if size_mib(model) > LARGEST:
         raise UserError(f"this network has {size_mib(model):,.0f} MiB; one ONNX file holds at most {LARGEST:,}")
-    pipeline = FacePipeline(model, model.record.get("temperature")).eval()
+    pipeline = FacePipeline(model, model.record.get("temperature"), model.record.get("decoder", "argmax")).eval()
     example = torch.zeros(2, 3, model.image_size, model.image_size, dtype=torch.uint8)
     try:
         with quiet():
             program = torch.export.export(pipeline, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
             program = program.run_decompositions(DECOMPOSITIONS)
-            names = {"input_names": ["images"], "output_names": ["probabilities"]}
+            names = {"input_names": ["images"], "output_names": ["probabilities", "predicted"]}
             proto = torch.onnx.export(program, dynamo=True, verbose=False, **names).model_proto
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"this network cannot be exported: {first_line(error.__cause__ or error)}") from None

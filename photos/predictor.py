@@ -12,8 +12,8 @@ from PIL import Image
 from augment.pipeline import to_network_input
 from data.images import centre_square, decode_face
 from evaluation.calibration import apply_temperature
-from evaluation.decode import DECODERS
 from models.checkpoint import load_model
+from models.decode import DECODERS, decode
 from photos.crop import crop_face
 from photos.detection import THRESHOLD, detect_faces, load_detector
 from photos.framing import USUAL_FRAMING
@@ -101,7 +101,7 @@ class AgePredictor:
         self.runtime = Runtime.setup(device, precision, threads)
         self.models = load_models(paths)
         self.classes = self.models[0].classes
-        self.decoder = DECODERS[self.models[0].record["decoder"]]
+        self.decoder = self.models[0].record["decoder"]
         self.inputs = [(tuple(model.record.get("framing", USUAL_FRAMING)), model.image_size) for model in self.models]
         self.notes = []
         for name, note in NOTES.items():
@@ -196,7 +196,7 @@ class AgePredictor:
         ]
         temperatures = [model.record.get("temperature", 1.0) for model in self.models]
         scaled = np.mean(list(map(apply_temperature, per_model, temperatures)), axis=0)
-        for label, row in zip(self.decoder(np.mean(per_model, axis=0)), scaled.tolist(), strict=True):
+        for label, row in zip(decode(np.mean(per_model, axis=0), self.decoder), scaled.tolist(), strict=True):
             yield self.classes.names[label], dict(zip(self.classes.names, row, strict=True)), row[label]
 
     @torch.inference_mode()

@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 
 from data.adience import is_adience
-from evaluation.bootstrap import resampled_means, tails
+from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails
 from evaluation.calibration import BINS, brier_score, reliability, risk_coverage
 from evaluation.evaluation import pool
 from evaluation.metrics import METRICS, Metric, largest_class, per_class
-from evaluation.subgroups import LEAST_FACES, LEAST_PEOPLE
+from evaluation.subgroups import LEAST_FACES
 from models import create_model
 from models.network import layer_groups
 from report.data import DRAWS, subgroup_table, with_temperatures
@@ -135,7 +135,10 @@ def scores(evaluation, seed=0):
     balanced = np.nanmean(recall[:, true.any(0)], axis=1)
     found = pd.DataFrame(np.column_stack([metrics, balanced, recall, f1]))
     # Quantiles of a table leave out samples without a face of the class.
-    return np.vstack([found.iloc[0], found.iloc[1:].quantile(tails(0.95))])
+    interval = found.iloc[1:].quantile(tails(0.95))
+    if evaluation.faces.people.nunique() < LEAST_PEOPLE:
+        interval[:] = np.nan
+    return np.vstack([found.iloc[0], interval])
 
 
 def score_row(name, faces, found):

@@ -29,7 +29,8 @@ def cross_validation_table(results, evaluations):
         lines.append(f"{name:10}" + "".join(f"{show(column, row):>{WIDTH}}" for column in columns))
     mean, pooled = results["mean"], pool(list(evaluations.values()))
     lines.append(constant_line(pooled))
-    lines.append(calibration_line(mean["ece"], mean.get("ece_calibrated"), mean.get("temperature")))
+    line = calibration_line(mean["ece"], mean.get("ece_calibrated"), mean.get("temperature"))
+    lines.append(f"mean {line}" if len(results["folds"]) > 1 else line)
     count = sum(len(fold["duplicates"]) for fold in results["folds"])
     if count and "top1_without_duplicates" in mean:
         lines.append(duplicates_line(count, {name: mean.get(f"{name}_without_duplicates") for name in METRICS}))

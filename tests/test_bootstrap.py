@@ -3,19 +3,30 @@
 import numpy as np
 import pytest
 
+from evaluation import bootstrap
 from evaluation.bootstrap import resampled_means
 from evaluation.paired import paired_difference
 
 
 def test_the_difference_is_the_faces_mean():
-    ours, theirs = [1, 1, 0, 1], [0, 1, 0, 0]
-    difference, low, high = paired_difference(ours, theirs, ["a", "b", "c", "d"])
+    ours, theirs = np.tile([1, 1, 0, 1], 10), np.tile([0, 1, 0, 0], 10)
+    difference, low, high = paired_difference(ours, theirs, np.arange(40))
     assert difference == pytest.approx(0.5)
-    assert 0 <= low <= 0.5 <= high <= 1
+    assert 0.3 < low < 0.5 < high < 0.7
+    assert paired_difference(ours, ours, np.arange(40)) == (0.0, 0.0, 0.0)
 
 
-def test_no_difference_has_no_interval():
-    assert paired_difference([1, 0, 1], [1, 0, 1], ["a", "a", "b"]) == (0.0, 0.0, 0.0)
+def test_too_few_people_have_no_interval():
+    """The interval of one person would be a point."""
+    difference, low, high = paired_difference([1, 0, 1], [0, 0, 1], ["a", "a", "b"])
+    assert difference == pytest.approx(1 / 3) and np.isnan(low) and np.isnan(high)
+
+
+def test_parts_of_the_samples_make_no_difference(monkeypatch):
+    values, people = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) // 3
+    whole = resampled_means(values, people, draws=100)
+    monkeypatch.setattr(bootstrap, "CHUNK", 7 * 20)
+    assert (resampled_means(values, people, draws=100) == whole).all()
 
 
 def test_the_interval_is_the_normal_one_where_faces_are_people():

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evaluation.decode import DECODERS, best_decoder
+from models.decode import DECODERS, best_decoder, decode
 
 # Two peaks: argmax takes the higher, the window the broader, median and mean lie between.
 TWO_PEAKS = np.array([[0.36, 0.0, 0.0, 0.04, 0.28, 0.32, 0.0, 0.0]])
 
 
 def test_two_peaks():
-    decoded = {name: int(decode(TWO_PEAKS)[0]) for name, decode in DECODERS.items()}
+    decoded = {name: int(decode(TWO_PEAKS, name)[0]) for name in DECODERS}
     # Half is passed in group 4 (0.36 + 0.04 + 0.28 = 0.68); the mean is 0.12 + 1.12 + 1.6 = 2.84; of the windows,
     # groups 3 to 5 hold 0.64, so group 4.
     assert decoded == {"argmax": 0, "median": 4, "expected": 3, "one_off": 4}
@@ -21,12 +21,12 @@ def test_two_peaks():
 
 def test_edges_and_ties():
     sure = np.eye(8)
-    for decode in DECODERS.values():
-        assert decode(sure).tolist() == list(range(8))
-    assert DECODERS["median"](np.array([[0.5, 0.5, 0, 0]])).tolist() == [0]
-    assert DECODERS["expected"](np.array([[0.5, 0.5, 0, 0]])).tolist() == [1]
+    for name in DECODERS:
+        assert decode(sure, name).tolist() == list(range(8))
+    assert decode(np.array([[0.5, 0.5, 0, 0]]), "median").tolist() == [0]
+    assert decode(np.array([[0.5, 0.5, 0, 0]]), "expected").tolist() == [1]
     # Windows about 0 and 1 both hold all; the more probable group wins.
-    assert DECODERS["one_off"](np.array([[0.6, 0.4, 0, 0], [0.4, 0.6, 0, 0]])).tolist() == [0, 1]
+    assert decode(np.array([[0.6, 0.4, 0, 0], [0.4, 0.6, 0, 0]]), "one_off").tolist() == [0, 1]
 
 
 @given(arrays(np.float32, (5, 8), elements=st.floats(0, 1, width=32)))
@@ -37,7 +37,7 @@ def test_each_decoder_is_best_at_its_own_measure(weights):
     gains = {"argmax": distance == 0, "one_off": distance <= 1, "median": -distance}
     for name, gain in gains.items():
         expected = probabilities @ gain.T  # (5, 8): what answering each group is worth
-        decoded = DECODERS[name](probabilities)
+        decoded = decode(probabilities, name)
         assert expected[np.arange(5), decoded] == pytest.approx(expected.max(1), abs=1e-6)
 
 

@@ -24,6 +24,7 @@ from evaluation.evaluation import Evaluation
 from evaluation.metrics import METRICS
 from models import create_model, resnet
 from models.checkpoint import load_model, save_model
+from models.decode import DECODERS, decode
 from models.export import FacePipeline, kept_in_float, metadata_of, open_session, to_int8, to_onnx
 from models.heads import HEADS
 from models.network import Network
@@ -176,9 +177,10 @@ def test_colours_temperature_and_metadata_by_hand():
     }
     assert b".py" not in content  # nothing of the source or of this machine
     assert str(ROOT).encode() not in content
-    (images,), (probabilities,) = proto.graph.input, proto.graph.output
+    (images,), (probabilities, predicted) = proto.graph.input, proto.graph.output
     assert [dim.dim_param or dim.dim_value for dim in images.type.tensor_type.shape.dim] == ["batch", 3, 48, 48]
     assert [dim.dim_param or dim.dim_value for dim in probabilities.type.tensor_type.shape.dim] == ["batch", 2]
+    assert (predicted.name, predicted.type.tensor_type.elem_type) == ("predicted", onnx.TensorProto.INT64)
     assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
@@ -195,9 +197,22 @@ def test_temperature_of_a_probability_of_zero():
     model = constant_model(0.5, 0.5)
     with torch.no_grad():
         model.fc.bias.copy_(torch.tensor([0.0, -200.0]))
-    found = FacePipeline(model, temperature=4.0)(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
+    found, _ = FacePipeline(model, temperature=4.0)(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
     # The smallest number above 0 is 1.1755e-38, whose fourth root is 3.2927e-10.
     assert found.detach().numpy()[0] == pytest.approx([1, 3.2927e-10], rel=1e-3)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_predicted_class_is_that_of_evaluation(decoder):
+    """Of the probabilities before the temperature, by the model's own decoder."""
+    model = ColourNet(num_classes=5, scale=2.0).eval()
+    model.record = {"temperature": 3.0, "decoder": decoder}
+    images = random_images(60, SIZE)
+    session = open_session(to_onnx(model, {}).SerializeToString())
+    _, predicted = session.run(["probabilities", "predicted"], {"images": images})
+    expected = decode(expected_answers(model, images), decoder)
+    assert (predicted.dtype, predicted.tolist()) == (np.int64, expected.tolist())
+    assert len(set(expected)) > 1
 
 
 def test_a_network_that_is_too_large_is_refused(monkeypatch):
@@ -410,8 +425,13 @@ def test_calibration_sees_training_faces_only(small_faces, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(("shift", "shown"), [(1.1e-4, r"1\.1e-04"), (np.nan, "nan")])
 def test_a_difference_leaves_no_file(small_faces, tmp_path, monkeypatch, refused, shift, shown):
-    path, exact = save_small_model(tmp_path / "fold_0.pt", small_faces), tool.torch_probabilities
-    monkeypatch.setattr(tool, "torch_probabilities", lambda model, images: exact(model, images) + shift)
+    path, exact = save_small_model(tmp_path / "fold_0.pt", small_faces), tool.torch_outputs
+
+    def shifted(model, images):
+        probabilities, predicted = exact(model, images)
+        return probabilities + shift, predicted
+
+    monkeypatch.setattr(tool, "torch_outputs", shifted)
     refused(rf"differ from PyTorch's by {shown} on 8 faces of fold 0, .*; at most 1e-04 is", path, "--int8")
     assert names_in(tmp_path) == ["aligned", "fold_0.pt", "labels"]
 
@@ -477,7 +497,12 @@ def test_the_example_reads_photographs_as_the_cache_does(tmp_path_factory, width
 
 
 def test_two_classes_have_one_next_one():
-    assert example().describe(np.array([0.256, 0.744]), ["minor", "adult"]) == "adult 74 %  (minor 26 %)"
+    assert example().describe(np.array([0.256, 0.744]), 1, ["minor", "adult"]) == "adult 74 %  (minor 26 %)"
+
+
+def test_the_answer_is_the_decoders_and_comes_first():
+    shown = example().describe(np.array([0.4, 0.25, 0.35]), 1, ["young", "middle", "old"])
+    assert shown == "middle 25 %  (young 40 %, old 35 %)"
 
 
 # The card.

@@ -164,11 +164,14 @@ def test_results_by_hand():
 
 
 def test_intervals_are_of_people():
-    """Faces of one person come and go together: with two people, top-1 is one of three values, and so are the ends."""
-    evaluation = evaluation_of([0] * 10, [[0.9, 0.1, 0]] * 5 + [[0.1, 0.9, 0]] * 5)
-    evaluation.faces.table["album"], evaluation.faces.table["person"] = "a", ["p"] * 5 + ["q"] * 5
+    """Faces of a person come and go together: the right ones of 20 people, half of whom are, follow Binomial(20, 1/2)."""
+    evaluation = evaluation_of([0] * 100, [[0.9, 0.1, 0]] * 50 + [[0.1, 0.9, 0]] * 50)
+    evaluation.faces.table["album"], evaluation.faces.table["person"] = "a", np.repeat(np.arange(20), 5).astype(str)
     cell = sections.results(ReportData("", [evaluation]))["rows"][0]["cells"][0]
-    assert cell == {"value": "50.00 %", "interval": "0.00 to 100.00"}
+    # P(at most 5) is 0.021 and P(at most 6) 0.058.
+    assert cell == {"value": "50.00 %", "interval": "30.00 to 70.00"}
+    few = evaluation.where(evaluation.faces.table.person != "0")
+    assert sections.results(ReportData("", [few]))["rows"][0]["cells"][0]["interval"] == ""
 
 
 def test_mean_and_pooled_rows():

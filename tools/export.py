@@ -26,6 +26,7 @@ from evaluation.leaks import refuse_seen
 from evaluation.metrics import METRICS
 from evaluation.predictions import read_predictions
 from models.checkpoint import load_model
+from models.decode import decode
 from models.export import is_export, metadata_of, open_session, to_int8, to_onnx
 from models.network import Network, size_mib
 from report.card import is_card, model_card
@@ -177,10 +178,10 @@ def export(source, outputs):
         UserError: the network cannot be exported, the answers differ too much, or a file cannot be written.
     """
     model, (images, description) = source.model, parity_images(source)
-    expected = torch_probabilities(model, images)
+    expected, answers = torch_outputs(model, images)
     proto = to_onnx(model, metadata_of(model, source.licence))
     contents, results = {"onnx": proto.SerializeToString()}, {"torch": {"mib": size_mib(model)}}
-    difference = float(np.abs(onnx_probabilities(open_session(contents["onnx"]), images) - expected).max())
+    difference = float(np.abs(onnx_outputs(open_session(contents["onnx"]), images)[0] - expected).max())
     if not difference <= TOLERANCE:  # written so that nan, which compares as false, is too much
         raise UserError(
             f"'{source.path}': the export's probabilities differ from PyTorch's by {difference:.1e} on {description};"
@@ -193,8 +194,7 @@ def export(source, outputs):
         contents["int8"] = to_int8(proto, list(batches(chosen, CALIBRATION_BATCH))).SerializeToString()
         print(f"calibrated on {len(chosen):,} training faces")
     for form, content in contents.items():
-        found = onnx_probabilities(open_session(content), images)
-        same = float((found.argmax(1) == expected.argmax(1)).mean())
+        same = float((onnx_outputs(open_session(content), images)[1] == answers).mean())
         results[form] = {"mib": len(content) / MIB, "agreement": same}
         with atomic_write(outputs[form], len(content) / MIB) as unfinished:
             unfinished.write_bytes(content)
@@ -202,6 +202,7 @@ def export(source, outputs):
     if "int8" in contents and len(source.test):
         for form, metrics in measure_accuracy(source, contents["int8"]).items():
             results[form] |= metrics
+        print(f"metrics of {len(source.test):,} faces of fold {model.record['fold']}, with the temperature")
     print(results_table(results))
     return results
 
@@ -230,34 +231,35 @@ def batches(images, size=BATCH):
 
 
 @torch.inference_mode()
-def torch_probabilities(model, images):
-    """The probabilities (N, K) as evaluation computes them, with the temperature."""
+def torch_outputs(model, images):
+    """(Probabilities (N, K) with the temperature, predicted classes (N,)) as evaluation computes them."""
     inputs = (to_network_input(torch.from_numpy(batch), model.mean, model.std) for batch in batches(images))
     probabilities = np.concatenate([model.probabilities(batch).numpy() for batch in inputs])
-    temperature = model.record.get("temperature")
-    return probabilities if temperature is None else apply_temperature(probabilities, temperature)
+    predicted, temperature = decode(probabilities, model.record["decoder"]), model.record.get("temperature")
+    return probabilities if temperature is None else apply_temperature(probabilities, temperature), predicted
 
 
-def onnx_probabilities(session, images):
-    """The probabilities (N, K) of an ONNX session."""
-    return np.concatenate([session.run(None, {"images": batch})[0] for batch in batches(images)])
+def onnx_outputs(session, images):
+    """(Probabilities (N, K), predicted classes (N,)) of an ONNX session."""
+    outputs = [session.run(["probabilities", "predicted"], {"images": batch}) for batch in batches(images)]
+    return tuple(map(np.concatenate, zip(*outputs, strict=True)))
 
 
 def measure_accuracy(source, int8):
-    """{form: {name of METRICS: value}} of "torch" and "int8" on the held-out faces.
+    """{form: {name of METRICS: value}} of "torch" and "int8" on the held-out faces, of the same definitions.
 
     Args:
         source: the Source.
         int8: the content of its 8-bit ONNX file.
     """
-    session, answers = open_session(int8), {"torch": [], "int8": []}
+    session, outputs = open_session(int8), {"torch": [], "int8": []}
     chunks = np.arange(len(source.test)) // (8 * BATCH)  # decoded one after the other
     for chunk in range(chunks[-1] + 1):
         images = source.held_out_images(source.test.where(chunks == chunk))
-        answers["torch"].append(torch_probabilities(source.model, images))
-        answers["int8"].append(onnx_probabilities(session, images))
-    decoder = source.model.record["decoder"]
-    return {form: Evaluation(source.test, np.concatenate(found), decoder).metrics() for form, found in answers.items()}
+        outputs["torch"].append(torch_outputs(source.model, images))
+        outputs["int8"].append(onnx_outputs(session, images))
+    found = {form: map(np.concatenate, zip(*pairs, strict=True)) for form, pairs in outputs.items()}
+    return {form: Evaluation(source.test, p, predicted=predicted).metrics() for form, (p, predicted) in found.items()}
 
 
 def results_table(results):

@@ -35,7 +35,7 @@ def main():
     run = RunDirectory(options.run).read()
     for evaluation in run.evaluations.values():
         evaluation.model.to(runtime.device)
-    found = read_data(config, options.cache_dir, required=bool(given))
+    found = read_data(config, options.cache_dir, run, required=bool(given))
     data = run_data(to_record(config), run.evaluations, run.history, **found, command=main_command(config))
     result = write_report(output, data)
     print(
@@ -56,11 +56,11 @@ def read_command_line():
     return parser.parse_args()
 
 
-def read_data(config, cache_dir, required):
+def read_data(config, cache_dir, run, required):
     """The faces, images, pairs and labels of a run, for `run_data`; {} without the files, unless they are required.
 
     Raises:
-        UserError: the files do not exist, or are damaged.
+        UserError: the files do not exist, are damaged, or hold other faces or pixels than the run was trained on.
     """
     if not required and not (exists(config.label_file or config.label_dir) and exists(config.image_dir)):
         return {}
@@ -69,6 +69,9 @@ def read_data(config, cache_dir, required):
     except UserError as error:
         raise UserError(f"{error}; {', '.join(map(flag, DATA))} say where the data is") from None
     cache = open_cache(config.image_dir, faces.table.path, config.image_size, cache_dir)
+    known = {evaluation.model.record["data_fingerprint"] for evaluation in run.evaluations.values()}
+    if not labels.missing and known - {faces.fingerprint(cache.sha256)}:
+        raise UserError(f"'{config.run_dir}' was trained on other faces, labels or pixels than these")
     return {"faces": faces, "images": cache.images, "pairs": cache.pictures.pairs, "labels": labels}
 
 

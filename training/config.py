@@ -12,9 +12,9 @@ from typing import ClassVar
 from augment import AugmentConfig
 from data import DATA_SOURCE
 from data.adience import DEFAULT_GROUPS, FOLDS, LABEL_POLICIES
-from evaluation.decode import DECODERS
 from models import MODELS, model_options
 from models.attention import ATTENTION
+from models.decode import DECODERS
 from training.losses import LOSSES
 from training.optimizers import OPTIMIZERS
 from training.schedule import SCHEDULES

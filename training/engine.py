@@ -9,8 +9,8 @@ from torch import nn
 from augment import make_transforms
 from augment.pipeline import TrainAugment
 from data.dataset import FaceDataset, prefetch, shuffled_batches
-from evaluation.decode import best_decoder
 from evaluation.evaluate import evaluate
+from models.decode import best_decoder
 from models.network import Network
 from training.schedule import training_progress
 from utils.errors import UserError
