@@ -10,6 +10,7 @@ Columns: `path`, below the image directory, and either `age`, in years, or `labe
 import math
 import posixpath
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -169,9 +170,8 @@ def check_header(path, names):
     shown = printable(repr(", ".join(names)), 200)
     if not names:
         raise UserError(f"'{path}' {NO_FACE}")
-    for name in names:
-        if name and names.count(name) > 1:
-            raise UserError(f"'{path}' has two columns '{printable(name)}'; name each column once")
+    if repeated := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+        raise UserError(f"'{path}' has two columns '{printable(repeated[0])}'; name each column once")
     if "path" not in names:
         raise UserError(f"'{path}' has no column 'path', separated by commas; its header is {shown}")
     if ("age" in names) == ("label" in names):

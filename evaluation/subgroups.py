@@ -142,6 +142,8 @@ def group_faces(evaluation, columns=None, extra=None):
         values = table[column].mask(table[column].isin(MISSING))
         names, positions = COLUMNS.get(column, by_value)(values)
         if len(names) > MOST_GROUPS:
+            if columns is None:
+                continue
             raise UserError(f"--by {column}: {len(names):,} different values; at most {MOST_GROUPS} can be compared")
         groups += [(column, names[k], positions == k) for k in np.unique(positions[positions >= 0])]
         if (positions < 0).any():

@@ -10,7 +10,8 @@ import operator
 import torch
 
 from models import create_model
-from utils.classes import Classes
+from utils.classes import MOST_CLASSES, Classes
+from utils.cli import printable
 from utils.errors import UserError
 from utils.serialization import first_line, load_plain, save_plain
 
@@ -152,8 +153,9 @@ def find_problem(content):
 def find_problem_of_network(content):
     """The same for the values of the fields that describe the network, its classes and its input."""
     names, size, mean, std = (content[name] for name in ("class_names", "image_size", "mean", "std"))
-    if len(names) < 2 or len(set(names)) < len(names) or "" in names:
-        return f"its 'class_names' are {names}; expected at least two different names"
+    if not 2 <= len(names) <= MOST_CLASSES or len(set(names)) < len(names) or "" in names:
+        shown = printable(names, 120)
+        return f"its 'class_names' are {shown}; expected 2 to {MOST_CLASSES:,} different names"
     if (count := content["network"].get("num_classes")) != len(names):
         return f"its network has {count} classes and its 'class_names' are {len(names)}"
     if "class_years" in content and not are_years(years := content["class_years"], len(names)):

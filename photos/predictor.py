@@ -1,6 +1,8 @@
 """Age groups of the faces in photographs: decoded, searched, cut out and classified."""
 
 import collections
+import functools
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,7 @@ NOTES = {  # {field that a model file lacks: what follows from it}
     "temperature": "has no temperature: its confidences are the network's own, which are often too high",
 }
 PIXELS_PER_BATCH = 64 * 224**2  # the most; a model file may name any image size
+PIXELS_PER_PART = 256 * 224**2  # of the crops of one photograph that are held at once
 PHOTOGRAPHS_PER_BATCH = 64  # whatever the number of their faces, so that results do not wait for long
 
 
@@ -133,7 +136,7 @@ class AgePredictor:
             try:
                 return path, None, self.find_faces(path)
             except UserError as error:
-                return path, without_path(str(error), path), ([], {})
+                return path, without_path(str(error), path), ([], [])
 
         def classify(searched):
             faces = self.classify([found for _, _, found in searched])
@@ -152,8 +155,9 @@ class AgePredictor:
         """Detect the faces of a photograph and cut them out.
 
         Returns:
-            (boxes, crops): N pairs (box, detection confidence), as in Face; and, for each input of the models
-            (framing, image size), uint8 (N, 3, S, S). No crops where N is 0.
+            (boxes, parts): N pairs (box, detection confidence), as in Face; and their crops in parts of bounded size.
+            A part is {input of the models (framing, image size): uint8 (n, 3, S, S)}; all but the first are functions
+            that make it. No part where N is 0.
 
         Raises:
             UserError: it cannot be read.
@@ -162,12 +166,16 @@ class AgePredictor:
             return self.whole_image(photo)
         image, scale = load_photograph(photo)
         boxes, points, confidences = detect_faces(image, self.threshold)
-        crops = {
-            key: np.stack([crop_face(image, box, *key, at) for box, at in zip(boxes, points, strict=True)])
-            for key in (set(self.inputs) if len(boxes) else ())
-        }
-        boxes = map(tuple, (boxes * scale).tolist())
-        return list(zip(boxes, confidences.tolist(), strict=True)), crops
+        inputs = set(self.inputs)
+        size = max(1, PIXELS_PER_PART // sum(size**2 for _, size in inputs))
+
+        def cut(start):
+            pairs = list(zip(boxes, points, strict=True))[start : start + size]
+            return {key: np.stack([crop_face(image, box, *key, at) for box, at in pairs]) for key in inputs}
+
+        first, *others = [functools.partial(cut, start) for start in range(0, len(boxes), size)] or [dict]
+        found = zip(map(tuple, (boxes * scale).tolist()), confidences.tolist(), strict=True)
+        return list(found), [first(), *others] if len(boxes) else []
 
     def whole_image(self, photo):
         """`find_faces` for an image that is a face already; it is prepared exactly as the training images were."""
@@ -179,12 +187,17 @@ class AgePredictor:
             width, height = upright_size(photo)
             crops = {key: decode_face(photo, key[1])[None] for key in self.inputs}
         side = min(width, height)
-        return [(((width - side) / 2, (height - side) / 2, side, side), None)], crops
+        return [(((width - side) / 2, (height - side) / 2, side, side), None)], [crops]
 
     def classify(self, found):
         """The lists of Face of several photographs, from one pass of the networks over the results of `find_faces`."""
-        predictions = self.predict_faces([crops for _, crops in found if crops])
-        return [[Face(*box, *next(predictions)) for box in boxes] for boxes, _ in found]
+        first, photographs = self.predict_faces([parts[0] for _, parts in found if parts]), []
+        for boxes, parts in found:
+            later = (self.predict_faces([part()]) for part in parts[1:])
+            count = len(parts[0][self.inputs[0]]) if parts else 0
+            predictions = itertools.chain(itertools.islice(first, count), itertools.chain.from_iterable(later))
+            photographs.append([Face(*box, *prediction) for box, prediction in zip(boxes, predictions, strict=True)])
+        return photographs
 
     def predict_faces(self, crops):
         """Yield (group, {class name: probability}, probability of the group) of each face in a list of crops."""

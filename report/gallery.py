@@ -26,8 +26,8 @@ QUALITY = 70
 # Bytes of a face's thumbnail without its header, about: for every one, and for each pixel.
 THUMBNAIL_BYTES, PIXEL_BYTES = 300, 0.14
 START_OF_SCAN = b"\xff\xda"
-MOST_MISTAKES = 20_000  # in the gallery
-RIGHT_PER_CLASS = 24  # right predictions that are shown beside the mistakes
+MOST_MISTAKES, MOST_PROBABILITIES = 20_000, 1_000_000  # in the gallery
+RIGHT_PREDICTIONS = 192  # about; they are shown beside the mistakes, as many of each class
 MEAN_FACES = 64  # of each class, for the mean map
 LARGEST_GRID = 14  # cells of a saliency map; finer ones are averaged
 BATCH = 32
@@ -54,8 +54,11 @@ def choose_faces(evaluations):
     ]
     table = pd.concat(tables, ignore_index=True).sort_values(["confidence", "path"], ascending=[False, True])
     wrong, right = table[table.label != table.prediction], table[table.label == table.prediction]
-    some = [group.iloc[evenly(len(group), RIGHT_PER_CLASS)] for _, group in right.groupby("label")]
-    return pd.concat([wrong.head(MOST_MISTAKES), *some], ignore_index=True), len(wrong)
+    classes = len(evaluations[0].classes)
+    each = max(1, RIGHT_PREDICTIONS // classes)
+    some = [group.iloc[evenly(len(group), each)] for _, group in right.groupby("label")]
+    most = min(MOST_MISTAKES, MOST_PROBABILITIES // classes)
+    return pd.concat([wrong.head(most), *some], ignore_index=True), len(wrong)
 
 
 def evenly(count, most):

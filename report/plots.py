@@ -21,6 +21,7 @@ FORMATS = ("png", "pdf", "svg")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8860b", "#b3589a", "#3a3f45")
 INK, QUIET, RULE = "#1b1d20", "#5a616a", "#e3e6ea"
 PREVIEW_DRAWS = 9  # of the augmentation, for each face
+MOST_NUMBERED = 30  # classes of a confusion matrix with numbers
 COLUMNS = 2  # charts side by side, so that their text is legible within the page
 
 STYLE = {
@@ -174,7 +175,7 @@ def plot_calibration(bins, curves):
 
 @styled
 def plot_confusion(confusion, class_names, title):
-    """Fractions of each true class, with the counts; the outlined band counts as right for one-off.
+    """Fractions of each true class; up to MOST_NUMBERED classes have counts, and an outline where one-off is right.
 
     Args:
         confusion: int (K, K), true class by row.
@@ -183,16 +184,19 @@ def plot_confusion(confusion, class_names, title):
     distance = np.abs(np.subtract.outer(classes, classes))
     accuracy, near = (confusion[distance <= most].sum() / confusion.sum() for most in (0, 1))
     fractions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    side = 1.6 + 0.6 * len(class_names)
+    side = 1.6 + 0.6 * min(len(class_names), 16)
     figure, (axes,) = subplots(1, 1, side + 0.4, side)
     axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    for (true, predicted), count in np.ndenumerate(confusion):
+    for (true, predicted), count in np.ndenumerate(confusion) if len(class_names) <= MOST_NUMBERED else ():
         fraction = fractions[true, predicted]
         style = {"ha": "center", "va": "center", "fontsize": 8, "color": "white" if fraction > 0.55 else INK}
         axes.text(predicted, true, f"{fraction:.0%}\n{count:,}", **style)
         if distance[true, predicted] <= 1:
             axes.add_patch(Rectangle((predicted - 0.47, true - 0.47), 0.94, 0.94, fill=False, edgecolor="#EE7733"))
-    axes.set(xticks=classes, xticklabels=class_names, yticks=classes, yticklabels=class_names)
+    ticks = classes[:: -(-len(class_names) // MOST_NUMBERED)]
+    names = [class_names[k] for k in ticks]
+    axes.set(xticks=ticks, xticklabels=names, yticks=ticks, yticklabels=names)
+    axes.tick_params(axis="x", labelrotation=90 if len(class_names) > MOST_NUMBERED else 0)
     axes.spines[:].set_visible(False)
     title = f"{title}: top-1 {accuracy:.1%}, one-off {near:.1%} (outlined)"
     axes.set(xlabel="predicted class", ylabel="true class", title=title)

@@ -20,7 +20,7 @@ from report.data import DRAWS, subgroup_table, with_temperatures
 from report.errors import safe
 from report.gallery import mean_maps
 from report.labels import repeated_pictures, suspect_labels
-from report.plots import plot_calibration, plot_confusion, plot_learning_curves, plot_parameters
+from report.plots import MOST_NUMBERED, plot_calibration, plot_confusion, plot_learning_curves, plot_parameters
 from report.svg import page_svg
 from report.tables import warnings_of
 from utils.cli import percent, printable
@@ -185,7 +185,7 @@ def confusion(data):
     counts, names = pooled.confusion, pooled.classes.names
     fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = []
-    for true, name in enumerate(names):
+    for true, name in enumerate(names if len(names) <= MOST_NUMBERED else ()):
         cells = [
             {
                 "count": f"{counts[true, predicted]:,}",

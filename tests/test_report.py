@@ -164,7 +164,7 @@ def test_results_by_hand():
 
 
 def test_intervals_are_of_people():
-    """Faces of a person come and go together: the right ones of 20 people, half of whom are, follow Binomial(20, 1/2)."""
+    """Faces of a person come and go together: with 20 people, half of them right, they follow Binomial(20, 1/2)."""
     evaluation = evaluation_of([0] * 100, [[0.9, 0.1, 0]] * 50 + [[0.1, 0.9, 0]] * 50)
     evaluation.faces.table["album"], evaluation.faces.table["person"] = "a", np.repeat(np.arange(20), 5).astype(str)
     cell = sections.results(ReportData("", [evaluation]))["rows"][0]["cells"][0]
@@ -582,7 +582,7 @@ def test_labels_that_changed_since_are_refused(small_run, monkeypatch, capsys, t
     shutil.copytree(config["label_dir"], tmp_path / "labels")
     path = tmp_path / "labels" / "fold_0_data.txt"
     path.write_text(path.read_text().replace("(0, 2)", "(4, 6)"))
-    with pytest.raises(UserError, match="another label or fold"):
+    with pytest.raises(UserError, match="was trained on other faces, labels or pixels"):
         run_tool(monkeypatch, capsys, small_run / "run", "--label-dir", tmp_path / "labels", "--cache-dir",
                  small_run / "cache", "--output", tmp_path / "report.html")  # fmt: skip
 

@@ -11,9 +11,10 @@ from models.pruning import pruned_state
 from utils.cli import printable
 from utils.errors import UserError, is_out_of_memory
 from utils.reading import open_regular
-from utils.serialization import digest, first_line
+from utils.serialization import check_archive, check_content, digest, first_line
 
 STATE_DICT_LIMIT = 4096  # MiB
+PARAMETER = {"torch._utils _rebuild_parameter"}  # as a state dict may hold
 NESTED = ("state_dict", "model")  # where training scripts keep the weights within their files
 LEAST_SHARE = 0.5  # of the network's values; what shares less is another network
 
@@ -67,7 +68,10 @@ def load_state(path):
     """The dict in a file of torch.save; loading it runs no code. Raises UserError."""
     with open_regular(path, STATE_DICT_LIMIT) as file:
         try:
+            size = check_archive(file, PARAMETER)
             content = torch.load(file, map_location="cpu", weights_only=True)
+            if isinstance(content, dict):
+                check_content(content, size)
         except Exception as error:  # a damaged file can fail in any way, deep within zip, pickle or torch
             if is_out_of_memory(error):
                 raise

@@ -10,6 +10,7 @@ from utils.errors import UserError
 
 OPTION = "--age-groups"
 LONGEST_NAME = 40  # characters
+MOST_CLASSES = 1000
 YEARS = re.compile(r"(\d{1,3})(?:-(\d{1,3})|(\+))?", re.ASCII)
 
 
@@ -102,9 +103,13 @@ def check_names(names):
     given = f"{OPTION} {' '.join(map(str, names))}".strip()
     if len(names) < 2:
         raise UserError(f"{given}: expected at least two groups, such as 0-12 13-19 20+")
-    for position, name in enumerate(names):
-        if name in names[:position]:
+    if len(names) > MOST_CLASSES:
+        raise UserError(f"{OPTION}: {len(names):,} groups are given; at most {MOST_CLASSES:,} are possible")
+    known = set()
+    for name in names:
+        if name in known:
             raise UserError(f"{given}: '{name}' is there twice; name each group once")
+        known.add(name)
         if not name or len(name) > LONGEST_NAME or not name.isprintable() or name != " ".join(name.split()):
             expected = f"1 to {LONGEST_NAME} characters, single spaces between words"
             raise UserError(f"{given}: '{name}' cannot name a group; expected {expected}")

@@ -122,8 +122,8 @@ def load_plain(path):
     return content
 
 
-def check_archive(file):
-    """Check, before torch reads it, that a file is as large as it looks and calls nothing but CALLABLE.
+def check_archive(file, also=frozenset()):
+    """Check, before torch reads it, that a file is as large as it looks and calls nothing but CALLABLE and `also`.
 
     Returns:
         The size of the file, in bytes.
@@ -145,7 +145,7 @@ def check_archive(file):
                 raise ValueError(f"its plain values take more than {PICKLE_LIMIT} MiB")
             for operation, argument, _ in pickletools.genops(archive.read(entry)):
                 named = operation.name in ("GLOBAL", "INST")
-                if operation.name == "STACK_GLOBAL" or (named and argument not in CALLABLE):
+                if operation.name == "STACK_GLOBAL" or (named and argument not in CALLABLE | also):
                     raise pickle.UnpicklingError(f"it calls {argument}")
     file.seek(0)
     return size
