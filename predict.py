@@ -47,7 +47,7 @@ def read_command_line():
     detection = parser.add_argument_group("detection")
     detection.add_argument("--no-detect", action="store_true", help="each image is one face, cropped already")
     detection.add_argument(
-        "--threshold", type=float, default=70, metavar="X", help="least confidence of the detector, 0-100 (default: 70)"
+        "--threshold", type=float, default=0.7, metavar="X", help="least confidence of the detector, 0-1 (default: 0.7)"
     )
     machine = parser.add_argument_group("machine")
     machine.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces per batch (default: 64)")
@@ -61,8 +61,7 @@ def read_command_line():
         raise UserError(f"no photograph or folder among {', '.join(options.inputs)}")
     if repeated := {path for path in options.models if options.models.count(path) > 1}:
         raise UserError(f"'{min(repeated)}' is named twice: name each model once")
-    if not 0 <= options.threshold <= 100:
-        raise UserError(f"--threshold {options.threshold:g}: expected a number from 0 to 100")
+    check_limits("--threshold", options.threshold, {"low": 0, "high": 1})
     check_limits("--top", options.top, {"low": 1})
     check_limits("--batch-size", options.batch_size, {"low": 1})
     outputs = outputs_of(options)
@@ -72,7 +71,8 @@ def read_command_line():
             raise UserError(f"--{kind} '{path}' is in the folder of --draw, which holds drawings only")
     if len(set(map(os.path.realpath, outputs.values()))) < len(outputs):
         raise UserError(f"--csv and --json are one file, '{options.csv}': give two")
-    options.photographs = find_photographs(paths)
+    options.skipped = []
+    options.photographs = find_photographs(paths, options.skipped)
     if options.draw is not None:
         check_folder(options.draw, options.photographs)
     return options
@@ -83,7 +83,7 @@ def main():
     predictor = AgePredictor(
         *options.models,
         detect=not options.no_detect,
-        threshold=options.threshold / 100,
+        threshold=options.threshold,
         batch_size=options.batch_size,
         **{name: getattr(options, name) for name in MACHINE if name in options},
     )
@@ -104,6 +104,9 @@ def main():
                 bar.update()
         except (KeyboardInterrupt, SystemExit, BrokenPipeError) as interruption:
             stopped = interruption  # the outputs are finished with what there is
+    if options.skipped:
+        kinds = ", ".join(sorted({path.suffix.lower() for path in options.skipped}))
+        print(f"note: {len(options.skipped)} files of other formats are skipped ({kinds}): save them as JPEG or PNG")
     if stopped is not None:
         if writers:
             print(f"stopped: the outputs hold {done} of {count} photographs", file=sys.stderr)

@@ -1,15 +1,16 @@
 """Image files, decoded upright and in RGB, and cut to a square."""
 
 import contextlib
+import io
 import warnings
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.reading import open_regular
+from utils.reading import MIB, open_regular
 
 # open_image refuses such images itself, by name.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -17,6 +18,18 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Others start foreign programs (EPS) or hold no photographs.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 IMAGE_LIMIT = 64  # MiB of a file
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = IMAGE_LIMIT * MIB  # text beside the pixels is no harm
+SRGB = ImageCms.createProfile("sRGB")
+# What turns a photograph upright, by its EXIF orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 ITEMS_PER_TASK = 32
 
 
@@ -61,15 +74,34 @@ def open_image(path):
 
 
 def to_rgb(image):
-    """Turn a PIL image upright, as its EXIF orientation says, and convert it to RGB.
+    """Turn a PIL image upright, as its EXIF orientation says, and convert it to RGB, in the colours of sRGB.
 
     16-bit greys are scaled; Pillow would cut them off at 255.
     """
-    image = ImageOps.exif_transpose(image)
+    profile, turn = image.info.get("icc_profile"), TURNS.get(orientation(image))
+    image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info:
         image = image.convert("RGBA")
+    return to_srgb(image.convert("RGB") if image.mode != "CMYK" else image, profile)
+
+
+def orientation(image):
+    """The EXIF orientation of a PIL image, 1 to 8; 1, upright, where it has none that can be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the other entries of a damaged EXIF do not matter
+        return 1
+
+
+def to_srgb(image, profile):
+    """A PIL image in RGB, from the colours of an ICC profile (bytes, or None); a damaged profile does not matter."""
+    if profile:
+        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "sRGB" not in ImageCms.getProfileDescription(source):
+                image = ImageCms.profileToProfile(image, source, SRGB, outputMode="RGB")
     return image.convert("RGB")
 
 

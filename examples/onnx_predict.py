@@ -37,7 +37,10 @@ def read_face(path, size):
     """
     with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as image:
         image.draft("RGB", (size, size))  # a large JPEG decodes straight to about this size, which is faster
-        image = ImageOps.exif_transpose(image).convert("RGB")  # as the camera was held
+        image = ImageOps.exif_transpose(image)  # as the camera was held
+        if image.mode.startswith("I"):  # 16 bits; Pillow would cut them off at 255
+            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+        image = image.convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     square = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))

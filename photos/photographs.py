@@ -4,23 +4,26 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-from data.images import open_image, to_rgb
+from data.images import open_image, orientation, to_rgb
 from utils.errors import UserError
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp"}
+# Photographs of formats that are not read; in folders they are counted.
+OTHER_SUFFIXES = {".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".dng"}
 # Shortest longer side that a large JPEG decodes to, in a fraction of the time and memory of all its pixels.
 DECODED_SIDE = 2048
 
 
-def find_photographs(paths):
+def find_photographs(paths, skipped=None):
     """Find photographs: files as they are named, and those in folders, sorted, at any depth.
 
     In folders only files with PHOTO_SUFFIXES count; names that begin with a dot are skipped, links to folders too.
 
     Args:
         paths: files and folders.
+        skipped: a list that gets the paths in folders that have OTHER_SUFFIXES.
 
     Returns:
         A list of Paths, each once, in the order of `paths`.
@@ -31,7 +34,7 @@ def find_photographs(paths):
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += walk(path)
+            found += walk(path, [] if skipped is None else skipped)
         elif os.path.lexists(path):
             found.append(path)
         else:
@@ -42,8 +45,8 @@ def find_photographs(paths):
     return list(dict.fromkeys(found))
 
 
-def walk(folder):
-    """Yield the photographs of a folder, those of its subfolders last. Raises UserError."""
+def walk(folder, skipped):
+    """Yield the photographs of a folder, its subfolders' last; see `find_photographs`. Raises UserError."""
 
     def refuse(error):
         raise UserError(f"cannot read the folder '{error.filename}': {error.strerror}")
@@ -53,6 +56,8 @@ def walk(folder):
         for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
             if path.suffix.lower() in PHOTO_SUFFIXES:
                 yield path
+            elif path.suffix.lower() in OTHER_SUFFIXES:
+                skipped.append(path)
 
 
 def load_photograph(photo):
@@ -85,5 +90,5 @@ def load_photograph(photo):
 def upright_size(path):
     """Width and height of an image file as its EXIF orientation says. Raises UserError."""
     with open_image(path) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        turned = orientation(image) in (5, 6, 7, 8)
         return image.size[::-1] if turned else image.size

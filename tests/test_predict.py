@@ -93,7 +93,7 @@ class TestPhotographs:
 
     def test_nothing_there(self):
         Path("empty").mkdir()
-        with pytest.raises(UserError, match=r"no photograph in 'empty'; expected files that end in \.jpeg, \.jpg"):
+        with pytest.raises(UserError, match=r"no photograph in 'empty'; expected files that end in \.jfif, \.jpe, "):
             find_photographs(["empty"])
         with pytest.raises(UserError, match=r"'gone\.jpg': there is no such photograph or folder"):
             find_photographs(["empty", "gone.jpg"])
@@ -310,8 +310,8 @@ class TestScript:
             (["fold_0.pt"], "no photograph or folder among fold_0.pt"),
             (["fold_0.pt", "fold_0.pt", "photos"], "'fold_0.pt' is named twice"),
             (["fold_0.pt", "gone.jpg"], "'gone.jpg': there is no such photograph or folder"),
-            (["fold_0.pt", "photos", "--threshold", "101"], "--threshold 101: expected a number from 0 to 100"),
-            (["fold_0.pt", "photos", "--threshold", "nan"], "--threshold nan: expected a number from 0 to 100"),
+            (["fold_0.pt", "photos", "--threshold", "70"], "--threshold 70.0: expected a number from 0 to 1"),
+            (["fold_0.pt", "photos", "--threshold", "nan"], "--threshold nan: expected a number from 0 to 1"),
             (["fold_0.pt", "photos", "--top", "0"], "--top 0: expected a number from 1"),
             (["fold_0.pt", "photos", "--batch-size", "0"], "--batch-size 0: expected a number from 1"),
             (["fold_0.pt", "photos", "--csv", "photos/a.jpg"], "'photos/a.jpg' exists and is not a list of predict.py"),
@@ -427,3 +427,15 @@ def test_rows_by_hand():
     nothing = {**dict.fromkeys(row), "photo": "x.jpg"}
     assert rows_of(Photograph(Path("x.jpg")), ("young", "old")) == [{**nothing, "faces": 0}]
     assert rows_of(Photograph(Path("x.jpg"), error="gone"), ("young", "old")) == [{**nothing, "error": "gone"}]
+
+
+def test_files_of_other_formats_are_counted(model, photographs, tmp_path, capsys):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("a.heic", "b.TIF", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    shutil.copy("photos/a.jpg", folder / "c.jfif")
+    assert run(model, folder, "--no-detect") == 0
+    output = capsys.readouterr().out
+    assert "c.jfif  face 1 of 1" in output
+    assert output.endswith("note: 2 files of other formats are skipped (.heic, .tif): save them as JPEG or PNG\n")

@@ -1,6 +1,6 @@
 """Open a page for photographs in the browser: drop one, and see its faces and their age groups.
 
-    python -m tools.demo_page MODEL [MODEL ...] [--host 127.0.0.1] [--port 7860] [--threshold 70]
+    python -m tools.demo_page MODEL [MODEL ...] [--host 127.0.0.1] [--port 7860] [--threshold 0.7]
 
 Several models are fused. The page is served on this machine and needs nothing from outside. A photograph is deleted as
 soon as its answer is there; the picture on the page is a data URL, so that it is in the browser only.
@@ -37,10 +37,12 @@ def main():
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model files: fold_0.pt and the like")
     parser.add_argument("--host", default=LOCAL[0], metavar="ADDRESS", help="0.0.0.0 serves all (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to serve on (default: 7860)")
-    parser.add_argument("--threshold", type=float, default=70, metavar="X", help="detector's least confidence (70 %%)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.7, metavar="X", help="detector's least confidence, 0-1 (0.7)"
+    )
     options = parser.parse_args()
     host, port = options.host, options.port
-    check_limits("--threshold", options.threshold, {"low": 0, "high": 100})
+    check_limits("--threshold", options.threshold, {"low": 0, "high": 1})
     check_limits("--port", port, {"low": 1, "high": 65535})
     require_package("gradio", "tools.demo_page", "requirements-demo.txt")
     try:
@@ -48,7 +50,7 @@ def main():
         socket.create_server((host, port), family=family).close()
     except (OSError, UnicodeError) as error:
         raise UserError(f"--host '{host}' --port {port}: the page cannot be served there: {reason(error)}") from None
-    predictor = AgePredictor(*options.models, threshold=options.threshold / 100)
+    predictor = AgePredictor(*options.models, threshold=options.threshold)
     for note in predictor.notes:
         print(f"note: {printable(note)}")
     if host not in LOCAL:

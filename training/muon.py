@@ -6,6 +6,7 @@ import torch
 # authors' for convolutional networks.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 3
+TINY = 1e-15
 UPDATE_RMS = 1 / 64  # of a convolution's update, relative to the learning rate: one rate then serves all parameters
 
 
@@ -63,6 +64,8 @@ def orthogonalized(matrix, steps=STEPS):
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     matrix = matrix.T if tall else matrix
+    largest = matrix.abs().amax().clamp_min(torch.finfo(matrix.dtype).tiny)
+    matrix = matrix / torch.where(largest < TINY, largest, 1.0)  # otherwise the squares of its norm underflow
     matrix = matrix / matrix.norm().clamp_min(1e-30)
     gram = matrix @ matrix.T  # (M, M)
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
