@@ -58,7 +58,8 @@ def main():
     @functools.cache
     def find_framing():
         framing, line = measure_framing(config.image_dir, faces.table.path)
-        print(line)
+        if framing is not None or not arguments.demo:  # whose faces need no predict.py
+            print(line)
         return framing
 
     run = RunDirectory(config.run_dir)

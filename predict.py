@@ -11,6 +11,7 @@ import sys
 
 from tqdm import tqdm
 
+from models.checkpoint import model_files
 from photos.drawing import check_folder, drawing_writer
 from photos.output import STARTS, check_output_file, row_writer
 from photos.photographs import find_photographs
@@ -35,7 +36,7 @@ def read_command_line():
     )
     parser.add_argument(
         "inputs", nargs="+", metavar="MODEL, PHOTO_OR_FOLDER",
-        help="model files, which end in .pt; photographs (JPEG, PNG, WebP); folders, which are searched for them",
+        help="model files, which end in .pt, or run directories; photographs (JPEG, PNG, WebP), or folders of them",
     )  # fmt: skip
     parser.add_argument("--csv", metavar="FILE", help="write one row per face: box, group, probabilities")
     parser.add_argument("--json", metavar="FILE", help="write the same as a list of objects")
@@ -53,8 +54,8 @@ def read_command_line():
     machine.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces per batch (default: 64)")
     add_options(machine, [FIELDS[name] for name in MACHINE])
     options = parser.parse_intermixed_args()  # photographs may also follow an option
-    options.models = [path for path in options.inputs if path.lower().endswith(".pt")]
-    paths = [path for path in options.inputs if path not in options.models]
+    given = [path for path in options.inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]
+    options.models, paths = model_files(given), [path for path in options.inputs if path not in given]
     if not options.models:
         raise UserError(f"no model file among {', '.join(options.inputs)}; expected one that ends in .pt")
     if not paths:

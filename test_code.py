@@ -22,7 +22,7 @@ from evaluation.leaks import origin_note, refuse_seen, seen_faces
 from evaluation.metrics import METRICS
 from evaluation.subgroups import check_columns
 from evaluation.views import VIEWS, enlarged_size, ten_crop_probabilities
-from models.checkpoint import load_model
+from models.checkpoint import load_model, model_files
 from models.decode import DECODERS
 from models.network import parameter_count, size_mib
 from report import data, errors, page, tables
@@ -71,7 +71,7 @@ def main():
 
 def read_command_line():
     parser = Parser(prog="test_code.py", description="Evaluate models of main.py on the fold that each held out.")
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="model files: fold_0.pt and the like")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="model files such as fold_0.pt, or run directories")
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--fold", type=int, metavar="N", help="another fold than the one held out (of other data)")
     parser.add_argument("--leave-out-seen", action="store_true", help="leave out faces that the model was trained on")
@@ -94,6 +94,7 @@ def read_command_line():
     add_options(source, [FIELDS[name] for name in ("cache_dir", *MACHINE)])
     parser.set_defaults(cache_dir=default_of(FIELDS["cache_dir"]))
     options = parser.parse_args()
+    options.models = model_files(options.models)
     if options.json is not None:
         check_output(options.json, is_report, "a report of test_code.py --json")
     return options

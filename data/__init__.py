@@ -13,7 +13,7 @@ from data.split import split_faces
 __all__ = ["DATA_SOURCE", "Faces", "Pictures", "load_data", "make_demo_faces", "open_cache", "split_faces"]
 
 
-def load_data(label_dir, image_dir, label_policy, allow_missing, label_file, age_groups, seed):
+def load_data(label_dir, image_dir, label_policy, allow_missing, label_file, age_groups, fold_seed):
     """Read the faces of a CSV file if there is one, and of label files otherwise.
 
     Args:
@@ -23,7 +23,7 @@ def load_data(label_dir, image_dir, label_policy, allow_missing, label_file, age
         allow_missing: leave out faces whose images do not exist, instead of raising an error.
         label_file: the CSV file; "" if there is none.
         age_groups: names of the CSV file's classes, in order.
-        seed: of the CSV file's folds, if it has none.
+        fold_seed: of the CSV file's folds, if it has none.
 
     Returns:
         (Faces, LabelReport): the faces, and the counts of labels used and left out, to print.
@@ -32,7 +32,7 @@ def load_data(label_dir, image_dir, label_policy, allow_missing, label_file, age
         UserError: a file is missing or malformed, or holds a wrong value.
     """
     if label_file:
-        return load_own_faces(label_file, image_dir, label_policy, allow_missing, age_groups, seed)
+        return load_own_faces(label_file, image_dir, label_policy, allow_missing, age_groups, fold_seed)
     return load_faces(label_dir, image_dir, label_policy, allow_missing)
 
 

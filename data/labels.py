@@ -7,6 +7,7 @@ album, gender, yaw, score, file and line, and further ones. `select` makes Faces
 import csv
 import io
 import os
+import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -72,8 +73,8 @@ class LabelReport:
         if self.people_named is not None:
             count = f"{self.faces.table.person.nunique():,}"
             lines.append(f"  people: {count if self.people_named else NO_PEOPLE}")
-        drawn = f" (drawn with --seed {self.seed}: whole people, classes balanced)" if self.seed is not None else ""
-        lines.append(f"  per fold: {list_counts(self.faces_per_fold)}{drawn}")
+        drawn = f" (drawn with --fold-seed {self.seed}: whole people, classes balanced)"
+        lines.append(f"  per fold: {list_counts(self.faces_per_fold)}{drawn if self.seed is not None else ''}")
         lines.append(f"  per class: {list_counts(self.faces_per_class)}")
         if any(self.gaps.values()):
             fate = "in the nearest one" if self.policy == "nearest" else "left out; --label-policy nearest uses them"
@@ -169,10 +170,15 @@ def keep_present(report, image_dir, allow_missing, file=None):
     table = report.faces.table
     absent = ~find_present(table.path, Path(image_dir))
     count = f"{absent.sum():,} of {len(table):,} images are missing (--allow-missing continues without)"
+
+    def describe(row):
+        folder, _, name = row.path.rpartition("/")
+        forms = {unicodedata.normalize("NFC", other) for other in list_folder(Path(image_dir, folder))}
+        here = "is there in another Unicode form" if unicodedata.normalize("NFC", name) in forms else "is not there"
+        return f"{printable(repr(row.path))} {here} under '{image_dir}'; {count}"
+
     if not allow_missing:
-        refuse(
-            table, absent, lambda row: f"{printable(repr(row.path))} is not there under '{image_dir}'; {count}", file
-        )
+        refuse(table, absent, describe, file)
     faces = replace(report.faces, table=table[~absent].reset_index(drop=True))
     return replace(report, faces=faces, missing=int(absent.sum()))
 

@@ -6,6 +6,7 @@ SHA-256 of everything in it is checked at every load: a single changed bit is no
 
 import math
 import operator
+from pathlib import Path
 
 import torch
 
@@ -83,6 +84,12 @@ def save_model(path, model, record):
     if problem := find_problem(content):
         raise ValueError(f"cannot save this model: {problem}")
     save_plain(path, content)
+
+
+def model_files(paths):
+    """Model files as a list of texts; a run directory stands for the models of its folds."""
+    found = [(path, sorted(Path(path).glob("fold_?.pt")) if Path(path).is_dir() else []) for path in paths]
+    return [str(file) for path, files in found for file in files or [path]]
 
 
 def load_model(path):

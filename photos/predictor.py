@@ -14,7 +14,7 @@ from PIL import Image
 from augment.pipeline import to_network_input
 from data.images import centre_square, decode_face
 from evaluation.calibration import apply_temperature
-from models.checkpoint import load_model
+from models.checkpoint import load_model, model_files
 from models.decode import DECODERS, decode
 from photos.crop import crop_face
 from photos.detection import THRESHOLD, detect_faces, load_detector
@@ -80,7 +80,7 @@ class AgePredictor:
     the temperatures of the model files, so that confidences are what they promise.
 
     Args:
-        paths: model files.
+        paths: model files, or run directories.
         detect: False takes each whole image for one face that is cropped already, as the training images are.
         threshold: the detector's least confidence, from 0 to 1.
         batch_size: faces that are classified at once.
@@ -102,6 +102,7 @@ class AgePredictor:
             load_detector()
         self.detect, self.threshold, self.batch_size = detect, threshold, batch_size
         self.runtime = Runtime.setup(device, precision, threads)
+        paths = model_files(paths)
         self.models = load_models(paths)
         self.classes = self.models[0].classes
         self.decoder = self.models[0].record["decoder"]

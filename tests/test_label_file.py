@@ -98,7 +98,7 @@ class TestReading:
         assert faces.folds_drawn
         assert faces.where(faces.labels == 0).folds_drawn
         assert "  people: no column 'person', so each file counts as one person\n" in str(report)
-        assert "(drawn with --seed 0: whole people, classes balanced)" in str(report)
+        assert "(drawn with --fold-seed 0: whole people, classes balanced)" in str(report)
         assert "  ages outside of the classes: 40-59: 2 (in the nearest one)" in str(report)
         assert load(folder, numbered(8), seed=1)[1].seed == 1
 

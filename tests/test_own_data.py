@@ -81,7 +81,8 @@ def test_the_run_directory_records_groups_and_folds(run, images):
     config = json.loads((run / "config.json").read_text())
     assert (config["label_file"], config["label_dir"], config["age_groups"]) == ("faces.csv", "", GROUPS)
     folds = pd.read_csv(run / "folds.csv")
-    assert list(folds.columns) == ["path", "person", "fold"]
+    assert list(folds.columns) == ["path", "label", "person", "fold"]
+    assert set(folds.label) == set(GROUPS)
     assert len(folds) == 40
     assert (folds.groupby("person").fold.nunique() == 1).all()
     assert folds.fold.value_counts().tolist() == [8] * 5
@@ -167,7 +168,13 @@ def test_more_folds_can_be_added_and_compared(run, images, tmp_path, capsys):
     capsys.readouterr()
     assert call(compare_runs, "apart", "faster") == 0
     assert "top-1" in capsys.readouterr().out
-    assert call(main, *common, "other", "--folds", 4, "--seed", 1) == 0
+    assert call(main, *common, "seed", "--folds", 4, "--seed", 1) == 0  # the folds have a seed of their own
+    assert (tmp_path / "seed" / "folds.csv").read_bytes() == (run / "folds.csv").read_bytes()
+    again = ["--label-file", run / "folds.csv", *common[2:]]  # the folds that were drawn are labels themselves
+    assert call(main, *again, "again", "--folds", 4) == 0
+    first, second = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("apart", "again"))
+    assert first[["path", "label", "fold"]].equals(second[["path", "label", "fold"]])
+    assert call(main, *common, "other", "--folds", 4, "--fold-seed", 1) == 0
     assert not pd.read_csv("other/folds.csv").equals(pd.read_csv("apart/folds.csv"))
     assert call(compare_runs, "apart", "other") == 2
     assert "'other' saw other faces, labels or pixels than 'apart'" in capsys.readouterr().err

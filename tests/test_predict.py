@@ -439,3 +439,13 @@ def test_files_of_other_formats_are_counted(model, photographs, tmp_path, capsys
     output = capsys.readouterr().out
     assert "c.jfif  face 1 of 1" in output
     assert output.endswith("note: 2 files of other formats are skipped (.heic, .tif): save them as JPEG or PNG\n")
+
+
+def test_a_run_directory_stands_for_its_models(model, photographs, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    for fold in (0, 3):
+        shutil.copy(model, run_dir / f"fold_{fold}.pt")
+    assert [len(AgePredictor(path, detect=False).models) for path in (run_dir, model)] == [2, 1]
+    assert run(run_dir, "photos/a.jpg", "--no-detect") == 0
+    assert "photos/a.jpg  face 1 of 1" in capsys.readouterr().out

@@ -41,6 +41,7 @@ class DataConfig:
         metavar="GROUP",
     )  # fmt: skip
     seed: int = option(0, "random seed", low=0, high=2**32 - 1)
+    fold_seed: int = option(0, "random seed of the folds, where --label-file has none", low=0, high=2**32 - 1)
     label_policy: str = option(
         "strict",
         "age labels to use: strict: the classes only; fixed: odd intervals too; nearest: ages between classes too",
@@ -271,6 +272,7 @@ def from_record(path, record, strict=False):
         UserError: a value is out of range, or a setting is unknown.
     """
     record = {EARLIER_NAMES.get(name, name): value for name, value in record.items()}
+    record.setdefault("fold_seed", record.get("seed", 0))  # earlier versions had one seed
     unknown = {name: value for name, value in record.items() if name not in FIELDS and value not in OFF}
     if unknown.get("crop") == 1:  # the whole image
         del unknown["crop"]

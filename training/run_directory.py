@@ -156,7 +156,9 @@ class RunDirectory:
             for fold in self.evaluations:  # left by a kill just after the fold was finished
                 self.progress_path(fold).unlink(missing_ok=True)
             if self.faces.folds_drawn:
-                write_csv(self.folder / "folds.csv", self.faces.table[["path", "person", "fold"]])
+                names = [self.faces.classes.names[label] for label in self.faces.labels]
+                table = self.faces.table.assign(label=names)[["path", "label", "person", "fold"]]
+                write_csv(self.folder / "folds.csv", table)
 
     def check(self, path, record, fold, finished):
         check_record(path, record, fold, self.config, self.data_fingerprint, finished)
