@@ -11,10 +11,13 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data import load_data, open_cache
 from data.dataset import FaceDataset
+from data.duplicates import signatures_of
+from data.images import in_threads
 from evaluation.evaluate import evaluate, measure_latency
 from evaluation.evaluation import Evaluation
 from evaluation.fusion import fuse
@@ -25,6 +28,8 @@ from evaluation.views import VIEWS, enlarged_size, ten_crop_probabilities
 from models.checkpoint import load_model, model_files
 from models.decode import DECODERS
 from models.network import parameter_count, size_mib
+from photos.crop import cut_largest_face
+from photos.framing import USUAL_FRAMING
 from report import data, errors, page, tables
 from training.config import FIELDS, recorded_config
 from training.results import class_results
@@ -36,7 +41,6 @@ from utils.options import Parser, add_options, default_of
 from utils.reading import read_json
 from utils.serialization import digest
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic"}
 SETTINGS = "label_dir label_file image_dir allow_missing batch_size".split()
 MACHINE = "device precision threads".split()
 PIXELS_PER_BATCH = 512 * 224**2  # the most that a model file may ask for; --batch-size may ask for more
@@ -75,6 +79,7 @@ def read_command_line():
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--fold", type=int, metavar="N", help="another fold than the one held out (of other data)")
     parser.add_argument("--leave-out-seen", action="store_true", help="leave out faces that the model was trained on")
+    parser.add_argument("--detect", action="store_true", help="find the face in whole photographs, as predict.py does")
     split.add_argument("--set", choices=("test", "val"), default="test", help="held-out fold or validation faces")
     parser.add_argument("--decode", choices=tuple(DECODERS), help="decoder (default: from the model file)")
     parser.add_argument(
@@ -95,6 +100,8 @@ def read_command_line():
     parser.set_defaults(cache_dir=default_of(FIELDS["cache_dir"]))
     options = parser.parse_args()
     options.models = model_files(options.models)
+    if options.detect and options.crops > 1:
+        raise UserError("--detect with --crops 10: ten crops are of images that are cropped already")
     if options.json is not None:
         check_output(options.json, is_report, "a report of test_code.py --json")
     return options
@@ -114,8 +121,6 @@ def prepare(path, options):
     Raises:
         UserError: the model was trained on some of these faces, or a file is missing or damaged.
     """
-    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
-        raise UserError(f"'{path}' is an image; test_code.py evaluates model files such as runs/adience/fold_0.pt")
     if str(path).endswith(".progress.pt"):
         raise UserError(f"'{path}' is the progress of an unfinished fold; main.py --resume finishes it")
     model = load_model(path)
@@ -133,8 +138,12 @@ def prepare(path, options):
     chosen, split = choose_faces(path, model.record, faces, options)
     if not options.leave_out_seen:
         refuse_seen(path, model.record, chosen, split)  # by people, before any image is decoded
-    cache = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)
-    signatures = cache.pictures.signatures[chosen.table.index]
+    if options.detect:
+        chosen, images = cut_faces(model, chosen, config.image_dir)
+        signatures = signatures_of(images)
+    else:
+        cache = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)
+        images, signatures = cache.images, cache.pictures.signatures[chosen.table.index]
     if options.leave_out_seen:
         chosen = leave_out_seen(path, model.record, chosen, split, signatures)
     else:
@@ -147,10 +156,30 @@ def prepare(path, options):
         # It was fitted on the validation faces.
         temperature=None if options.set == "val" else model.record.get("temperature"),
         model=model,
-        images=cache.images,
+        images=images,
         image_dir=config.image_dir,
     )
     return evaluation, config
+
+
+def cut_faces(model, faces, image_dir):
+    """Find the largest face in whole photographs and cut it out as the model's training images are framed.
+
+    Returns:
+        (Faces that are found, whose index is their row; uint8 (N, 3, S, S)).
+
+    Raises:
+        UserError: no face is found at all.
+    """
+    key = model.record.get("framing", USUAL_FRAMING), model.image_size
+    paths = [Path(image_dir) / path for path in faces.table.path]
+    crops, _ = in_threads(lambda path: cut_largest_face(path, *key), paths, "finding faces")
+    found = [crop is not None for crop in crops]
+    print(f"note: in {found.count(False):,} of {len(faces):,} photographs no face is found; they are left out")
+    if not any(found):
+        raise UserError(f"--detect: no photograph in '{image_dir}' shows a face")
+    table = faces.table[found].reset_index(drop=True)
+    return dataclasses.replace(faces, table=table), np.stack([crop for crop in crops if crop is not None])
 
 
 def leave_out_seen(path, record, faces, split, signatures):

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from photos.detection import detect_faces
+from photos.photographs import load_photograph
+from utils.errors import UserError
 
 SECOND_SIDE = 240  # pixels of the upright image in which the detector searches a second time
 SECOND_REACH = 1.5  # side of that image, in sides of the face image
@@ -31,6 +33,15 @@ class Square:
         scale = outer.side / size
         moved = complex(self.x - size / 2, self.y - size / 2) * cmath.rect(scale, math.radians(outer.angle))
         return Square(outer.x + moved.real, outer.y + moved.imag, scale * self.side, outer.angle + self.angle)
+
+
+def cut_largest_face(path, framing, size):
+    """The largest face of a photograph as a crop, uint8 (3, S, S); see `crop_face`. Raises UserError without any."""
+    image, _ = load_photograph(path)
+    boxes, points, _ = detect_faces(image)
+    if not len(boxes):
+        raise UserError(f"'{path}' shows no face")
+    return crop_face(image, boxes[0], framing, size, points[0])
 
 
 def crop_face(image, box, framing, size, points=None):

