@@ -383,11 +383,7 @@ class TestEvaluation:
         shutil.copy(model, tmp_path / "copy.pt")
         for arguments, message in (
             ([tmp_path / "bad.pt"], f"'{tmp_path / 'bad.pt'}' is truncated or not a model file"),
-            (
-                [tmp_path / "photo.JPG"],
-                f"'{tmp_path / 'photo.JPG'}' is an image; test_code.py evaluates model files such as"
-                " runs/adience/fold_0.pt",
-            ),
+            ([tmp_path / "photo.JPG"], f"'{tmp_path / 'photo.JPG'}' is truncated or not a model file"),
             ([experiment[0] / "run" / "fold_3.pt", "--fold", 0], "'s_path' was trained on people of these faces"),
             (["--batch-size", 1], "--batch-size 1: expected a number from 2 to 65536"),
             (["--threads", -1], "--threads -1: expected a number from 0 to 1024"),
