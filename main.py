@@ -17,7 +17,14 @@ from data import load_data, make_demo_faces, open_cache
 from photos.framing import measure_framing
 from report import data, page, plots, tables
 from training.arguments import read_arguments, resume_command
-from training.engine import epoch_pipeline, evaluate_faces, final_evaluations, preview_augment, train_one_epoch
+from training.engine import (
+    EpochMeter,
+    epoch_pipeline,
+    evaluate_fold,
+    final_evaluations,
+    preview_augment,
+    train_one_epoch,
+)
 from training.progress import FoldProgress, describe, describe_duplicates
 from training.results import write_results
 from training.run_directory import RunDirectory, check_folder
@@ -44,9 +51,9 @@ def main():
     if arguments.demo:
         make_demo_faces(config.label_dir)
 
-    faces, labels = load_data(**config.data_source)
-    print(labels)
-    config = arguments.with_folds(config, faces)
+    faces, label_report = load_data(**config.data_source)
+    print(label_report)
+    config = arguments.choose_folds(config, faces)
     network, setups = set_up_folds(config, faces, runtime.distributed.world_size)
     cache = open_cache(config.image_dir, faces.table.path, config.image_size, config.cache_dir)
     describe(config, network, runtime)
@@ -63,51 +70,55 @@ def main():
         return framing
 
     run = RunDirectory(config.run_dir)
-    opened = run.open(config, runtime, faces, cache, arguments.resume)
-    with opened, Interruption(runtime.distributed) as interruption:
+    with (
+        run.open(config, runtime, faces, cache, arguments.resume),
+        Interruption(runtime.distributed) as interruption,
+    ):
         for fold in run.unfinished_folds():
             train_fold(setups[fold], images, run, interruption, find_framing)
         if runtime.distributed.is_main_process:
-            report(run, labels)
+            report_results(run, label_report)
 
 
 def train_fold(setup, images, run, interruption, find_framing):
-    """Train on four folds; save the last epoch's model and its predictions for the fifth."""
+    """Train on the other folds; save the last epoch's model and its predictions for the held-out one."""
     config, runtime, fold = run.config, run.runtime, setup.fold
     state = make_state(config, setup, runtime)
-    first, meter = run.resume_fold(fold, state)
+    first_epoch, meter = run.resume_fold(fold, state)
     with FoldProgress(fold, state, config, runtime) as progress:
-        for epoch in range(first, config.epochs):
+
+        def after_step():
+            progress.update(meter)
+            return interruption.agreed()
+
+        for epoch in range(first_epoch, config.epochs):
             batches, augment = epoch_pipeline(config, epoch, images, setup.train, state, runtime)
-
-            def after_step():
-                progress.update(meter)
-                return interruption.agreed()
-
             if not train_one_epoch(state, batches, augment, meter, runtime, after_step):
                 run.save_progress(fold, state, meter)
                 interruption.leave(resume_command(config))  # exits
-            tested, validated = (evaluate_faces(config, images, f, state, runtime) for f in (setup.test, setup.val))
+            tested, validated = evaluate_fold(config, images, setup, state, runtime)
             row = run.save_epoch(setup, epoch, state, meter, tested, validated)
             progress.epoch_done(row)
-    # Again, because a run that is resumed after its last epoch skips the loop.
+            meter = EpochMeter(runtime)
+    # Evaluated again: a run that is resumed after its last epoch has skipped the loop.
     tested, validated = final_evaluations(config, images, setup, state, runtime)
     run.save_fold(setup, state, tested, validated, find_framing())
 
 
-def report(run, labels):
+def report_results(run, label_report):
     """Write the results, print the table, and write the plots and the HTML report."""
-    config, faces, images, results = run.config, run.faces, run.cache.images, write_results(run)
+    results = write_results(run)
+    config, faces, images = run.config, run.faces, run.cache.images
     print(f"\n{tables.cross_validation_table(results, run.evaluations)}\n")
     tables.write_latex_table(run.folder / "results.tex", results)
     if config.plots:
         command = f"{python_command()} {shlex.join(sys.argv)}"
-        pictures = (faces, images, run.cache.pictures.pairs, labels)
-        shown = data.run_data(run.settings, run.evaluations, run.history, *pictures, command)
-        page.write_report(run.folder / "report.html", shown, config.plot_format)
+        source = {"faces": faces, "images": images, "pairs": run.cache.pictures.pairs, "labels": label_report}
+        report_data = data.run_data(run.settings, run.evaluations, run.history, **source, command=command)
+        page.write_report(run.folder / "report.html", report_data, config.plot_format)
         augment = preview_augment(config, plots.PREVIEW_DRAWS * len(faces.classes))
         plots.save(plots.plot_augmentation(faces, images, augment), run.folder / "augmentation", config.plot_format)
-    written = ", plots and report.html, which shows every mistake" if config.plots else ""
+    written = ", plots and report.html" if config.plots else ""
     print(f"{printable(run.folder)}/ holds the models, log.csv, predictions.csv, results.json, results.tex{written}")
     path = printable(shlex.quote(str(run.model_path(min(run.evaluations)))))
     print(f"evaluate one model: {python_command()} test_code.py {path} --show-errors")

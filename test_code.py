@@ -256,7 +256,7 @@ def run_model(prepared, config, options, runtime):
     model, faces = prepared.model.to(runtime.device, memory_format=torch.channels_last), prepared.faces
     dataset = FaceDataset(prepared.images, faces)
     found = evaluate(model, dataset, config.batch_size, runtime)
-    evaluation = prepared.with_probabilities(found.probabilities, found.seconds)
+    evaluation = dataclasses.replace(prepared, probabilities=found.probabilities, seconds=found.seconds)
     report = make_report(evaluation, measure_latency(model, dataset, config.batch_size, runtime), runtime)
     print_report(report, evaluation)
     views = {"plain": evaluation.probabilities}

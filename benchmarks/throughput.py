@@ -124,7 +124,7 @@ def make_stages(options, runtime, folder, faces):
         gridmask_start=0.7,  # its probability in the first epoch, which is the one that is augmented here
     )
     nobody = faces.where(faces.labels < 0)
-    state = make_state(config, FoldSetup(0, faces, nobody, nobody, count // batch, None, [], None, {}), runtime)
+    state = make_state(config, FoldSetup(0, faces, nobody, nobody, count // batch, None, {}, None, {}), runtime)
     images = runtime.to_device(open_cache(image_dir, paths, size, folder / "cache", progress=False).images)
     dataset = FaceDataset(images, faces)
 

@@ -23,7 +23,7 @@ class Evaluation:
     Attributes:
         faces: the N Faces; where there are `images`, their index is the row of each face in these.
         probabilities: float32 (N, K), as the model gives them, before any temperature; None before the evaluation.
-        decoder: the name of the decoder from probabilities to a class.
+        decoder: how `predicted` follows from the probabilities; it says nothing where `predicted` was given.
         predicted: int (N,), the predicted classes; by default those of the decoder.
         name: of the model, such as "fold 0" or the model file.
         split: name of the faces, such as "fold 0".
@@ -78,7 +78,7 @@ class Evaluation:
 
     @property
     def duplicates(self):
-        """Faces whose picture is among the training faces under another name, bool (N,)."""
+        """Bool (N,): whether the picture is among those that the model learned from, under another name."""
         return self.faces.table.path.isin(self.model.record["duplicates"]).to_numpy()
 
     def where(self, mask):
@@ -88,12 +88,8 @@ class Evaluation:
             self, faces=self.faces.where(mask), probabilities=self.probabilities[mask], predicted=self.predicted[mask]
         )
 
-    def with_probabilities(self, probabilities, seconds=0.0):
-        """The same model and faces with other probabilities (N, K)."""
-        return dataclasses.replace(self, probabilities=probabilities, predicted=None, seconds=seconds)
-
     def with_decoder(self, decoder):
-        """The same probabilities with another decoder."""
+        """The same probabilities, their classes predicted by another decoder."""
         return dataclasses.replace(self, decoder=decoder, predicted=None)
 
     def metrics(self):
@@ -106,11 +102,12 @@ class Evaluation:
 
     def calibration(self):
         """{"ece": ..., "temperature": ..., "ece_calibrated": ...}; the last two are None without a temperature."""
-        calibrated = None
-        if self.temperature is not None:
-            calibrated = expected_calibration_error(self.labels, self.predicted, self.calibrated)
-        error = expected_calibration_error(self.labels, self.predicted, self.probabilities)
-        return {"ece": error, "temperature": self.temperature, "ece_calibrated": calibrated}
+
+        def ece(probabilities):
+            return expected_calibration_error(self.labels, self.predicted, probabilities)
+
+        calibrated = None if self.temperature is None else ece(self.calibrated)
+        return {"ece": ece(self.probabilities), "temperature": self.temperature, "ece_calibrated": calibrated}
 
     def table(self):
         """One row per face, as in predictions.csv; the index of the faces is kept."""
@@ -120,14 +117,12 @@ class Evaluation:
 
 
 def pool(evaluations, distinct=False):
-    """All evaluations as one, without model and images; None without any.
+    """All evaluations as one: their faces, probabilities and predictions only.
 
     Args:
         evaluations: a list of Evaluations with the same classes.
         distinct: keep each face once, from the first evaluation that has it.
     """
-    if not evaluations:
-        return None
     table = pd.concat([evaluation.faces.table for evaluation in evaluations])
     pooled = Evaluation(
         dataclasses.replace(evaluations[0].faces, table=table),
@@ -148,10 +143,10 @@ def with_faces(evaluation, faces):
         UserError: a face is not among them, or has another label or fold there.
     """
     own = evaluation.faces.table
-    rows = pd.Series(np.arange(len(faces)), faces.table.path).reindex(own.path)
-    if rows.isna().any():
-        raise UserError(f"the run has a face that these label files do not list: {rows.index[rows.isna()][0]}")
-    table = faces.table.iloc[rows.to_numpy(int)]
+    rows = pd.Index(faces.table.path).get_indexer(own.path)  # (N,), -1: not among them
+    if (rows < 0).any():
+        raise UserError(f"the run has a face that these label files do not list: {own.path.to_numpy()[rows < 0][0]}")
+    table = faces.table.iloc[rows]
     differing = (table[["label", "fold"]].to_numpy() != own[["label", "fold"]].to_numpy()).any(axis=1)
     if differing.any():
         path = table.path.to_numpy()[differing][0]

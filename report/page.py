@@ -22,7 +22,8 @@ from utils.reading import starts_with
 
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "age groups report"  # marks the page as ours
-UNKNOWN = {"mistakes": 0, "shown": 0, "side": 0, "missing": 0}
+NO_GALLERY = {"values": {}, "numbers": {}, "pictures": {}}
+NO_COUNTS = {"mistakes": 0, "shown": 0, "side": 0, "missing": 0}
 
 
 def write_report(path, data, formats=()):
@@ -43,10 +44,8 @@ def write_report(path, data, formats=()):
     path = Path(path)
     check_report(path)
     contents = {section.name: section.values(data) for section in SECTIONS}
-    faces, summary = {}, UNKNOWN
-    if data.evaluations:
-        faces, summary = faces_of_page(data, contents)
-    text = render(data, contents, summary, **faces)
+    gallery, summary = faces_of_page(data, contents) if data.evaluations else (NO_GALLERY, NO_COUNTS)
+    text = render(data, contents, gallery, summary)
     write_text(path, text)
     if data.evaluations:
         write_csv(path.with_name(SUSPECTS), contents["labels"]["table"])
@@ -58,6 +57,7 @@ def write_report(path, data, formats=()):
 
 def check_report(path):
     """Refuse to replace a page or a list of suspects that is somebody else's. Raises UserError."""
+    # The template from its second line, since the first is Jinja's, to the name of its generator.
     start = (TEMPLATES / "report.html").read_text(encoding="utf-8").partition("\n")[2].partition("{{")[0] + GENERATOR
     check_output(path, lambda own: starts_with(own, start), "our report")
     beside = Path(path).with_name(SUSPECTS)
@@ -73,7 +73,7 @@ def faces_of_page(data, contents):
 
     Returns:
         ({"values": the faces and their classes for the script, "numbers": {path of a face: the number of its
-        thumbnail}, "pictures": the thumbnails}, the numbers of mistakes and thumbnails).
+        thumbnail}, "pictures": the thumbnails}, the dict that `write_report` returns, without bytes).
     """
     evaluations = data.evaluations
     table, mistakes = choose_faces(evaluations)
@@ -100,8 +100,8 @@ def faces_of_page(data, contents):
     return {"values": values, "numbers": numbers, "pictures": pictures}, summary
 
 
-def render(data, contents, summary, values=None, numbers=None, pictures=None):
-    """The page as text; see `faces_of_page` for the arguments."""
+def render(data, contents, gallery, summary):
+    """The page as text, of the ReportData, the values of the sections and the results of `faces_of_page`."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -115,19 +115,19 @@ def render(data, contents, summary, values=None, numbers=None, pictures=None):
         notes=data.notes,
         sections=SECTIONS,
         contents=contents,
-        numbers=numbers or {},
+        numbers=gallery["numbers"],
         summary=summary,
         generator=GENERATOR,
         policy="default-src 'none'; img-src data:; base-uri 'none'; form-action 'none';"
-        f" style-src '{digest(style)}'; script-src '{digest(script)}'",
+        f" style-src '{csp_hash(style)}'; script-src '{csp_hash(script)}'",
         style=style,
         script=script,
-        values=to_json(values or {}),
-        pictures=to_json(pictures or {}),
+        values=to_json(gallery["values"]),
+        pictures=to_json(gallery["pictures"]),
     )
 
 
-def digest(text):
+def csp_hash(text):
     """The hash by which a content security policy names an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 

@@ -36,7 +36,7 @@ class Arguments:
     demo: bool = False
     folds_given: bool = True  # otherwise all folds of the data are meant
 
-    def with_folds(self, config, faces):
+    def choose_folds(self, config, faces):
         """The Config with the folds to hold out. Raises UserError if the faces have no such fold.
 
         Args:

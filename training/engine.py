@@ -1,4 +1,4 @@
-"""Training for one epoch, and evaluating a set of faces."""
+"""One epoch of training, its batches and meter, and the evaluations of a fold."""
 
 import math
 import time
@@ -21,8 +21,7 @@ def train_one_epoch(state, batches, augment, meter, runtime, after_step):
     """Train on the batches of an epoch, or on the rest of them.
 
     Args:
-        state: the TrainState, updated in place. `state.network` is `state.model`, wrapped for several processes or
-            compiled where they are used.
+        state: the TrainState, updated in place.
         batches: Batches of uint8 images, labels and positions in the epoch's order.
         augment: (images uint8 (B, 3, S, S), positions (B,)) -> normalised images float (B, 3, S, S).
         meter: the EpochMeter to update.
@@ -44,9 +43,9 @@ def train_one_epoch(state, batches, augment, meter, runtime, after_step):
 
         images = augment(batch.images, batch.positions)  # (B, 3, S, S)
         with runtime.autocast():
-            outputs = state.network(images)  # (B, D)
-        loss = state.criterion(outputs, batch.labels, images)
-        state.optimizer.zero_grad(set_to_none=True)
+            outputs = state.network(images)  # (B, D), D values of the head
+        loss = state.criterion(outputs, batch.labels, images)  # images: for the teacher
+        state.optimizer.zero_grad()
         loss.backward()
         if state.grad_clip:
             nn.utils.clip_grad_norm_(state.model.parameters(), state.grad_clip)
@@ -79,7 +78,7 @@ def make_augment(config, epoch, count, model, seed, compiled=False):
     """The training augmentation of an epoch of `count` faces.
 
     Args:
-        model: a Network, which has the mean and std for normalisation.
+        model: a Network or its class; its mean and std normalise.
         seed: (seed, fold).
     """
     transforms = make_transforms(
@@ -102,10 +101,14 @@ def evaluate_faces(config, images, faces, state, runtime):
     return evaluate(state.model, FaceDataset(images, faces), config.batch_size, runtime, decoder)
 
 
+def evaluate_fold(config, images, setup, state, runtime):
+    """The Evaluations of the held-out faces and of the validation faces, None if there are none."""
+    return [evaluate_faces(config, images, faces, state, runtime) for faces in (setup.test, setup.val)]
+
+
 def final_evaluations(config, images, setup, state, runtime):
-    """The reported Evaluations: of the held-out fold, with the decoder that is best on the validation faces, and of
-    the validation faces, None without any."""
-    tested, validated = (evaluate_faces(config, images, faces, state, runtime) for faces in (setup.test, setup.val))
+    """The same, with the decoder that is best on the validation faces if --decode val asks for it."""
+    tested, validated = evaluate_fold(config, images, setup, state, runtime)
     if config.decode == "val":
         tested = tested.with_decoder(best_decoder(validated.probabilities, validated.labels))
     return tested, validated
@@ -116,9 +119,6 @@ class EpochMeter:
 
     def __init__(self, runtime):
         self.distributed, self.device = runtime.distributed, runtime.device
-        self.reset()
-
-    def reset(self):
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, right answers, faces
         self.faces = 0  # of all processes
         self.start, self.seconds = None, 0.0
@@ -135,7 +135,7 @@ class EpochMeter:
         self.sums[2] += len(labels)
 
     def read(self):
-        """(mean loss, top-1): of this process's faces, or of all of them once the epoch is finished.
+        """(mean loss, top-1) of the faces summed here; of all processes' after `finish`.
 
         Raises:
             UserError: the loss is not finite.
@@ -146,9 +146,9 @@ class EpochMeter:
         return loss / faces, correct / faces
 
     def finish(self):
-        """Sum over the processes and stop the clock."""
+        """Sum over the processes, check the loss and stop the clock."""
         self.distributed.sum(self.sums)
-        self.read()
+        self.read()  # raises where training diverged, before the faces are evaluated
         self.seconds += time.perf_counter() - self.start
 
     def state_dict(self):
@@ -160,8 +160,8 @@ class EpochMeter:
         sums, faces, seconds = state["sums"], state["faces"], state["seconds"]
         if (sums.shape, sums.dtype) != (self.sums.shape, self.sums.dtype) or not sums.isfinite().all():
             raise ValueError(f"its sums are {sums}")
-        if type(faces) is not int or type(seconds) is not float or not faces >= 0 or not 0 <= seconds < math.inf:
+        if not (type(faces) is int and type(seconds) is float and faces >= 0 and 0 <= seconds < math.inf):
             raise ValueError(f"it counts {faces} faces in {seconds} seconds")
         # Saved sums include all processes, so the main process alone restores them; `finish` adds them up again.
-        self.sums += state["sums"].to(self.sums.device) * self.distributed.is_main_process
-        self.faces, self.seconds = state["faces"], state["seconds"]
+        self.sums += sums.to(self.device) * self.distributed.is_main_process
+        self.faces, self.seconds = faces, seconds

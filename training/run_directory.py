@@ -48,6 +48,7 @@ class RunDirectory:
         folder: the run directory.
 
     Attributes:
+        config, runtime, faces, cache: as given to `open`.
         history: {fold: rows of the log}, of all folds that have begun.
         evaluations: {fold: Evaluation of the held-out faces, with its model}, of the finished folds.
     """
@@ -239,7 +240,6 @@ class RunDirectory:
         row = log_row(self.config, setup, epoch, state, meter, tested, validated)
         self.history[setup.fold].append(row)
         self.save_progress(setup.fold, state)
-        meter.reset()
         return row
 
     def save_log(self, folds):

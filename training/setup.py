@@ -1,4 +1,4 @@
-"""The setup of a fold, worked out once before anything is written: split, network, first weights, teachers, checks."""
+"""The setup of a fold: `set_up_folds` checks it before anything is written, `make_state` builds it when it begins."""
 
 import functools
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ def set_up_folds(config, faces, world_size):
     """
     with torch.device("meta"):  # shapes only
         network = build_model(config, faces.classes)
-    freeze(network, config.freeze)
+    freeze(network, config.freeze)  # refuses a wrong --freeze now
     return network, {fold: set_up_fold(config, fold, faces, network, world_size) for fold in config.folds}
 
 
@@ -90,14 +90,24 @@ def set_up_fold(config, fold, faces, network, world_size):
         fitting, counts = fitting_weights(network, initial)
         if fold == config.folds[0]:
             print(describe_initial(initial, counts))
-    return FoldSetup(fold, train, val, test, steps, weights, teachers, initial, fitting)
+    return FoldSetup(
+        fold=fold,
+        train=train,
+        val=val,
+        test=test,
+        steps_per_epoch=steps,
+        class_weights=weights,
+        teachers=teachers,
+        initial=initial,
+        fitting=fitting,
+    )
 
 
 def check_origins(setups, signatures):
     """Check that no initial weights or teachers were trained on faces that the model is evaluated or tuned on.
 
     Args:
-        setups: a list of FoldSetups.
+        setups: FoldSetups. Weights whose training is not known pass.
         signatures: uint8 (N, 96), of the pictures of all faces.
 
     Raises:
@@ -122,7 +132,7 @@ def freeze(model, names):
     """Exclude groups of layers from training.
 
     Returns:
-        The list of these modules.
+        The modules of these groups, a list.
 
     Raises:
         UserError: a name is unknown, or nothing is left to train.
@@ -156,9 +166,9 @@ def make_state(config, setup, runtime):
         runtime: the Runtime to train with.
     """
     seed = (config.seed, setup.fold)
-    torch.manual_seed(derive_seed(*seed, 0, Stream.INITIAL_WEIGHTS))
+    torch.manual_seed(derive_seed(*seed, 0, Stream.INITIAL_WEIGHTS))  # (seed, fold, epoch 0)
     model = build_model(config, setup.train.classes).to(runtime.device, memory_format=torch.channels_last)
-    model.load_state_dict({**model.state_dict(), **setup.fitting})
+    model.load_state_dict({**model.state_dict(), **setup.fitting})  # what does not fit keeps its new values
     frozen = freeze(model, config.freeze)
     network = runtime.prepare(model)
     groups = parameter_groups(model, config.weight_decay, config.decay_weights_only, config.head_lr_factor)
@@ -174,7 +184,7 @@ def make_state(config, setup, runtime):
         sampling=setup.class_weights[torch.tensor(setup.train.labels)] if config.balance == "sampling" else None,
         grad_clip=config.grad_clip,
         frozen=frozen,
-        origin={
+        digests={
             "teachers": [digest(teacher.state_dict()) for teacher in setup.teachers.values()],
             "initial": setup.initial.digest if setup.initial else "",
         },

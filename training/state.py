@@ -25,7 +25,7 @@ class TrainState:
         sampling: (N,) weights of the training faces to draw them by; None draws each once.
         grad_clip: the largest norm of the gradient; 0 disables clipping.
         frozen: modules that do not learn.
-        origin: {name: digest} of the weights that the training depends on: of the initial weights and the teachers.
+        digests: {"teachers": one for each, "initial": of the initial weights, or ""}; a resumed fold has the same.
         step: the number of steps of all epochs so far.
     """
 
@@ -39,7 +39,7 @@ class TrainState:
     sampling: torch.Tensor | None = None
     grad_clip: float = 0.0
     frozen: list = field(default_factory=list)
-    origin: dict = field(default_factory=dict)
+    digests: dict = field(default_factory=dict)
     step: int = 0
 
     @property
@@ -58,11 +58,11 @@ class TrainState:
 
     def state_dict(self):
         parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return {"step": self.step, **self.origin, **parts}
+        return {"step": self.step, **self.digests, **parts}
 
     def load_state_dict(self, state):
         """Raises KeyError, RuntimeError, TypeError or ValueError where the state does not fit."""
-        for name, digest in self.origin.items():
+        for name, digest in self.digests.items():
             if digest and state[name] != digest:
                 raise ValueError(f"its {name} had other weights")
         if type(state["step"]) is not int or state["step"] < 0:
