@@ -302,6 +302,9 @@ def print_report(report, evaluation):
     print(f"eval accuracy: {report['top1']:.2%}")
     print(f"one-off accuracy: {report['one_off']:.2%}")
     print(f"mean absolute error: {report['mae']:.3f} classes")
+    for name, metric in METRICS.items():
+        if name not in ("top1", "one_off", "mae"):
+            print(f"{metric.title}: {metric.show(report[name])}")
     print(tables.calibration_line(*(report[name] for name in ("ece", "ece_calibrated", "temperature"))))
     if report["duplicates"] and report["without_duplicates"]:
         print(tables.duplicates_line(report["duplicates"], report["without_duplicates"]))

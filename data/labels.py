@@ -76,6 +76,8 @@ class LabelReport:
         drawn = f" (drawn with --fold-seed {self.seed}: whole people, classes balanced)"
         lines.append(f"  per fold: {list_counts(self.faces_per_fold)}{drawn if self.seed is not None else ''}")
         lines.append(f"  per class: {list_counts(self.faces_per_class)}")
+        if empty := [name for name, count in self.faces_per_class.items() if not count]:
+            lines.append(f"  note: no face has the class {printable(', '.join(empty))}")
         if any(self.gaps.values()):
             fate = "in the nearest one" if self.policy == "nearest" else "left out; --label-policy nearest uses them"
             lines.append(f"  ages outside of the classes: {list_counts(self.gaps)} ({fate})")

@@ -36,6 +36,15 @@ def grad_cam(model, images, classes):
     return (weights * maps).sum(1).relu().detach()  # equation 2
 
 
+def has_feature_maps(model):
+    """Whether `grad_cam` works for a Network: its last child with a convolution is called and gives (B, C, h, w)."""
+    try:
+        size, device = model.image_size, next(model.parameters()).device
+        return grad_cam(model, torch.zeros(1, 3, size, size, device=device), [0]).dim() == 3
+    except (ValueError, IndexError, RuntimeError):
+        return False
+
+
 def last_feature_maps(network):
     """The module whose outputs are the last feature maps before pooling.
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from augment.pipeline import to_network_input
 from data.images import decode_face, in_threads
-from evaluation.saliency import grad_cam, min_max
+from evaluation.saliency import grad_cam, has_feature_maps, min_max
 from report.data import image_size, line_references
 from utils.cli import printable
 
@@ -165,8 +165,9 @@ def map_text(values):
 
 
 def has_maps(evaluation):
-    """Whether the network and the images are at hand."""
-    return evaluation.model is not None and evaluation.images is not None
+    """Whether the images and a network with feature maps are at hand."""
+    model = evaluation.model
+    return model is not None and evaluation.images is not None and has_feature_maps(model)
 
 
 def map_faces(evaluation, rows, classes):

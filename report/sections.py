@@ -366,7 +366,7 @@ SECTIONS = [
     Section("results", "Results", results, "evaluations", UNFINISHED),
     Section("confusion", "Confusion matrix", confusion, "evaluations", UNFINISHED),
     Section("gallery", "Mistakes", mistakes, "evaluations", UNFINISHED),
-    Section("saliency", "Saliency", saliency, "", "Neither networks nor images are at hand, so there are no maps."),
+    Section("saliency", "Saliency", saliency, "", "There are no images at hand, or no network with feature maps."),
     Section("calibration", "Calibration", calibration, "evaluations", UNFINISHED),
     Section("groups", "Subgroups", groups, "evaluations", UNFINISHED),
     Section("labels", "Suspect labels", suspect_labels, "evaluations", UNFINISHED),

@@ -32,9 +32,9 @@ def apply(copy, path, where, code):
     if where == "at the end":
         file.write_text(source + "\n\n" + code)
         return
-    lines, start = source.splitlines(keepends=True), where.removeprefix('below "').removesuffix('"')
+    lines, (how, _, start) = source.splitlines(keepends=True), where.removesuffix('"').partition('"')
     (position,) = (k for k, line in enumerate(lines) if line.startswith(start))
-    file.write_text("".join([*lines[: position + 1], code, *lines[position + 1 :]]))
+    file.write_text("".join([*lines[: position + (how == "below ")], code, *lines[position + 1 :]]))
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,11 @@ def test_every_kind_has_its_example_and_touches_two_files_at_most():
     ]  # fmt: skip
     for section in sections:
         assert 1 <= len(set(re.findall(r"```(?:python|html)\n(?:#|\{#) (\S+),", section))) <= 2
+
+
+def test_the_examples_pass_the_linter(extended):
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--config", ROOT / "pyproject.toml", extended[0]])
+    assert done.returncode == 0
 
 
 def test_the_run_has_all_of_them(extended):

@@ -238,8 +238,9 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-# Options of the network itself; the other fields of NetworkConfig concern its initial weights.
-NETWORK_OPTIONS = "image_size negative_slope shortcut attention init zero_init width mid_width".split()
+# Options of the network itself; these other fields of NetworkConfig concern its kind and its initial weights.
+OTHER_FIELDS = ("model", "init_from", "pretrained", "freeze")
+NETWORK_OPTIONS = [field.name for field in dataclasses.fields(NetworkConfig) if field.name not in OTHER_FIELDS]
 
 
 def in_epochs(value, epochs):
