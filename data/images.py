@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import warnings
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
@@ -12,8 +11,9 @@ from tqdm import tqdm
 from utils.errors import UserError
 from utils.reading import MIB, open_regular
 
-# open_image refuses such images itself, by name.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+Image.MAX_IMAGE_PIXELS = None  # open_image has limits of its own
+# A JPEG decodes at an eighth of its size.
+MOST_PIXELS = {"JPEG": 400_000_000, "other": 90_000_000}
 
 # Others start foreign programs (EPS) or hold no photographs.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
@@ -61,8 +61,10 @@ def open_image(path):
     """
     try:
         with open_regular(path, IMAGE_LIMIT) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise UserError(f"'{path}' is {image.width}x{image.height}, more pixels than a face image can have")
+            most = MOST_PIXELS["JPEG" if image.format == "JPEG" else "other"]
+            if image.width * image.height > most:
+                size = f"{image.width}x{image.height}, more than {most / 1e6:,.0f} million pixels"
+                raise UserError(f"'{path}' is {size}; save it smaller")
             yield image
     except UnidentifiedImageError:
         raise UserError(f"'{path}' is no image of the formats {', '.join(IMAGE_FORMATS)}") from None

@@ -74,6 +74,7 @@ PROBLEMS = (
     ("score", lambda text: not is_number(text), "is not a number"),
 )
 AS_WRITTEN = ("path", "label", "age", "person", "fold", "yaw", "score")  # in others, any space becomes a single one
+UNKNOWN_PEOPLE = {"na", "n/a", "nan", "none", "null", "unknown", "-", "?"}
 NO_FACE = "lists no face; expected a header and one row per face"
 
 
@@ -132,9 +133,18 @@ def select_faces(label_file, policy, age_groups, seed):
             raise UserError(f"'{label_file}' has the faces of {named.nunique()} people; {needed}")
         table["fold"] = -1
         table.loc[labelled, "fold"] = draw_folds(named, labels[labelled], seed, len(FOLDS))
-    facts = {"people_named": "person" in rows, "seed": None if "fold" in rows else seed, "gaps": gaps}
+    notes = tuple(odd_people(table.person[labelled])) if "person" in rows else ()
+    facts = {"notes": notes, "people_named": "person" in rows, "seed": None if "fold" in rows else seed, "gaps": gaps}
     kept = tuple(name for name in rows if name not in NO_SUBGROUPS)
     return select(table, labels, classes, policy, left_out, kept=kept, dropped=dropped, **facts)
+
+
+def odd_people(people):
+    """Yield a note for each name that probably means an unknown person."""
+    for name, count in people.value_counts().items():
+        if name.lower() in UNKNOWN_PEOPLE or (count > len(people) / 10 and people.nunique() > 20):
+            shown = f"the person {printable(repr(name))} has {count:,} of {len(people):,} faces"
+            yield f"{shown}; an empty cell means that the person is not known"
 
 
 def read_rows(label_file):

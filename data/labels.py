@@ -39,6 +39,7 @@ class LabelReport:
         seed: the seed that the folds were drawn with; None if the files have folds.
         gaps: {ages outside of the classes, such as "21-24": rows}.
         kept, dropped: the columns that subgroups can be made from, and those whose names are taken.
+        notes: lines about values that are probably not meant as they are.
     """
 
     faces: Faces
@@ -53,6 +54,7 @@ class LabelReport:
     gaps: dict = field(default_factory=dict)
     kept: tuple = ()
     dropped: tuple = ()
+    notes: tuple = ()
 
     @property
     def faces_per_fold(self):
@@ -86,7 +88,7 @@ class LabelReport:
         if self.dropped:
             dropped = printable(", ".join(self.dropped))
             lines.append(f"  columns not kept, as the code has others of these names: {dropped}")
-        return "\n".join(lines)
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
 def list_counts(counts):

@@ -76,8 +76,12 @@ def load_photograph(photo):
     if isinstance(photo, Image.Image):
         return to_rgb(photo), 1.0
     if isinstance(photo, np.ndarray):
+        if photo.ndim == 2:  # grey
+            photo = np.repeat(photo[:, :, None], 3, axis=2)
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
-            raise UserError(f"an array {photo.shape} of {photo.dtype} is no photograph; expected uint8 (H, W, 3)")
+            raise UserError(
+                f"an array {photo.shape} of {photo.dtype} is no photograph; expected uint8 (H, W, 3) or (H, W)"
+            )
         return Image.fromarray(photo), 1.0
     with open_image(photo) as image:
         width = image.width

@@ -116,14 +116,16 @@ class AgePredictor:
             model.to(self.runtime.device, memory_format=torch.channels_last)
 
     def __call__(self, photo):
-        """The faces of one photograph, a list of Face, the largest first.
+        """The faces of one photograph, a list of Face, the largest first; for a list of photographs a list of those.
 
         Args:
-            photo: a path, a PIL image, or an array uint8 (H, W, 3), RGB.
+            photo: a path, a PIL image, or an array uint8 (H, W, 3), RGB, or (H, W); or a list of such.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: one cannot be read.
         """
+        if isinstance(photo, list):
+            return self.classify(list(map(self.find_faces, photo)))
         return self.classify([self.find_faces(photo)])[0]
 
     def predict(self, paths):

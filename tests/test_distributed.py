@@ -194,3 +194,15 @@ def test_processes_average_gradients_and_agree(tmp_path):
     (tmp_path / "halves.py").write_text(HALVES)
     done = launch(tmp_path / "halves.py")
     assert done.returncode == 0, done.stderr
+
+
+def test_an_address_that_does_not_resolve_is_named(monkeypatch):
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+        "MASTER_PORT": "29500",
+        "MASTER_ADDR": "no.such.invalid",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"^MASTER_ADDR 'no\.such\.invalid' cannot be resolved: "):
+        Distributed.join()

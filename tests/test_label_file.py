@@ -384,3 +384,13 @@ class TestDrawnFolds:
     def test_the_seed_decides(self):
         people, labels = [f"{number}" for number in range(100)], [0, 1] * 50
         assert len({tuple(draw_folds(people, labels, seed)) for seed in range(5)}) == 5
+
+
+@pytest.mark.parametrize(("name", "noted"), [("NA", True), ("unknown", True), ("007", False)])
+def test_a_name_that_means_nobody_gets_a_note(folder, name, noted):
+    """And any name that has a tenth of the faces."""
+    people = [name if k % 3 == 0 else f"p{k}" for k in range(48)]
+    rows = "path,age,person\n" + "".join(f"{k}.jpg,{k % 4 * 12},{person}\n" for k, person in enumerate(people))
+    assert f"the person '{name}' has 16 of 48 faces" in str(select_faces(write(folder, rows), "strict", THREE, 0))
+    few = str(select_faces(write(folder, rows.replace(f",{name}\n", ",\n", 14)), "strict", THREE, 0))
+    assert (f"the person '{name}' has 2 of 48 faces" in few) is noted

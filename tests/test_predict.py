@@ -470,3 +470,13 @@ def test_test_code_finds_faces_as_predict_does(photographs, capsys):
     counts = dict(zip(NAMES, report["confusion"][NAMES.index("old")], strict=True))
     assert report["faces"] == 2 and counts == {name: groups.count(name) for name in NAMES}
     assert call(test_code, path, "--detect", "--crops", 10) == 2
+
+
+def test_lists_and_grey_arrays(model, photographs):
+    predictor = AgePredictor(model, detect=False, precision="fp32", threads=1)
+    grey = np.asarray(PORTRAIT.convert("L"))
+    together = predictor(["photos/a.jpg", grey])
+    assert [len(faces) for faces in together] == [1, 1]
+    assert together[0][0].confidence == pytest.approx(predictor("photos/a.jpg")[0].confidence, abs=1e-5)
+    assert together[1][0].confidence == pytest.approx(predictor(PORTRAIT.convert("L"))[0].confidence, abs=1e-5)
+    assert predictor([]) == []

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import datetime
 import os
+import socket
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,10 @@ class Distributed:
                 raise UserError(f"{name} is {value!r}: start several processes by torchrun, which sets it")
         if int(rank := os.environ["RANK"]) >= int(size := os.environ["WORLD_SIZE"]):
             raise UserError(f"RANK is {rank} and WORLD_SIZE {size}; ranks count from 0")
+        try:
+            socket.getaddrinfo(address := os.environ["MASTER_ADDR"], None)
+        except OSError as error:
+            raise UserError(f"MASTER_ADDR {address!r} cannot be resolved: {error.strerror}") from None
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             atexit.register(leave)
