@@ -14,6 +14,7 @@ from models import create_model
 from utils.classes import MOST_CLASSES, Classes
 from utils.cli import printable
 from utils.errors import UserError
+from utils.reading import exists
 from utils.serialization import first_line, load_plain, save_plain
 
 FORMAT, FORMAT_VERSION = "age-model", 3
@@ -88,7 +89,9 @@ def save_model(path, model, record):
 
 def model_files(paths):
     """Model files as a list of texts; a run directory stands for the models of its folds."""
-    found = [(path, sorted(Path(path).glob("fold_?.pt")) if Path(path).is_dir() else []) for path in paths]
+    found = [
+        (path, sorted(Path(path).glob("fold_?.pt")) if exists(path) and Path(path).is_dir() else []) for path in paths
+    ]
     return [str(file) for path, files in found for file in files or [path]]
 
 

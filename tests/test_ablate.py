@@ -84,7 +84,7 @@ def test_the_table(ablation):
     for name in ("top1", "one_off", "mae", "loss"):
         gain = table[f"{name}_gain"]["relu"]
         assert gain == pytest.approx(table[name]["relu"] - table[name]["baseline"])
-        assert table[f"{name}_low"]["relu"] <= gain <= table[f"{name}_high"]["relu"]
+        assert table[[f"{name}_low", f"{name}_high"]].isna().all(axis=None)  # of 16 people
     assert table.images["relu"] == 2 * 2 * 32  # epochs, folds, training faces
     assert (ablation / "ablation" / "ablation.md").read_text().count("\n| ") == 2
     with Image.open(ablation / "ablation" / "ablation.png") as image:
