@@ -71,7 +71,7 @@ def search_again(image, first, framing):
     The detector knows upright faces best. Where it finds no similar face, the Square is `first` itself.
     """
     outer = dataclasses.replace(first, side=SECOND_REACH * first.side)
-    boxes, points, _ = detect_faces(cut_square(image, outer, SECOND_SIDE))
+    boxes, points, _ = detect_faces(cut_square(image, outer, SECOND_SIDE), turned=False)
     squares = [square_of_face(*face, framing).within(outer, SECOND_SIDE) for face in zip(boxes, points, strict=True)]
 
     def distance(square):

