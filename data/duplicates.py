@@ -99,6 +99,12 @@ def same_pictures(signatures, others=None, each_pair_once=False):
     return np.concatenate(found)
 
 
+def find_pairs(signatures):
+    """The pairs of a set that show the same picture, as it is or mirrored, int64 (P, 2); raises UserError."""
+    turned = same_pictures(signatures, mirrored(signatures), each_pair_once=True)
+    return np.unique(np.concatenate([same_pictures(signatures), turned]), axis=0)
+
+
 def as_signs(signatures):
     bits = np.unpackbits(signatures[:, :HASH_BYTES], axis=1)
     return np.where(bits, 1, -1).astype(np.float32)  # (N, 256)
@@ -128,8 +134,7 @@ class Pictures:
     def of(cls, images):
         """The Pictures of images uint8 (N, 3, S, S). Raises UserError, see `same_pictures`."""
         signatures = signatures_of(images)
-        turned = same_pictures(signatures, mirrored(signatures), each_pair_once=True)
-        return cls(signatures, np.unique(np.concatenate([same_pictures(signatures), turned]), axis=0))
+        return cls(signatures, find_pairs(signatures))
 
     def duplicates(self, faces, others):
         """Bool (M,): which of M Faces show a picture that some of the other Faces show, too."""

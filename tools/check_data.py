@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.adience import LABEL_POLICIES, NO_AGE, read_rows, select_faces
-from data.duplicates import SIDE, SIGNATURE_BYTES, same_pictures, signatures_of
+from data.duplicates import SIDE, SIGNATURE_BYTES, find_pairs, signatures_of
 from data.images import decode_face, in_threads
 from data.labels import FOLDS, find_present, repeated_rows
 from utils.cli import printable, run_script
@@ -118,7 +118,7 @@ def check_images(rows, image_dir):
     signatures, damaged = in_threads(read_signature, [image_dir / path for path in table.path], "reading images")
     table = table[[signature is not None for signature in signatures]]
     readable = [signature for signature in signatures if signature is not None]
-    pairs = same_pictures(np.array(readable, np.uint8).reshape(-1, SIGNATURE_BYTES))
+    pairs = find_pairs(np.array(readable, np.uint8).reshape(-1, SIGNATURE_BYTES))
     across_folds, across_ages = [], []
     for a, b in (table.iloc[pair].itertuples() for pair in pairs):
         line = f"{a.path} (fold {a.fold}, {a.age}) and {b.path} (fold {b.fold}, {b.age})"
