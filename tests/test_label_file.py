@@ -143,7 +143,10 @@ class TestReading:
         ("ages", "expected"),
         [
             ((1, 2, 13), "  per class: 0-12: 2  13-39: 1"),  # nobody of 60 or more, and nobody outside of the classes
-            ((1, 45, 70), "  per class: 0-12: 1  60+: 1\n  ages outside of the classes: 40-59: 1 (left out; --label-"),
+            (
+                (1, 45, 70),
+                "  per class: 0-12: 1  60+: 1\n  note: no face has the class 13-39\n  ages outside of the classes:",
+            ),
         ],
     )
     def test_zeros_are_not_printed(self, folder, ages, expected):
@@ -151,6 +154,7 @@ class TestReading:
         _, report = load(folder, text)
         assert expected in str(report)
         assert ": 0 " not in f"{report} "
+        assert ("note: no face has the class 60+" in str(report)) == ("60+" not in expected)
         assert ("outside" in expected) == ("outside of the classes:" in str(report))
 
     def test_one_function_reads_both_kinds(self, folder, small_faces):

@@ -604,7 +604,8 @@ def test_facts_of_the_data(tmp_path):
     assert dict(data_facts(faces, data.pairs, labels)) == {
         "Data": "16 faces of 16 people",
         "Labels": "21 rows read, 16 faces used (policy strict); left out: 2 repeated rows, 3 without an age;"
-        " per fold: 0: 8  1: 8; per class: 0-2: 8  60+: 8",
+        " per fold: 0: 8  1: 8; per class: 0-2: 8  60+: 8;"
+        " note: no face has the class 4-6, 8-13, 15-20, 25-32, 38-43, 48-53",
         "Pictures seen twice": "2 pairs, 2 of them across folds",
     }
     assert "Labels" not in dict(data_facts(faces, NO_PAIRS, None))
