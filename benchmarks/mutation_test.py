@@ -1,12 +1,12 @@
 """Run the scripts over thousands of generated broken files.
 
-    python benchmarks/mutation_test.py [--cases 10000] [--jobs 2] [--seed 0]
+    python benchmarks/mutation_test.py [--cases 10000] [--cold 500] [--jobs 2] [--seed 0]
     python benchmarks/mutation_test.py --only images:17 [--seed 0]
 
 Label files, tables of one's own faces, images, photographs, model files and caches are broken: bytes, cut, emptied,
 removed, replaced by a folder, a named pipe, a link to /dev/zero or another file; model files also in their content,
-with a right checksum. benchmarks/run_machine.py breaks run directories. A case calls a script's main(); tests/
-test_fails_closed.py starts the real scripts. Whatever the input: exit status 0 or 2 (1 only from tools.check_data and
+with a right checksum. benchmarks/run_machine.py breaks run directories. A case calls a script's
+main(); `--cold` of them start the real script. Whatever the input: exit status 0 or 2 (1 only from tools.check_data and
 predict.py, which report findings), on 2 one printable line of at most 500 characters on standard error and no file
 changed, bounded time and memory, and after 0 all that was good is still good.
 """
@@ -20,6 +20,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -49,7 +50,7 @@ from utils.cli import run_script
 from utils.serialization import digest, load_plain
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 20  # for a case
+SECONDS, COLD_SECONDS = 20, 90  # for a case here, and for one in a process of its own
 GROWTH = 2560  # MiB of memory; a network of 500,000,000 numbers, which are 2 GB, is allowed
 FACES_PER_FOLD = 8
 BATCH = 8  # images that are broken at once; the check reads each by itself
@@ -466,6 +467,18 @@ def call_here(case):
     return *result, peak() - before
 
 
+def call_cold(case):
+    """(status, output, errors, 0 MiB) of a process of its own; a hang raises Hang."""
+    script = {"check_data": ["-m", "tools.check_data"]}.get(case.script, [str(ROOT / f"{case.script}.py")])
+    command, environment = [sys.executable, *script, *case.arguments], {**os.environ, "PYTHONPATH": str(ROOT)}
+    settings = {"capture_output": True, "stdin": subprocess.DEVNULL, "env": environment}
+    try:
+        done = subprocess.run(command, **settings, timeout=COLD_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Hang from None
+    return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"), 0.0
+
+
 def reset_peak():
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -554,7 +567,7 @@ def show(content):
     return f"{len(content):,} bytes" if isinstance(content, bytes) else content or "nothing"
 
 
-def run_case(kind, number, seed, good):
+def run_case(kind, number, seed, good, cold):
     """Break the current folder, run the script, judge and repair; returns (outcome, files, problems, seconds, MiB)."""
     chance = random.Random(f"{seed} {kind} {number}")
     problems, case, memory = [], None, 0
@@ -563,7 +576,7 @@ def run_case(kind, number, seed, good):
         case = CASES[kind](chance)
         before = snapshot(".")
         start = time.monotonic()
-        result = call_here(case)
+        result = (call_cold if cold else call_here)(case)
         memory = result[3]
         problems = list(judge(case, before, snapshot("."), result))
         outcome = "refused" if result[0] == 2 else "read"
@@ -571,7 +584,7 @@ def run_case(kind, number, seed, good):
             readable = int(re.search(r"(\d+) readable", result[1]).group(1))
             outcome = len(FOLDS) * FACES_PER_FOLD - readable
     except Hang:
-        outcome, problems = "refused", [f"hung for {SECONDS} s"]
+        outcome, problems = "refused", [f"hung for {COLD_SECONDS if cold else SECONDS} s"]
     except Exception as error:
         outcome, problems = (
             "refused",
@@ -599,35 +612,39 @@ def prepare_worker(template):
     state["good"], state["current"] = snapshot("."), home.parent / "current"
 
 
-def run_chunk(kind, numbers, seed):
+def run_chunk(kind, numbers, seed, cold):
     results = []
     for number in numbers:
         state["current"].write_text(f"{kind}:{number}")
-        results.append((kind, number, *run_case(kind, number, seed, state["good"])))
+        results.append((kind, number, cold, *run_case(kind, number, seed, state["good"], cold)))
     return results
 
 
-def plan(cases):
-    """(kind, numbers) for all cases, in chunks; images count by the file."""
+def plan(cases, cold):
+    """(kind, numbers, cold) for all cases, in chunks; images count by the file."""
     for kind, share in KINDS.items():
         count = round(cases * share / sum(KINDS.values()))
         if kind == "images":
             count = round(count / (0.15 + 0.85 * BATCH))
         for first in range(0, count, 20):
-            yield kind, range(first, min(first + 20, count))
+            yield kind, range(first, min(first + 20, count)), False
+        count = round(cold * share / sum(KINDS.values()))
+        for first in range(0, count, 2):
+            yield kind, range(first, min(first + 2, count)), True
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=10_000, help="broken files (default: 10000)")
+    parser.add_argument("--cold", type=int, default=500, help="cases in processes of their own (default: 500)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (default: one per core)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", metavar="KIND:N", help="repeat one case")
     options = parser.parse_args()
-    chunks = list(plan(options.cases))
+    chunks = list(plan(options.cases, options.cold))
     if options.only:
         kind, number = options.only.rsplit(":", 1)
-        chunks = [(kind, [int(number)])]
+        chunks = [(kind, [int(number)], cold) for cold in (False, True)]
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     current_commit()  # read once, before the processes fork
@@ -648,10 +665,10 @@ def run_all(chunks, template, options):
     context = multiprocessing.get_context("fork")  # torch is imported once
     with ProcessPoolExecutor(options.jobs, context, prepare_worker, (template,)) as pool:
         try:
-            futures = [pool.submit(run_chunk, kind, numbers, options.seed) for kind, numbers in chunks]
+            futures = [pool.submit(run_chunk, kind, numbers, options.seed, cold) for kind, numbers, cold in chunks]
             for future in as_completed(futures):
-                for kind, number, outcome, files, problems, seconds, memory in future.result():
-                    count = counts.setdefault(kind, Counter())
+                for kind, number, cold, outcome, files, problems, seconds, memory in future.result():
+                    count = counts.setdefault(f"{kind}, cold" if cold else kind, Counter())
                     refused = outcome if isinstance(outcome, int) else files * (outcome == "refused")
                     count.update(calls=1, cases=files, refused=refused, read=files - refused, failures=len(problems))
                     count.update(seconds=seconds)
