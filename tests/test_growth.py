@@ -79,11 +79,14 @@ def cost(function):
 
 @pytest.mark.parametrize("name", CASES)
 def test_twice_the_input_costs_less_than_four_times_as_much(name, tmp_path):
-    make, count = CASES[name]
-    costs = []
+    """In one of three attempts: a busy machine disturbs one, and a square shows in all."""
+    (make, count), attempts, functions = CASES[name], [], []
     for size in (count, 2 * count):
         (tmp_path / str(size)).mkdir()
-        costs.append(cost(make(tmp_path / str(size), size)))
-    (seconds, peak), (more_seconds, more_peak) = costs
-    assert more_seconds <= 3.5 * seconds + 0.05, costs
-    assert more_peak <= 3.5 * peak + 2, costs
+        functions.append(make(tmp_path / str(size), size))
+    for _ in range(3):
+        (seconds, peak), (more_seconds, more_peak) = map(cost, functions)
+        attempts.append((seconds, more_seconds, peak, more_peak))
+        if more_seconds <= 3.2 * seconds + 0.02 and more_peak <= 3.2 * peak + 2:
+            return
+    pytest.fail(f"seconds and MiB, before and after: {attempts}")
