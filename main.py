@@ -65,7 +65,7 @@ def main():
     @functools.cache
     def find_framing():
         framing, line = measure_framing(config.image_dir, faces.table.path)
-        if framing is not None or not arguments.demo:  # whose faces need no predict.py
+        if framing is not None or not arguments.demo:  # nobody runs predict.py on the demo faces
             print(line)
         return framing
 

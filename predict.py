@@ -65,6 +65,16 @@ def read_command_line():
     check_limits("--threshold", options.threshold, {"low": 0, "high": 1})
     check_limits("--top", options.top, {"low": 1})
     check_limits("--batch-size", options.batch_size, {"low": 1})
+    check_outputs(options)
+    options.skipped = []
+    options.photographs = find_photographs(paths, options.skipped)
+    if options.draw is not None:
+        check_folder(options.draw, options.photographs)
+    return options
+
+
+def check_outputs(options):
+    """Check --csv and --json, each by itself and against the other options. Raises UserError."""
     outputs = outputs_of(options)
     for kind, path in outputs.items():
         check_output_file(kind, path)
@@ -72,11 +82,6 @@ def read_command_line():
             raise UserError(f"--{kind} '{path}' is in the folder of --draw, which holds drawings only")
     if len(set(map(os.path.realpath, outputs.values()))) < len(outputs):
         raise UserError(f"--csv and --json are one file, '{options.csv}': give two")
-    options.skipped = []
-    options.photographs = find_photographs(paths, options.skipped)
-    if options.draw is not None:
-        check_folder(options.draw, options.photographs)
-    return options
 
 
 def main():

@@ -29,7 +29,7 @@ from utils.errors import UserError
 from utils.reading import exists, read_text
 
 AGE_GROUPS = ("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+")
-DEFAULT_GROUPS = AGE_GROUPS  # of a CSV file, too, without --age-groups
+DEFAULT_GROUPS = AGE_GROUPS  # also the classes of a CSV file without --age-groups
 HEADER = "user_id original_image face_id age gender x y dx dy tilt_ang fiducial_yaw_angle fiducial_score".split()
 # The columns that are read, and their names in the table of faces.
 NAMES = {"user_id": "album", "original_image": "image", "face_id": "person", "age": "age", "gender": "gender"}

@@ -178,7 +178,7 @@ def check_images(folder):
 
 def build(folder, paths, shape, workers, progress):
     """Write the cache to another folder and rename that once it is complete. Raises OSError or UserError."""
-    for stale in folder.parent.glob(".faces_*px_*.unfinished"):  # of a process that was killed; this one has the lock
+    for stale in folder.parent.glob(".faces_*px_*.unfinished"):  # left by a killed process; this one has the lock
         remove_own(stale)
     needed, free = np.prod(shape, dtype=float), shutil.disk_usage(folder.parent).free
     if needed > free:

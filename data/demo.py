@@ -62,7 +62,7 @@ def draw_folder(folder, recipe):
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     if unfinished.exists() and any(unfinished.iterdir()) and not (unfinished / "demo.json").is_file():
         raise UserError(f"'{unfinished}' exists and was not made by --demo; move it away first")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
     try:
         unfinished.mkdir()
         (unfinished / "demo.json").write_text(json.dumps(recipe))

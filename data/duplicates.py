@@ -23,7 +23,7 @@ MOST_PAIRS = 2_000_000
 
 def signatures_of(images):
     """Images uint8 (N, 3, S, S) -> signatures uint8 (N, 96)."""
-    step = max(1, images.shape[-1] // (2 * SIDE))  # of a large image, some pixels tell enough
+    step = max(1, images.shape[-1] // (2 * SIDE))  # every step-th pixel of a large image is enough
     signatures = [np.zeros((0, SIGNATURE_BYTES), np.uint8)]
     for start in range(0, len(images), BLOCK):
         block = images[start : start + BLOCK, :, ::step, ::step].astype(np.float32)

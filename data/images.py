@@ -20,7 +20,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 IMAGE_LIMIT = 64  # MiB of a file
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = IMAGE_LIMIT * MIB  # text beside the pixels is no harm
 SRGB = ImageCms.createProfile("sRGB")
-# What turns a photograph upright, by its EXIF orientation.
+# The transpose that turns a photograph upright, for each EXIF orientation.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

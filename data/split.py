@@ -53,7 +53,7 @@ def draw_folds(people, labels, seed, folds=5):
     person, names = pd.factorize(np.asarray(people, dtype=object), sort=True)
     labels = np.asarray(labels)
     counts = np.bincount(person, minlength=len(names))
-    shares = 1 / np.bincount(labels).clip(1)  # what a face is of its class
+    shares = 1 / np.bincount(labels).clip(1)  # the share of one face in its class
     order = np.random.default_rng(seed).permutation(len(names))
     order = order[np.argsort(-counts[order], kind="stable")]
     by_person = np.split(labels[np.lexsort((labels, person))], counts.cumsum()[:-1])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-LEAST_PEOPLE = 20  # for an interval; those of fewer people are too narrow
+LEAST_PEOPLE = 20  # for an interval; an interval of fewer people is too narrow
 CHUNK = 10_000_000  # numbers of a sample matrix at once
 
 

@@ -91,7 +91,7 @@ def fit_temperature(labels, probabilities, steps=60):
     for _ in range(steps):
         middle = (low + high) / 2
         weights = (scores / np.exp(middle)).softmax(1)
-        slope = (weights * scores).sum(1).mean() - right  # of the cross entropy, by 1/T
+        slope = (weights * scores).sum(1).mean() - right  # the derivative of the cross entropy by 1/T
         low, high = (middle if slope >= 0 else low), (middle if slope <= 0 else high)
     return float(np.exp((low + high) / 2))
 

@@ -78,7 +78,7 @@ class Evaluation:
 
     @property
     def duplicates(self):
-        """Bool (N,): whether the picture is among those that the model learned from, under another name."""
+        """Bool (N,): whether the training faces held the same picture under another name."""
         return self.faces.table.path.isin(self.model.record["duplicates"]).to_numpy()
 
     def where(self, mask):

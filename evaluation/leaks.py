@@ -1,4 +1,4 @@
-"""Whether a model has seen faces: people and pictures of its own training, its initial weights' and its teachers'."""
+"""Whether a model has seen faces: in its own training, or in that of its initial weights or its teachers."""
 
 import numpy as np
 
@@ -32,8 +32,9 @@ def seen_faces(path, record, faces, signatures=None):
         signatures: uint8 (N, 96), of their pictures, since people may have other names here; None compares people only.
 
     Returns:
-        {"people": bool (N,), "pictures": bool (N,)}: the faces of people whom it was trained on, and those that show a
-        picture that it was trained on, as it is or mirrored, apart from the copies that its training run counted.
+        {"people": bool (N,), "pictures": bool (N,)}. The first marks the faces of people in the training data. The
+        second marks the faces whose picture, or its mirror image, is in the training data; it leaves out the duplicates
+        that the training run itself reported.
 
     Raises:
         UserError: the record is damaged.

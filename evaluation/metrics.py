@@ -36,7 +36,7 @@ def cross_entropy(labels, predictions, probabilities):
 
 class Metric(NamedTuple):
     per_face: callable
-    format: str  # of a value, for `format`
+    format: str  # the format specification of a value
     title: str
     lower_is_better: bool = False
 
