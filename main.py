@@ -77,7 +77,7 @@ def main():
         for fold in run.unfinished_folds():
             train_fold(setups[fold], images, run, interruption, find_framing)
         if runtime.distributed.is_main_process:
-            report_results(run, label_report)
+            report_results(run, label_report, arguments.command)
 
 
 def train_fold(setup, images, run, interruption, find_framing):
@@ -105,14 +105,13 @@ def train_fold(setup, images, run, interruption, find_framing):
     run.save_fold(setup, state, tested, validated, find_framing())
 
 
-def report_results(run, label_report):
-    """Write the results, print the table, and write the plots and the HTML report."""
+def report_results(run, label_report, command):
+    """Write the results, print the table, and write the plots and the HTML report, which shows the command."""
     results = write_results(run)
     config, faces, images = run.config, run.faces, run.cache.images
     print(f"\n{tables.cross_validation_table(results, run.evaluations)}\n")
     tables.write_latex_table(run.folder / "results.tex", results)
     if config.plots:
-        command = f"{python_command()} {shlex.join(sys.argv)}"
         source = {"faces": faces, "images": images, "pairs": run.cache.pictures.pairs, "labels": label_report}
         report_data = data.run_data(run.settings, run.evaluations, run.history, **source, command=command)
         page.write_report(run.folder / "report.html", report_data, config.plot_format)

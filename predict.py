@@ -95,7 +95,7 @@ def main():
     )
     for note in predictor.notes:
         print(f"note: {printable(note)}")
-    failed, done, count, stopped = 0, 0, len(options.photographs), None
+    failed, done, reduced, count, stopped = 0, 0, 0, len(options.photographs), None
     with contextlib.ExitStack() as stack:
         writers = open_writers(options, predictor.classes.names, stack)
         bar = stack.enter_context(tqdm(total=count, unit="photo", disable=None if count > 1 else True))
@@ -105,6 +105,7 @@ def main():
                 for write in writers:
                     write(photograph)
                 done, failed = done + 1, failed + (photograph.error is not None)
+                reduced += photograph.reduction > 4
                 for line in lines_of(photograph, options.top):
                     tqdm.write(line)  # above the progress bar, where there is one
                 bar.update()
@@ -113,6 +114,8 @@ def main():
     if options.skipped:
         kinds = ", ".join(sorted({path.suffix.lower() for path in options.skipped}))
         print(f"note: {len(options.skipped)} files of other formats are skipped ({kinds}): save them as JPEG or PNG")
+    if reduced:
+        print(f"note: {reduced} photographs are searched at under a quarter of their size: small faces may be missed")
     if stopped is not None:
         if writers:
             print(f"stopped: the outputs hold {done} of {count} photographs", file=sys.stderr)

@@ -130,6 +130,7 @@ def check_header(path, names):
     if names != HEADER:
         shown = "\t".join(names)[:80]
         raise UserError(f"{path}: the header is {shown!r}, not Adience's 'user_id<tab>original_image<tab>...'")
+    return names
 
 
 def check_rows(path, rows):

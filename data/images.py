@@ -5,7 +5,7 @@ import io
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageCms, PngImagePlugin, UnidentifiedImageError
 from tqdm import tqdm
 
 from utils.errors import UserError
@@ -13,12 +13,13 @@ from utils.reading import MIB, open_regular
 
 Image.MAX_IMAGE_PIXELS = None  # open_image has limits of its own
 # A JPEG decodes at an eighth of its size.
-MOST_PIXELS = {"JPEG": 400_000_000, "other": 90_000_000}
+MOST_PIXELS = {"JPEG": 400_000_000, "MPO": 400_000_000, "other": 90_000_000}
 
 # Others start foreign programs (EPS) or hold no photographs.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 IMAGE_LIMIT = 64  # MiB of a file
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = IMAGE_LIMIT * MIB  # text beside the pixels is no harm
+
 SRGB = ImageCms.createProfile("sRGB")
 # The transpose that turns a photograph upright, for each EXIF orientation.
 TURNS = {
@@ -31,6 +32,14 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 ITEMS_PER_TASK = 32
+
+
+def skip_ancillary_checksum(chunks, cid, data, check=PngImagePlugin.ChunkStream.crc):
+    """Check the checksum of a PNG chunk unless it is ancillary, as text, time and profile are."""
+    return chunks.crc_skip(cid, data) if cid[0] & 32 else check(chunks, cid, data)
+
+
+PngImagePlugin.ChunkStream.crc = skip_ancillary_checksum
 
 
 def decode_face(path, size):
@@ -61,10 +70,12 @@ def open_image(path):
     """
     try:
         with open_regular(path, IMAGE_LIMIT) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
-            most = MOST_PIXELS["JPEG" if image.format == "JPEG" else "other"]
+            most = MOST_PIXELS.get(image.format, MOST_PIXELS["other"])
             if image.width * image.height > most:
                 size = f"{image.width}x{image.height}, more than {most / 1e6:,.0f} million pixels"
                 raise UserError(f"'{path}' is {size}; save it smaller")
+            if problem := find_problem(image):
+                raise UserError(f"'{path}' {problem}")
             yield image
     except UnidentifiedImageError:
         raise UserError(f"'{path}' is no image of the formats {', '.join(IMAGE_FORMATS)}") from None
@@ -75,12 +86,23 @@ def open_image(path):
         raise UserError(f"'{path}' {problem}: {error}") from None
 
 
+def find_problem(image):
+    """The reason why an open image shows no photograph, as text, or None."""
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO holds a photograph and its preview
+        return f"is an animation of {image.n_frames} pictures; save one of them"
+    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][1] == 0:
+        return "is wholly transparent"
+    return None
+
+
 def to_rgb(image):
     """Turn a PIL image upright, as its EXIF orientation says, and convert it to RGB, in the colours of sRGB.
 
     16-bit greys are scaled; Pillow would cut them off at 255.
     """
     profile, turn = image.info.get("icc_profile"), TURNS.get(orientation(image))
+    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for one of Adobe's, which are inverted
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -3,8 +3,9 @@
     path,age,person,gender,camera
     anna/0001.jpg,12.9,anna,f,phone
 
-Columns: `path`, below the image directory, and either `age`, in years, or `label`, the name of a class. Optional:
-`person`, `fold` (0 to 4), `gender`, `yaw` (degrees) and `score`. Other columns are kept for `test_code.py --by`.
+Columns: `path`, below the image directory, and either `age`, in years or as 50-59 within one class, or `label`, the
+name of a class. Optional: `person`, `fold` (0 to 4), `gender`, `yaw` (degrees) and `score`. Other columns are kept for
+`test_code.py --by`. Semicolons or tabs may separate the columns; numbers may then have decimal commas.
 """
 
 import math
@@ -42,13 +43,22 @@ NO_SUBGROUPS = ("path", "label", "person", "fold", "file", "line")  # columns th
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 FOLD = re.compile(r"[0-4](?:\.0*)?")  # spreadsheets write 1.0, too
+RANGE = re.compile(r"\d{1,3}-\d{1,3}", re.ASCII)  # of ages
+DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)", re.ASCII)
 NUMBERS = ("age", "fold", "yaw", "score")
+KNOWN = ("path", "label", "person", "gender", *NUMBERS)  # in any case of letters
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 GENDERS = {"female": "f", "male": "m"}  # as Adience has them
 
 
 def is_number(text):
     """Whether a text is a finite number, or empty."""
     return not text or bool(NUMBER.fullmatch(text) and math.isfinite(float(text)))
+
+
+def bounds_of(text):
+    """The texts of the first and last year of an age such as 34 or 30-39."""
+    return text.split("-") if RANGE.fullmatch(text) else [text, text]
 
 
 def leaves_folder(path):
@@ -62,10 +72,14 @@ PROBLEMS = (
     ("path", lambda path: "\\" in path, "has a backslash; folders are separated by /"),
     ("path", lambda path: path.startswith("/"), "is absolute; expected a path below the image directory"),
     ("path", leaves_folder, "leaves the image directory; expected a path below it"),
-    ("age", lambda text: not is_number(text), "is not an age; expected years such as 34 or 0.5"),
     (
         "age",
-        lambda text: text and not 0 <= float(text) <= OLDEST,
+        lambda text: not (is_number(text) or RANGE.fullmatch(text)),
+        "is not an age; expected years such as 34 or 0.5",
+    ),
+    (
+        "age",
+        lambda text: text and not all(0 <= float(year) <= OLDEST for year in bounds_of(text)),
         f"is no age of a person; expected 0 to {OLDEST} years",
     ),
     ("person", CONTROL.search, "holds a control character"),
@@ -113,12 +127,12 @@ def select_faces(label_file, policy, age_groups, seed):
     Returns:
         A LabelReport, whose `faces` are the Faces.
     """
-    rows, dropped = read_rows(label_file)
+    rows, dropped, understood = read_rows(label_file)
     people = rows.person.where(rows.person != "", rows.path) if "person" in rows else rows.path
     genders = rows.gender.str.lower().replace(GENDERS) if "gender" in rows else ""
-    numbers = {name: rows[name].replace("", "nan").astype("float64") for name in NUMBERS if name in rows}
+    numbers = {name: rows[name].map(number_of) for name in NUMBERS if name in rows}
     table = rows.assign(person=people, album=people, gender=genders, **{"yaw": np.nan, "score": np.nan, **numbers})
-    classes, labels, left_out, gaps = assign_labels(label_file, table, policy, age_groups)
+    classes, labels, left_out, gaps = assign_labels(label_file, rows, table, policy, age_groups)
     labelled = labels >= 0
     if not labelled.any():
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
@@ -133,10 +147,15 @@ def select_faces(label_file, policy, age_groups, seed):
             raise UserError(f"'{label_file}' has the faces of {named.nunique()} people; {needed}")
         table["fold"] = -1
         table.loc[labelled, "fold"] = draw_folds(named, labels[labelled], seed, len(FOLDS))
-    notes = tuple(odd_people(table.person[labelled])) if "person" in rows else ()
+    notes = understood + (tuple(odd_people(table.person[labelled])) if "person" in rows else ())
     facts = {"notes": notes, "people_named": "person" in rows, "seed": None if "fold" in rows else seed, "gaps": gaps}
     kept = tuple(name for name in rows if name not in NO_SUBGROUPS)
     return select(table, labels, classes, policy, left_out, kept=kept, dropped=dropped, **facts)
+
+
+def number_of(text):
+    """The number of a text; nan for an empty one and for a range."""
+    return float(text) if text and not RANGE.fullmatch(text) else math.nan
 
 
 def odd_people(people):
@@ -151,18 +170,27 @@ def read_rows(label_file):
     """Read every row as text, without space around it.
 
     Returns:
-        (the table of the file's columns, `file` and `line`; the names of the columns that cannot be kept).
+        (the table of the file's columns, `file` and `line`; the names of the columns that cannot be kept; notes about
+        how the file was understood).
 
     Raises:
         UserError: the file is missing or malformed, or holds a wrong value.
     """
     text = read_text(label_file, FILE_LIMIT).removeprefix("\ufeff")  # the byte order mark of spreadsheets
-    columns, lines = read_table(label_file, text, check_header, strict=True)
+    separator = find_separator(text)
+    columns, lines = read_table(label_file, text, check_header, delimiter=separator, strict=True)
     if not len(lines):
         raise UserError(f"'{label_file}' {NO_FACE}")
     kept = {name: texts for name, texts in columns.items() if name and name not in RESERVED}
     for name, texts in kept.items():
         kept[name] = [text.strip() if name in AS_WRITTEN else " ".join(text.split()) for text in texts]
+    notes = [f"the columns are separated by {SEPARATORS[separator]}"] if separator != "," else []
+    if separator != ",":
+        for name in kept.keys() & {*NUMBERS}:
+            texts = [DECIMAL_COMMA.sub(r"\1.\2", text) for text in kept[name]]
+            if texts != kept[name]:
+                kept[name] = texts
+                notes.append(f"the column '{name}' has decimal commas")
     rows = pd.DataFrame({**kept, "file": Path(label_file).name, "line": lines})
     for column, is_wrong, problem in PROBLEMS:
         if wrong := {text for text in set(kept.get(column, ())) if is_wrong(text)}:
@@ -172,11 +200,18 @@ def read_rows(label_file):
     if repeated.any():
         first = rows.line[paths == paths[repeated].iloc[0]].iloc[0]
         refuse_value(rows, repeated, "path", f"is in line {first} too; list each image once", label_file)
-    return rows.assign(path=paths), tuple(name for name in columns if name in RESERVED)
+    return rows.assign(path=paths), tuple(name for name in columns if name in RESERVED), tuple(sorted(notes))
+
+
+def find_separator(text):
+    """The separator with which the first line has a column 'path'; by default a comma."""
+    header = text.lstrip().partition("\n")[0].lower().replace('"', "")
+    return next((s for s in SEPARATORS if "path" in map(str.strip, header.split(s))), ",")
 
 
 def check_header(path, names):
-    """Check the names of the columns. Raises UserError where one is missing or there twice."""
+    """The names of the columns, the known ones in small letters. Raises UserError if one is missing or there twice."""
+    names = [name.lower() if name.lower() in KNOWN else name for name in names]
     shown = printable(repr(", ".join(names)), 200)
     if not names:
         raise UserError(f"'{path}' {NO_FACE}")
@@ -187,14 +222,16 @@ def check_header(path, names):
     if ("age" in names) == ("label" in names):
         have = "both columns 'age' and 'label'; keep" if "age" in names else "neither a column 'age' nor 'label'; add"
         raise UserError(f"'{path}' has {have} one of them; its header is {shown}")
+    return names
 
 
-def assign_labels(label_file, table, policy, names):
+def assign_labels(label_file, rows, table, policy, names):
     """Label the rows.
 
     Args:
         label_file: for messages.
-        table: of the rows, with the column `label`, the name of a class, or `age`, in years.
+        rows: the texts of the columns.
+        table: of the rows, with the column `label`, the name of a class, or `age`, in years, nan for a range.
         policy: the label policy.
         names: the names of the classes.
 
@@ -210,6 +247,12 @@ def assign_labels(label_file, table, policy, names):
         return classes, labels, {"without a label": int((labels < 0).sum())}, {}
     classes, aged = Classes.of_ages(names), table.age.notna()
     labels = pd.Series(classes.labels_of(table.age, policy == "nearest"), table.index).where(aged, -1)
+    ranges = {text: classes.labels_of(bounds_of(text)) for text in set(rows.age) if RANGE.fullmatch(text)}
+    wide = {text for text, (first, last) in ranges.items() if first != last or first < 0}
+    problem = f"lies in none of the classes {printable(', '.join(names), 200)}"
+    refuse_value(rows, rows.age.isin(wide), "age", problem, label_file)
+    labels = rows.age.map({text: first for text, (first, _) in ranges.items()}).fillna(labels).astype("int64")
+    aged |= rows.age.isin(ranges)
     years = np.floor(table.age)
     gaps = {text: int(years.between(*bounds).sum()) for text, bounds in classes.gaps().items()}
     outside = int((aged & (labels < 0)).sum())

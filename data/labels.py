@@ -106,7 +106,8 @@ def read_table(path, text, check_header, expected="the header's {}", **dialect):
     Args:
         path: its file, for messages.
         text: the content.
-        check_header: a function of the path and the names of the columns that raises UserError for wrong ones.
+        check_header: a function of the path and the names of the columns that returns the names to use, and raises
+            UserError for wrong ones.
         expected: the number of columns, in words.
         dialect: arguments of `csv.reader`.
 
@@ -116,7 +117,7 @@ def read_table(path, text, check_header, expected="the header's {}", **dialect):
     Raises:
         UserError: the text is malformed.
     """
-    separator = {"\t": "tab"}.get(dialect.get("delimiter"), "comma")
+    separator = {"\t": "tab", ";": "semicolon"}.get(dialect.get("delimiter"), "comma")
     records, rows, lines, end = csv.reader(io.StringIO(text), **dialect), [], [], 0
     try:
         for row in records:
@@ -126,8 +127,7 @@ def read_table(path, text, check_header, expected="the header's {}", **dialect):
             end = records.line_num
     except csv.Error as error:
         raise UserError(f"{path}, line {end + 1}: {error}; expected {separator}-separated values") from None
-    names = [name.strip() for name in rows[0]] if rows else []
-    check_header(path, names)
+    names = check_header(path, [name.strip() for name in rows[0]] if rows else [])
     for row, line in zip(rows, lines, strict=True):
         if len(row) != len(names):
             wrong = f"{len(row)} fields instead of {expected.format(len(names))}"

@@ -9,8 +9,8 @@ from utils.files import atomic_write, check_output
 from utils.reading import open_regular
 
 BOX = "left top width height".split()
-FIRST_COLUMNS = ["photo", "face", "faces", *BOX, "detection_confidence", "group", "confidence"]
-STARTS = {"csv": ",".join(FIRST_COLUMNS), "json": '[\n{"photo": '}  # of the files written here
+FIRST_COLUMNS = ["photo", "face", "faces", *BOX, "detection_confidence", "angle", "group", "confidence"]
+STARTS = {"csv": "photo,face,faces,left,", "json": '[\n{"photo": '}  # of the files written here, now and earlier
 FILE_LIMIT = 2**40  # MiB of an earlier output, of which the start is read
 
 
@@ -29,6 +29,7 @@ def rows_of(photograph, class_names):
             "faces": count,
             **{name: round(pixels, 1) for name, pixels in zip(BOX, face.box, strict=True)},
             "detection_confidence": face.detection_confidence,
+            "angle": None if face.angle is None else round(face.angle, 1),
             "group": face.group,
             "confidence": round(face.confidence, 6),
             **{f"p_{name}": round(value, 6) for name, value in face.probabilities.items()},

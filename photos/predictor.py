@@ -17,7 +17,7 @@ from evaluation.calibration import apply_temperature
 from models.checkpoint import load_model, model_files
 from models.decode import DECODERS, decode
 from photos.crop import crop_face
-from photos.detection import THRESHOLD, detect_faces, load_detector
+from photos.detection import SEARCHED_SIDE, THRESHOLD, angle_of, detect_faces, load_detector
 from photos.framing import USUAL_FRAMING
 from photos.photographs import load_photograph, upright_size
 from utils.device import Runtime, cpu_threads
@@ -43,6 +43,7 @@ class Face:
     Attributes:
         box: left, top, width and height in pixels of the upright photograph; it may reach beyond it.
         detection_confidence: of the detector, from 0 to 1; None where the whole image was taken for a face.
+        angle: degrees that the face is turned clockwise, -180 to 180; None like the above.
         group: the name of the predicted class.
         probabilities: {class name: probability}, scaled by the models' temperatures.
         confidence: the probability of `group`.
@@ -50,6 +51,7 @@ class Face:
 
     box: tuple
     detection_confidence: float | None
+    angle: float | None
     group: str
     probabilities: dict
     confidence: float
@@ -57,11 +59,15 @@ class Face:
 
 @dataclass
 class Photograph:
-    """The faces that were found in a photograph, the largest first, or the reason why it could not be read."""
+    """The faces that were found in a photograph, the largest first, or the reason why it could not be read.
+
+    `reduction` is how many of its pixels were searched as one, in each direction; small faces may be missed.
+    """
 
     path: Path
     faces: list = field(default_factory=list)
     error: str | None = None
+    reduction: float = 1.0
 
 
 class AgePredictor:
@@ -139,11 +145,12 @@ class AgePredictor:
             try:
                 return path, None, self.find_faces(path)
             except UserError as error:
-                return path, without_path(str(error), path), ([], [])
+                return path, without_path(str(error), path), ([], [], 1.0)
 
         def classify(searched):
             faces = self.classify([found for _, _, found in searched])
-            return [Photograph(path, found, error) for (path, error, _), found in zip(searched, faces, strict=True)]
+            rows = zip(searched, faces, strict=True)
+            return [Photograph(path, found, error, reduction) for (path, error, (*_, reduction)), found in rows]
 
         searched, count = [], 0
         for result in map_ahead(search, paths, cpu_threads()):
@@ -158,9 +165,9 @@ class AgePredictor:
         """Detect the faces of a photograph and cut them out.
 
         Returns:
-            (boxes, parts): N pairs (box, detection confidence), as in Face; and their crops in parts of bounded size.
-            A part is {input of the models (framing, image size): uint8 (n, 3, S, S)}; all but the first are functions
-            that make it. No part where N is 0.
+            (places, parts, reduction): N triples (box, detection confidence, angle), as in Face; their crops in parts
+            of bounded size; and the reduction, as in Photograph. A part is {input of the models (framing, image size):
+            uint8 (n, 3, S, S)}; all but the first are functions that make it. No part where N is 0.
 
         Raises:
             UserError: it cannot be read.
@@ -177,8 +184,9 @@ class AgePredictor:
             return {key: np.stack([crop_face(image, box, *key, at) for box, at in pairs]) for key in inputs}
 
         first, *others = [functools.partial(cut, start) for start in range(0, len(boxes), size)] or [dict]
-        found = zip(map(tuple, (boxes * scale).tolist()), confidences.tolist(), strict=True)
-        return list(found), [first(), *others] if len(boxes) else []
+        angles, reduction = map(angle_of, points), max(1.0, max(image.size) * scale / SEARCHED_SIDE)
+        found = zip(map(tuple, (boxes * scale).tolist()), confidences.tolist(), angles, strict=True)
+        return list(found), [first(), *others] if len(boxes) else [], reduction
 
     def whole_image(self, photo):
         """`find_faces` for an image that is a face already; it is prepared exactly as the training images were."""
@@ -190,16 +198,16 @@ class AgePredictor:
             width, height = upright_size(photo)
             crops = {key: decode_face(photo, key[1])[None] for key in self.inputs}
         side = min(width, height)
-        return [(((width - side) / 2, (height - side) / 2, side, side), None)], [crops]
+        return [(((width - side) / 2, (height - side) / 2, side, side), None, None)], [crops], 1.0
 
     def classify(self, found):
         """The lists of Face of several photographs, from one pass of the networks over the results of `find_faces`."""
-        first, photographs = self.predict_faces([parts[0] for _, parts in found if parts]), []
-        for boxes, parts in found:
+        first, photographs = self.predict_faces([parts[0] for _, parts, _ in found if parts]), []
+        for places, parts, _ in found:
             later = (self.predict_faces([part()]) for part in parts[1:])
             count = len(parts[0][self.inputs[0]]) if parts else 0
             predictions = itertools.chain(itertools.islice(first, count), itertools.chain.from_iterable(later))
-            photographs.append([Face(*box, *prediction) for box, prediction in zip(boxes, predictions, strict=True)])
+            photographs.append([Face(*place, *answer) for place, answer in zip(places, predictions, strict=True)])
         return photographs
 
     def predict_faces(self, crops):

@@ -508,6 +508,46 @@ class TestWhatLiesBesideThePixels:
         save(tmp_path / "a.png", np.full((50, 50, 3), 80), pnginfo=text)
         assert (decode_face(tmp_path / "a.png", 40) == 80).all()
 
+    def test_a_wrong_checksum(self, tmp_path):
+        """Of an ancillary chunk it does not matter, of the pixels it does."""
+        text = PngImagePlugin.PngInfo()
+        text.add_text("comment", "some words")
+        save(tmp_path / "a.png", smooth(50, 50), pnginfo=text)
+        content = (tmp_path / "a.png").read_bytes()
+        expected = decode_face(tmp_path / "a.png", 40)
+        (tmp_path / "a.png").write_bytes(content.replace(b"some words", b"some Words"))
+        assert (decode_face(tmp_path / "a.png", 40) == expected).all()
+        place = content.index(b"IHDR") + 4 + 13  # its own checksum
+        (tmp_path / "b.png").write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(UserError, match=r"b\.png' is no image"):
+            decode_face(tmp_path / "b.png", 40)
+
+    def test_cmyk_with_and_without_the_marker_of_adobe(self, tmp_path):
+        """Adobe's are inverted. Red is no cyan, all magenta, all yellow, no black."""
+        Image.new("CMYK", (50, 50), (0, 255, 255, 0)).save(tmp_path / "adobe.jpg")
+        Image.new("CMYK", (50, 50), (255, 0, 0, 255)).save(tmp_path / "plain.jpg")  # Pillow inverts it
+        content = (tmp_path / "plain.jpg").read_bytes()
+        start = content.index(b"\xff\xee")
+        length = int.from_bytes(content[start + 2 : start + 4], "big")
+        (tmp_path / "plain.jpg").write_bytes(content[:start] + content[start + 2 + length :])
+        for name in ("adobe.jpg", "plain.jpg"):
+            red, green, blue = decode_face(tmp_path / name, 40)[:, 20, 20]
+            assert red > 240 and green < 10 and blue < 10, name
+
+    def test_animations_and_wholly_transparent_pictures_are_named(self, tmp_path):
+        frames = [Image.new("RGBA", (50, 50), colour) for colour in ("black", "red")]
+        for name in ("a.png", "a.webp"):
+            frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+            with pytest.raises(UserError, match=f"{name}' is an animation of 2 pictures; save one of them"):
+                decode_face(tmp_path / name, 40)
+        frames = [frame.convert("RGB") for frame in frames]
+        frames[1].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=frames[:1])  # as telephones write
+        assert decode_face(tmp_path / "a.jpg", 40)[:, 20, 20].tolist() == [254, 0, 0]
+        for mode, name in (("RGBA", "b.png"), ("LA", "c.png"), ("RGBA", "d.webp")):
+            Image.new(mode, (50, 50), 0).save(tmp_path / name)
+            with pytest.raises(UserError, match=f"{name}' is wholly transparent"):
+                decode_face(tmp_path / name, 40)
+
     def test_a_colour_profile_is_converted_to_srgb(self, tmp_path):
         """Adobe RGB's (120, 90, 60) by hand: linear by the gamma of 2.2, by its matrix to XYZ, and by sRGB's back."""
         save(tmp_path / "a.png", np.full((50, 50, 3), (120, 90, 60)), icc_profile=adobe_rgb())

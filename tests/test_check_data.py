@@ -5,8 +5,10 @@ import os
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from conftest import AGES, REAL_LABELS, needs_real_labels, row, write_images, write_labels
+from PIL import Image
 
 from tools import check_data
 from utils.cli import run_script
@@ -140,3 +142,29 @@ class TestJson:
     def test_a_full_device_is_an_error(self, monkeypatch, capsys, tmp_path):
         assert self.check(monkeypatch, tmp_path, "/dev/full") == 2
         assert capsys.readouterr().err.startswith("error: cannot write '/dev/full': No space left on device")
+
+
+def test_a_csv_file_of_ones_own(monkeypatch, capsys, tmp_path):
+    """By hand: two faces in each of three groups, one person in two folds, one picture under two ages, one missing."""
+    rng = np.random.default_rng(0)
+    for name in "abcde":
+        Image.fromarray(rng.integers(0, 255, (4, 4, 3), np.uint8)).resize((64, 64)).save(tmp_path / f"{name}.png")
+    shutil.copy(tmp_path / "a.png", tmp_path / "copy.png")
+    people = (
+        "path;Age;person;fold\na.png;3;x;0\nb.png;20;x;1\nc.png;21;y;1\nd.png;70;z;2\ncopy.png;4;u;3\ngone.png;80;v;4\n"
+    )
+    (tmp_path / "faces.csv").write_text(people)
+    given = ["--label-file", tmp_path / "faces.csv", "--image-dir", tmp_path, "--age-groups", "0-12", "13-39", "60+"]
+    assert run(monkeypatch, *given) == 1
+    printed = capsys.readouterr().out
+    assert "note: the columns are separated by semicolons" in printed
+    assert "6 rows (1 2 1 1 1 in folds 0 to 4), 0 repeats, 5 people" in printed
+    assert "faces.csv, line 3: the person 'x' is in two folds" in printed
+    assert "1 people in several folds\n    x: folds 0, 1" in printed
+    assert "1 missing images\n    gone.png" in printed
+    assert "1 the same picture in different folds\n    a.png (fold 0, 3) and copy.png (fold 3, 4)" in printed
+    (tmp_path / "faces.csv").write_text(people.replace("b.png;20;x", "b.png;20;w"))
+    assert run(monkeypatch, *given[:2], "--labels-only", *given[4:]) == 0
+    printed = capsys.readouterr().out
+    assert "strict                       1      2      1      1      1        6        6" in printed
+    assert "strict                       2      2      2\nnearest" in printed

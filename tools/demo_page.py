@@ -11,6 +11,7 @@ import contextlib
 import functools
 import io
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -20,11 +21,13 @@ from data.images import IMAGE_LIMIT
 from photos.drawing import draw_faces
 from photos.photographs import PHOTO_SUFFIXES
 from photos.predictor import NOTICE, AgePredictor, Photograph, without_path
-from utils.cli import percent, printable, require_package, run_script
+from utils.cli import explain, percent, printable, require_package, run_script
 from utils.errors import UserError
+from utils.files import try_lock
 from utils.options import Parser, check_limits
 from utils.reading import MIB, reason
 
+PREFIX = "age_groups_"  # of the temporary folders
 TITLE = "Age groups from faces"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 # Read by Gradio when it is imported: nothing is reported, checked or remembered, and its own first request, which asks
@@ -63,21 +66,68 @@ def main():
 @contextlib.contextmanager
 def serve_page(predictor, host, port):
     """Serve the page until the block ends, in threads of its own. Yields its address."""
-    # Removed at the end with whatever was uploaded; only this user can read it.
-    with tempfile.TemporaryDirectory(prefix="age_groups_") as folder:
+    # Removed at the end with whatever was uploaded; only this user can read it. Gradio's own lines, which may hold the
+    # names of visitors' files, are not printed.
+    with (
+        private_folder() as folder,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stderr(nowhere),
+    ):
         os.environ.update(SETTINGS, GRADIO_TEMP_DIR=folder)
         import gradio
+        from starlette.middleware import Middleware
 
-        page = build_page(gradio, functools.partial(answer, predictor))
+        page = build_page(gradio, make_answer(predictor))
         _, address, _ = page.launch(
             server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, max_file_size=IMAGE_LIMIT * MIB,
             theme=gradio.themes.Default(font=("sans-serif",), font_mono=("monospace",)), footer_links=[],
             share=False, mcp_server=False, ssr_mode=False,  # no other servers
+            app_kwargs={"middleware": [Middleware(SameOrigin)]},
         )  # fmt: skip
         try:
             yield address
         finally:
             page.close(verbose=False)
+
+
+@contextlib.contextmanager
+def private_folder():
+    """A temporary folder, removed at the end; those of servers that were killed are removed, too."""
+    for stale in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), locked_folder(stale) as is_stale:
+            if is_stale:
+                shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, locked_folder(folder):
+        yield folder
+
+
+@contextlib.contextmanager
+def locked_folder(folder):
+    """Hold a lock on a folder; yields whether no other process holds it. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        free = False
+        with contextlib.suppress(UserError):  # a file system without locks
+            free = try_lock(descriptor, folder)
+        yield free
+    finally:
+        os.close(descriptor)
+
+
+class SameOrigin:
+    """An ASGI application that refuses requests which pages of other addresses make."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        headers = dict(scope.get("headers", []))
+        origin = headers.get(b"origin")
+        if origin is None or origin.partition(b"//")[2] == headers.get(b"host"):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 403})
+            await send({"type": "http.response.body"})
 
 
 def build_page(gradio, answer):
@@ -102,23 +152,37 @@ def build_page(gradio, answer):
     return page
 
 
-def answer(predictor, path):
-    """Predict the faces of an uploaded photograph, and delete it.
+def make_answer(predictor):
+    """A function that answers an uploaded photograph, as `describe` does, and deletes it.
+
+    Gradio keeps the same photograph of two visitors in one file: the second gets the answer of the first.
+    """
+    known = functools.lru_cache(32)(functools.partial(describe, predictor))
+
+    def answer(path):
+        path = Path(path)
+        try:
+            return known(path)
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                path.parent.rmdir()  # its name is a hash of the photograph
+
+    return answer
+
+
+def describe(predictor, path):
+    """Predict the faces of a photograph.
 
     Returns:
         Values of Gradio's components: message, picture with boxes, title and {class: probability} of each face, and
         None in place of the photograph.
     """
-    path = Path(path)
     try:
         faces = predictor(path)
         drawn = draw_faces(Photograph(path, faces), numbered=len(faces) > 1)
-    except UserError as error:
-        return f"{path.name} cannot be read: {without_path(str(error), path)}", None, [], None
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-            path.parent.rmdir()  # its name is a hash of the photograph
+    except Exception as error:
+        return f"{path.name} cannot be read: {without_path(explain(error), path)}", None, [], None
     drawn.thumbnail((1280, 1280))
     file = io.BytesIO()
     drawn.save(file, "JPEG", quality=90)

@@ -36,6 +36,12 @@ class Arguments:
     demo: bool = False
     folds_given: bool = True  # otherwise all folds of the data are meant
 
+    @property
+    def command(self):
+        """The command that makes this run; for a resumed one it follows from the settings."""
+        settings = as_flags(chosen_settings(self.config)) if self.resume else sys.argv[1:]
+        return f"{python_command()} {shlex.join([sys.argv[0], *settings])}"
+
     def choose_folds(self, config, faces):
         """The Config with the folds to hold out. Raises UserError if the faces have no such fold.
 

@@ -15,6 +15,7 @@ from utils.errors import UserError, is_out_of_memory
 
 LONGEST_LINE = 500  # characters of an error
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EBADF)
+LOST_CONNECTIONS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # in messages of torch
 SHOW_TRACEBACK = "AGE_TRACEBACK"  # an environment variable
 
 
@@ -85,6 +86,8 @@ def explain(error):
         return f"cannot write to the standard output: {error.strerror}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"'{error.filename}': {error.strerror}"
+    if isinstance(error, RuntimeError) and any(name in message for name in LOST_CONNECTIONS):
+        return "another process of this training has ended or cannot be reached; its own error says why"
     if os.environ.get(SHOW_TRACEBACK):
         traceback.print_exception(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]

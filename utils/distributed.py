@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import datetime
 import os
+import signal
 import socket
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class Distributed:
         except OSError as error:
             raise UserError(f"MASTER_ADDR {address!r} cannot be resolved: {error.strerror}") from None
         if not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            connect(f"{address}:{os.environ['MASTER_PORT']}", size)
             atexit.register(leave)
         return cls(dist.get_rank(), dist.get_world_size())
 
@@ -95,6 +96,21 @@ class Distributed:
 
 
 SINGLE_PROCESS = Distributed()
+
+
+def connect(address, size):
+    """Wait for the other processes, for a few minutes. Raises UserError; SIGINT and SIGTERM end this process."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # The library waits in C++, where Python's own handlers would not be called.
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        dist.init_process_group(backend)
+    except (RuntimeError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+        raise UserError(f"the {size} processes do not find each other at {address}: {problem}") from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def leave():
