@@ -1,10 +1,11 @@
-"""Kill test_code.py with SIGKILL at random moments, and start it again.
+"""Kill test_code.py and predict.py with SIGKILL at random moments, and start them again.
 
     python benchmarks/kill_test.py [--kills 30] [--seed 0]
 
-Every other trial starts over the good outputs of an earlier call. After the kill each output is the earlier one or the
-new one, whole; the same command then gives the outputs that it gives without a kill. benchmarks/run_machine.py does
-the same to main.py.
+Every other trial starts over the good outputs of an earlier call; in every third one a second process with another
+model writes the same outputs, from a random moment on. Afterwards each output is the earlier one or a new one, whole;
+the same command then gives the outputs that it gives without a kill. benchmarks/run_machine.py does the same to
+main.py.
 """
 
 import argparse
@@ -46,6 +47,9 @@ def read(folder):
     if (folder / "report.json").exists():
         reports = json.loads((folder / "report.json").read_text())
         found["report.json"] = [{k: v for k, v in report.items() if k not in TIMED} for report in reports]
+    if (folder / "ages.csv").exists():
+        found["ages.csv"] = (folder / "ages.csv").read_text()
+        assert found["ages.csv"].endswith("\n"), "ages.csv is cut"
     if (folder / "error" / "errors.csv").exists():
         text = (folder / "error" / "errors.csv").read_text()
         names = [row["file"] for row in csv.DictReader(io.StringIO(text))]
@@ -61,21 +65,30 @@ def read_png(path):
 
 def find_rest(folder):
     """Files that no finished call leaves."""
-    with open(folder / "error" / "errors.csv", newline="") as file:
-        listed = {row["file"] for row in csv.DictReader(file)}
+    listed = set()
+    if (folder / "error").exists():
+        with open(folder / "error" / "errors.csv", newline="") as file:
+            listed = {row["file"] for row in csv.DictReader(file)}
     hidden = [path.name for path in folder.rglob(".*") if not path.name.endswith(".lock")]
     return sorted({path.name for path in (folder / "error").glob("*.png")} - listed) + hidden
 
 
-def find_problem(command, place, before, expected):
-    """What is wrong after a kill, and after the same command then, as text, or None."""
+def find_problem(command, place, possible, expected):
+    """What is wrong after a kill, and after the same command then, as text, or None.
+
+    Args:
+        command: of the script that was killed.
+        place: the folder of its outputs.
+        possible: the outputs that may be there, each as of `read`.
+        expected: those of the command when nothing is killed.
+    """
     try:
         found = read(place)
     except Exception as error:
         return f"an output is not whole: {type(error).__name__}: {error}"
-    for name in before.keys() | found.keys():
-        if found.get(name) not in (before.get(name), expected.get(name)):
-            return f"{name} is neither the earlier nor the new one"
+    for name in expected:
+        if found.get(name) not in [outputs.get(name) for outputs in possible]:
+            return f"{name} is neither the earlier nor a new one"
     run_whole(command)
     if read(place) != expected:
         return "the same command then gave another result"
@@ -94,30 +107,49 @@ def main():
         data = ["--label-dir", faces, "--image-dir", faces / "aligned", "--cache-dir", runs / "cache"]
         run_whole([sys.executable, ROOT / "main.py", *data, "--run-dir", runs, *SETTINGS.split()])
 
-        def command(fold, place):
+        def command(script, fold, place):
+            model = runs / f"fold_{fold}.pt"
+            if script == "predict":
+                outputs = ["--csv", place / "ages.csv", "--no-detect"]
+                return [sys.executable, ROOT / "predict.py", model, faces / "aligned", "--threads", "1", *outputs]
             outputs = ["--show-errors", "--error-dir", place / "error", "--json", place / "report.json"]
-            return [sys.executable, ROOT / "test_code.py", runs / f"fold_{fold}.pt", "--threads", "1", *data, *outputs]
+            return [sys.executable, ROOT / "test_code.py", model, "--threads", "1", *data, *outputs]
 
-        earlier, whole = Path(folder) / "earlier", Path(folder) / "whole"
-        run_whole(command(1, earlier))
-        duration = run_whole(command(0, whole))
-        print(f"uninterrupted: {duration:.1f} s", flush=True)
+        whole, durations = {}, {}
+        for script in ("test_code", "predict"):
+            for fold in (1, 0):
+                folder_of_run = Path(folder) / f"{script}_{fold}"
+                durations[script] = run_whole(command(script, fold, folder_of_run))
+                whole[script, fold] = folder_of_run
+            print(f"{script} uninterrupted: {durations[script]:.1f} s", flush=True)
         for kill in range(1, options.kills + 1):
+            script = ("test_code", "predict")[kill // 2 % 2]
             shutil.rmtree(place, ignore_errors=True)
             if kill % 2 == 0:
-                shutil.copytree(earlier, place)
-            process = subprocess.Popen(command(0, place), cwd=ROOT, stdout=subprocess.DEVNULL)
+                shutil.copytree(whole[script, 1], place)
+            process = subprocess.Popen(command(script, 0, place), cwd=ROOT, stdout=subprocess.DEVNULL)
+            second = None
             # The last part, in which files are written, is short.
-            moment = moments.uniform(moments.choice([0.3, 0.85]), 1.0) * duration
+            moment = moments.uniform(moments.choice([0.3, 0.85]), 1.0) * durations[script]
+            if kill % 3 == 0:
+                time.sleep(moments.uniform(0, 0.3) * moment)
+                second = subprocess.Popen(command(script, 1, place), cwd=ROOT, stdout=subprocess.DEVNULL)
             try:
                 process.wait(moment)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
             reached = "ended" if process.returncode == 0 else f"killed after {moment:.1f} s"
-            problem = find_problem(command(0, place), place, {} if kill % 2 else read(earlier), read(whole))
+            possible = [{}, read(whole[script, 0])]
+            if kill % 2 == 0:
+                possible[0] = read(whole[script, 1])
+            if second:
+                reached += f", a second writer ended with {second.wait()}"
+                possible.append(read(whole[script, 1]))
+            problem = find_problem(command(script, 0, place), place, possible, read(whole[script, 0]))
             wrong += problem is not None
-            print(f"kill {kill:2d}, {reached}: {f'WRONG, {problem}' if problem else 'equal'}", flush=True)
+            result = f"WRONG, {problem}" if problem else "equal"
+            print(f"kill {kill:2d} of {script}, {reached}: {result}", flush=True)
     print(f"{options.kills - wrong} of {options.kills} equal")
     return 1 if wrong else 0
 

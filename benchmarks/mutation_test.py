@@ -256,13 +256,17 @@ def break_content(path, chance):
 
 
 def break_table(path, chance):
-    """Alter cells and rows of a text table."""
+    """Alter cells and rows of a text table, or double its rows or columns a few times."""
     separator = "\t" if path.suffix == ".txt" else ","
     rows = [line.split(separator) for line in path.read_text().splitlines()]
     for _ in range(chance.randint(1, 3)):
         row = chance.choice(rows)
-        how = chance.randrange(5)
-        if how == 0:
+        how = chance.randrange(7)
+        if how == 5:
+            rows *= 2 ** chance.randint(1, 4)
+        elif how == 6:
+            rows = [row * 2 ** chance.randint(1, 4) for row in rows]
+        elif how == 0:
             rows.insert(chance.randrange(len(rows) + 1), list(row))
         elif how == 1 and len(rows) > 1:
             rows.remove(row)

@@ -4,8 +4,9 @@
 
 A sequence starts a small run of main.py and does to it what happens to runs: SIGKILL, SIGTERM and SIGINT at a random
 access to its files or step of its training, flipped bits, cut, lost and mistaken files, a second process at the worst
-moment. At the end it is resumed: the weights, log (apart from timings), predictions and results are those of an
-undisturbed run, or the resume is refused in one line, changes nothing and succeeds once the damage is undone.
+moment, a resume on exchanged people or mirrored pictures, which is refused. At the end it is resumed: the weights, log
+(apart from timings), predictions and results are those of an undisturbed run, or the resume is refused in one line,
+changes nothing and succeeds once the damage is undone.
 
 Every process is a fork of this one, which has imported torch and computed nothing, so that it starts at once.
 """
@@ -52,6 +53,7 @@ DEADLINE = 120  # seconds for a process
 BLOCKED = 3  # seconds until a process that does not end waits for the other one
 SIGNALS = {"SIGTERM": [signal.SIGTERM], "SIGINT": [signal.SIGINT], "SIGINT twice": [signal.SIGINT] * 2}
 STATUS = {"SIGTERM": 143, "SIGINT": 130, "SIGINT twice": 130}
+OTHER_DATA = ("exchanged", "mirrored")
 DAMAGED = ("log.csv", "predictions.csv", "results.json", "fold_{}.pt", "fold_{}.progress.pt", "cache", "config.json")
 
 
@@ -161,6 +163,8 @@ class World:
     def __init__(self, folder):
         self.folder = folder
         make_faces(folder)
+        for name in OTHER_DATA:
+            make_other_faces(folder, name)
 
     def start(self, run, number, folds):
         paths = ["--label-dir", self.folder / "labels", "--image-dir", self.folder / "aligned", "--run-dir", run]
@@ -188,6 +192,21 @@ def make_faces(folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(path, quality=90)
         (folder / "labels" / f"fold_{fold}_data.txt").write_text("\n".join(lines) + "\n")
+
+
+def make_other_faces(folder, name):
+    """The same faces, but two people of each fold have exchanged their pictures, or all pictures are mirrored."""
+    other = folder / name
+    shutil.copytree(folder / "aligned", other / "aligned")
+    for fold in FOLDS:
+        pictures = sorted((other / "aligned" / f"album{fold}").iterdir())
+        if name == "exchanged":
+            first, second = (path.read_bytes() for path in pictures[:2])
+            pictures[0].write_bytes(second)
+            pictures[1].write_bytes(first)
+        else:
+            for path in pictures:
+                Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path, quality=90)
 
 
 class RunMachine(RuleBasedStateMachine):
@@ -282,6 +301,16 @@ class RunMachine(RuleBasedStateMachine):
         before = contents(self.run)
         status, errors = Process(self.world.start(self.run, self.number, self.folds), self.run).finish()
         assert status == 2 and errors.startswith("error: ") and errors.count("\n") == 1, (status, errors)
+        assert contents(self.run) == before
+
+    @rule(name=st.sampled_from(OTHER_DATA))
+    def resume_on_other_faces(self, name):
+        """The label files are the same, and so are the names; the resume is refused, and nothing changes."""
+        assume(not self.damage and any(self.run.glob("fold_*.pt")) and (self.run / "config.json").exists())
+        before = contents(self.run)
+        images = ["--image-dir", str(self.world.folder / name / "aligned")]
+        status, errors = Process([*self.command(), *images], self.run).finish()
+        assert status == 2 and "was trained on other faces, labels or pixels than these" in errors, (status, errors)
         assert contents(self.run) == before
 
     @rule(
