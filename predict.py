@@ -62,9 +62,7 @@ def read_command_line():
         raise UserError(f"no photograph or folder among {', '.join(options.inputs)}")
     if repeated := {path for path in options.models if options.models.count(path) > 1}:
         raise UserError(f"'{min(repeated)}' is named twice: name each model once")
-    check_limits("--threshold", options.threshold, {"low": 0, "high": 1})
     check_limits("--top", options.top, {"low": 1})
-    check_limits("--batch-size", options.batch_size, {"low": 1})
     check_outputs(options)
     options.skipped = []
     options.photographs = find_photographs(paths, options.skipped)

@@ -29,7 +29,7 @@ from models.checkpoint import load_model, model_files
 from models.decode import DECODERS
 from models.network import parameter_count, size_mib
 from photos.crop import cut_largest_face
-from photos.framing import USUAL_FRAMING
+from photos.framing import USUAL_FRAMING, find_framing
 from report import data, errors, page, tables
 from training.config import FIELDS, recorded_config
 from training.results import class_results
@@ -43,6 +43,7 @@ from utils.serialization import digest
 
 SETTINGS = "label_dir label_file image_dir allow_missing batch_size".split()
 MACHINE = "device precision threads".split()
+FRAMED = 30  # images in which the detector searches for the framing
 PIXELS_PER_BATCH = 512 * 224**2  # the most that a model file may ask for; --batch-size may ask for more
 
 
@@ -144,6 +145,7 @@ def prepare(path, options):
     else:
         cache = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)
         images, signatures = cache.images, cache.pictures.signatures[chosen.table.index]
+        print_framing_note(model, chosen, config.image_dir)
     if options.leave_out_seen:
         chosen = leave_out_seen(path, model.record, chosen, split, signatures)
     else:
@@ -180,6 +182,20 @@ def cut_faces(model, faces, image_dir):
         raise UserError(f"--detect: no photograph in '{image_dir}' shows a face")
     table = faces.table[found].reset_index(drop=True)
     return dataclasses.replace(faces, table=table), np.stack([crop for crop in crops if crop is not None])
+
+
+def print_framing_note(model, faces, image_dir):
+    """Print a note where the faces are larger or smaller in these images than in the training images."""
+    try:
+        framing, _ = find_framing([Path(image_dir) / path for path in faces.table.path], limit=FRAMED)
+    except UserError:  # without the detector
+        return
+    usual = model.record.get("framing")
+    if framing and usual and not 2 / 3 < framing[2] / usual[2] < 3 / 2:
+        print(
+            f"note: faces take {framing[2]:.0%} of the width of these images and {usual[2]:.0%} of the training images;"
+            " for whole photographs there is --detect"
+        )
 
 
 def leave_out_seen(path, record, faces, split, signatures):

@@ -105,7 +105,9 @@ def to_rgb(image):
         image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for one of Adobe's, which are inverted
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        greys = np.asarray(image).astype(np.uint32)
+        bits = 0 if image.mode == "I" and greys.max() < 256 else 8  # an image of 8 bits that was converted
+        return Image.fromarray((greys >> bits).clip(0, 255).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return to_srgb(image.convert("RGB") if image.mode != "CMYK" else image, profile)

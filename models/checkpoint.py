@@ -110,8 +110,8 @@ def load_model(path):
     if problem := find_problem(content):
         raise UserError(f"'{path}' is damaged: {problem}")
     try:
-        description, state = of_today(content["network"], content["state_dict"])
-        model = create_model(**description)
+        description, state = content["network"], content["state_dict"]
+        model = create_model(**{EARLIER_NAMES.get(name, name): value for name, value in description.items()})
         check_weights(model.state_dict(), state)
         model.load_state_dict(state)
     except UserError as error:
@@ -128,14 +128,6 @@ def load_model(path):
     own = {"format", "format_version", "class_years", *NETWORK_FIELDS}
     model.record = {name: value for name, value in content.items() if name not in own}
     return model.eval()
-
-
-def of_today(description, state):
-    """The description and the weights of a network of an earlier version, under the names of today."""
-    if description.get("name") == "comparison":  # then a network of its own, around another one
-        description = {**description["backbone"], "head": "comparison", "num_classes": description["num_classes"]}
-        state = {name.removeprefix("backbone."): value for name, value in state.items()}
-    return {EARLIER_NAMES.get(name, name): value for name, value in description.items()}, state
 
 
 def check_format(path, content):

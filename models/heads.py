@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.comparison import ComparisonHead
-
 # Differences of probabilities are often exactly zero. Since that costs a reported loss 87 nats, no class gets less.
 SMALLEST = torch.finfo(torch.float32).eps
 
@@ -82,7 +80,6 @@ HEADS = {
     "binomial": BinomialHead,
     "coral": CoralHead,
     "corn": CornHead,
-    "comparison": ComparisonHead,
 }
 
 

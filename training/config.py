@@ -20,6 +20,7 @@ from training.optimizers import OPTIMIZERS
 from training.schedule import SCHEDULES
 from utils.classes import check_names
 from utils.cli import printable
+from utils.device import DEVICES, PRECISIONS
 from utils.errors import UserError
 from utils.options import as_tuples, check_values, default_of, fill_defaults, flag, option
 from utils.reading import exists, read_json
@@ -86,7 +87,12 @@ class OptimizationConfig:
     lr: float = option(0.1, "base learning rate", low=0, high=1e6)
     loss: str = option("cross_entropy", "training loss", choices=tuple(LOSSES))
     schedule: str = option("step", "learning rate schedule", choices=SCHEDULES)
-    lr_steps: tuple = option((20, 50, 75), "epochs at which the step schedule decays", low=0, high=100_000)
+    lr_steps: tuple = option(
+        (20, 50, 75),
+        "epochs at which the step schedule decays; by default 20, 50 and 75 % of them",
+        low=0,
+        high=100_000,
+    )
     lr_gamma: float = option(0.1, "factor of each learning rate decay", low=0, high=1)
     warmup: float = option(0.0, "epochs of linear learning rate warm-up", low=0, high=100_000)
     optimizer: str = option(
@@ -122,10 +128,10 @@ class EvaluationConfig:
 @dataclass(frozen=True)
 class MachineConfig:
     title: ClassVar[str] = "machine"
-    device: str = option("auto", "device to compute on", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", "device to compute on", choices=DEVICES)
     precision: str = option(
         "auto", "precision of the network; auto: bf16 where the processor is faster in it",
-        choices=("auto", "fp32", "bf16"),
+        choices=PRECISIONS,
     )  # fmt: skip
     threads: int = option(0, "CPU threads; 0 means one per core", low=0, high=1024)
     compile: str = option("auto", "torch.compile; auto: on GPUs", choices=("auto", "on", "off"))

@@ -13,7 +13,9 @@ import torch
 
 from utils.distributed import SINGLE_PROCESS, Distributed
 from utils.errors import UserError
+from utils.options import check_limits
 
+DEVICES, PRECISIONS = ("auto", "cpu", "cuda"), ("auto", "fp32", "bf16")
 # glibc's mallopt parameters (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
@@ -102,6 +104,9 @@ class Runtime:
             deterministic: use only algorithms that give the same bits on every run; on a CPU all of them do.
             compilation: 'auto' (on GPUs), 'on' or 'off'.
         """
+        check_limits("--device", device, {"choices": DEVICES})
+        check_limits("--precision", precision, {"choices": PRECISIONS})
+        check_limits("--threads", threads, {"low": 0})
         # More threads than cores wait for each other: with 200 on two cores, thirty times as long.
         torch.set_num_threads(min(threads, os.cpu_count() or 1) or cpu_threads())
         if deterministic:

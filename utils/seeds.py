@@ -13,7 +13,6 @@ class Stream(enum.IntEnum):
     SHUFFLE = 1
     AUGMENT = 2
     DROPOUT = 3
-    COMPARATOR = 4
 
 
 def derive_seed(*key):
