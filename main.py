@@ -43,7 +43,8 @@ def main():
     config = arguments.config
     check_folder(config, arguments.resume)
     keep_large_buffers()
-    runtime = Runtime.setup(config.device, config.precision, config.threads, config.deterministic, config.compile)
+    machine = (config.device, config.precision, config.threads, config.deterministic, config.compile)
+    runtime = Runtime.setup(*machine, join=True)
     # "auto" is decided once: a resumed run keeps the precision that it began with.
     config = dataclasses.replace(config, precision=runtime.precision)
     if not runtime.distributed.is_main_process:  # only the main process prints

@@ -6,8 +6,8 @@ Several models are fused. From Python: `from predict import AgePredictor; AgePre
 """
 
 import contextlib
-import os
 import sys
+from collections import Counter
 
 from tqdm import tqdm
 
@@ -19,7 +19,9 @@ from photos.predictor import NOTICE, AgePredictor, Face, Photograph
 from training.config import FIELDS
 from utils.cli import percent, printable, run_script
 from utils.errors import UserError
+from utils.files import refuse_overlaps
 from utils.options import Parser, add_options, check_limits
+from utils.reading import exists
 
 __all__ = ["AgePredictor", "Face", "Photograph"]
 
@@ -73,13 +75,13 @@ def read_command_line():
 
 def check_outputs(options):
     """Check --csv and --json, each by itself and against the other options. Raises UserError."""
-    outputs = outputs_of(options)
-    for kind, path in outputs.items():
+    refuse_overlaps({f"--{kind}": getattr(options, kind) for kind in (*STARTS, "draw")})
+    for kind, path in outputs_of(options).items():
         check_output_file(kind, path)
-        if options.draw is not None and os.path.realpath(options.draw) == os.path.dirname(os.path.realpath(path)):
-            raise UserError(f"--{kind} '{path}' is in the folder of --draw, which holds drawings only")
-    if len(set(map(os.path.realpath, outputs.values()))) < len(outputs):
-        raise UserError(f"--csv and --json are one file, '{options.csv}': give two")
+
+
+class Stopped(Exception):
+    """Leaves the block in which outputs of an earlier call would be replaced."""
 
 
 def main():
@@ -93,40 +95,65 @@ def main():
     )
     for note in predictor.notes:
         print(f"note: {printable(note)}")
-    failed, done, reduced, count, stopped = 0, 0, 0, len(options.photographs), None
-    with contextlib.ExitStack() as stack:
-        writers = open_writers(options, predictor.classes.names, stack)
-        bar = stack.enter_context(tqdm(total=count, unit="photo", disable=None if count > 1 else True))
-        photographs = stack.enter_context(contextlib.closing(predictor.predict(options.photographs)))
-        try:
-            for photograph in photographs:
-                for write in writers:
-                    write(photograph)
-                done, failed = done + 1, failed + (photograph.error is not None)
-                reduced += photograph.reduction > 4
-                for line in lines_of(photograph, options.top):
-                    tqdm.write(line)  # above the progress bar, where there is one
-                bar.update()
-        except (KeyboardInterrupt, SystemExit, BrokenPipeError) as interruption:
-            stopped = interruption  # the outputs are finished with what there is
+    done = Counter()
+    stopped = predict_all(options, predictor, done)
+    if stopped is not None:
+        if outputs_of(options) or options.draw is not None:
+            count = f"{done['photographs']} of {len(options.photographs)} photographs"
+            print(f"stopped: new outputs hold {count}; those that were there stay as they were", file=sys.stderr)
+        raise stopped
     if options.skipped:
         kinds = ", ".join(sorted({path.suffix.lower() for path in options.skipped}))
         print(f"note: {len(options.skipped)} files of other formats are skipped ({kinds}): save them as JPEG or PNG")
-    if reduced:
-        print(f"note: {reduced} photographs are searched at under a quarter of their size: small faces may be missed")
-    if stopped is not None:
-        if writers:
-            print(f"stopped: the outputs hold {done} of {count} photographs", file=sys.stderr)
-        raise stopped
-    return 1 if failed else 0
+    if done["reduced"]:
+        count = done["reduced"]
+        print(f"note: {count} photographs are searched at under a quarter of their size: small faces may be missed")
+    return 1 if done["failed"] else 0
 
 
-def open_writers(options, class_names, stack):
-    """The functions that write a Photograph; the files appear when the ExitStack ends. Raises UserError."""
-    writers = [row_writer(kind, path, class_names) for kind, path in outputs_of(options).items()]
+def predict_all(options, predictor, done):
+    """Predict, write and print all photographs.
+
+    Args:
+        done: a Counter that counts photographs, and those that are `failed` or `reduced`.
+
+    Returns:
+        The exception that interrupted this, or None. New outputs then hold what there is, and those of an earlier call
+        stay as they were.
+    """
+    stopped, count = None, len(options.photographs)
+    with contextlib.suppress(Stopped), contextlib.ExitStack() as replaced:
+        with contextlib.ExitStack() as new:
+            writers = open_writers(options, predictor.classes.names, new, replaced)
+            bar = new.enter_context(tqdm(total=count, unit="photo", disable=None if count > 1 else True))
+            photographs = new.enter_context(contextlib.closing(predictor.predict(options.photographs)))
+            try:
+                for photograph in photographs:
+                    for write in writers:
+                        write(photograph)
+                    done["photographs"] += 1
+                    done["failed"] += photograph.error is not None
+                    done["reduced"] += photograph.reduction > 4
+                    for line in lines_of(photograph, options.top):
+                        tqdm.write(line)  # above the progress bar, where there is one
+                    bar.update()
+            except (KeyboardInterrupt, SystemExit, OSError) as interruption:
+                stopped = interruption
+        if stopped is not None:
+            raise Stopped
+    return stopped
+
+
+def open_writers(options, class_names, new, replaced):
+    """The functions that write a Photograph; the files appear when an ExitStack ends. Raises UserError.
+
+    Args:
+        new, replaced: the ExitStacks for outputs that are not there yet, and for the others.
+    """
+    writers = {path: row_writer(kind, path, class_names) for kind, path in outputs_of(options).items()}
     if options.draw is not None:
-        writers.append(drawing_writer(options.draw))
-    return [stack.enter_context(writer) for writer in writers]
+        writers[options.draw] = drawing_writer(options.draw)
+    return [(replaced if exists(path) else new).enter_context(writer) for path, writer in writers.items()]
 
 
 def outputs_of(options):

@@ -16,7 +16,7 @@ import torch
 
 from data import load_data, open_cache
 from data.dataset import FaceDataset
-from data.duplicates import signatures_of
+from data.duplicates import both_signatures
 from data.images import in_threads
 from evaluation.evaluate import evaluate, measure_latency
 from evaluation.evaluation import Evaluation
@@ -36,7 +36,7 @@ from training.results import class_results
 from utils.cli import printable, python_command, run_script
 from utils.device import Runtime, keep_large_buffers
 from utils.errors import UserError
-from utils.files import check_output, write_json
+from utils.files import check_output, refuse_overlaps, write_json
 from utils.options import Parser, add_options, default_of
 from utils.reading import read_json
 from utils.serialization import digest
@@ -103,6 +103,7 @@ def read_command_line():
     options.models = model_files(options.models)
     if options.detect and options.crops > 1:
         raise UserError("--detect with --crops 10: ten crops are of images that are cropped already")
+    refuse_overlaps({"--json": options.json, "--error-dir": options.error_dir if options.show_errors else None})
     if options.json is not None:
         check_output(options.json, is_report, "a report of test_code.py --json")
     return options
@@ -137,19 +138,17 @@ def prepare(path, options):
         raise UserError(f"'{path}' knows the classes {theirs}; these labels have {ours}")
     check_columns(options.by, faces.table)
     chosen, split = choose_faces(path, model.record, faces, options)
+    check = leave_out_seen if options.leave_out_seen else refuse_seen
     if not options.leave_out_seen:
         refuse_seen(path, model.record, chosen, split)  # by people, before any image is decoded
+    cache = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)
+    chosen = check(path, model.record, chosen, split, cache.pictures.signatures[:, chosen.table.index])
+    images = cache.images
     if options.detect:
         chosen, images = cut_faces(model, chosen, config.image_dir)
-        signatures = signatures_of(images)
+        chosen = check(path, model.record, chosen, split, both_signatures(images))
     else:
-        cache = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)
-        images, signatures = cache.images, cache.pictures.signatures[chosen.table.index]
         print_framing_note(model, chosen, config.image_dir)
-    if options.leave_out_seen:
-        chosen = leave_out_seen(path, model.record, chosen, split, signatures)
-    else:
-        refuse_seen(path, model.record, chosen, split, signatures)
     evaluation = Evaluation(
         chosen,
         decoder=options.decode or model.record["decoder"],
@@ -204,7 +203,8 @@ def leave_out_seen(path, record, faces, split, signatures):
     known = seen["people"] | seen["pictures"]
     if known.all():
         raise UserError(f"--leave-out-seen: '{path}' was trained on all {len(faces):,} faces of {split}")
-    print(f"note: {known.sum():,} of {len(faces):,} faces of {split} are left out: '{path}' was trained on them")
+    if known.any():
+        print(f"note: {known.sum():,} of {len(faces):,} faces of {split} are left out: '{path}' was trained on them")
     return faces.where(~known)
 
 
@@ -293,6 +293,7 @@ def make_report(evaluation, latency, runtime):
         "model": evaluation.name,
         "held_out_fold": model.record["fold"],
         "evaluated": evaluation.split,
+        "unknown_origin": model.record.get("unknown_origin", []),
         "parameters": parameter_count(model),
         "size_mib": size_mib(model),
         "faces": len(evaluation),

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.duplicates import mirrored, same_pictures, signatures_of
+from data.duplicates import both_signatures, same_pictures
 from data.images import centre_square, open_image, to_rgb
 from photos.photographs import find_photographs
 
@@ -38,7 +38,7 @@ CHANGES = {
 
 
 def signatures(images):
-    return signatures_of(np.stack([np.asarray(centre_square(i, SIDE)).transpose(2, 0, 1) for i in images]))
+    return both_signatures(np.stack([np.asarray(centre_square(i, SIDE)).transpose(2, 0, 1) for i in images]))
 
 
 def saved(image):
@@ -56,10 +56,10 @@ def main():
     for position in np.random.default_rng(0).permutation(len(paths))[: options.count]:
         with open_image(paths[position]) as image:
             images.append(to_rgb(image))
-    known, count = signatures(images), len(images)
+    known, count = signatures(images)[0], len(images)
     for name, change in CHANGES.items():
         copies = signatures([saved(change(image)) for image in images])
-        pairs = same_pictures(np.concatenate([copies, mirrored(copies)]), known)
+        pairs = same_pictures(np.concatenate(copies), known)
         found = {first % count for first, second in pairs if first % count == second}
         print(f"{name:38} {len(found):4} of {count}")
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from data.adience import CANONICAL, FOLDS, HEADER
+from data.images import write_image
 from utils.errors import UserError
 from utils.files import locked
 from utils.reading import read_json, reason
@@ -84,7 +85,7 @@ def draw_fold(folder, fold, people_per_class, images_per_person, rng):
         album_dir.mkdir(parents=True, exist_ok=True)
         for image in range(images_per_person):
             name, yaw = f"{number:0>5}_{image:03d}_o.jpg", str(rng.choice([-15, 0, 0, 0, 15]))
-            draw_face(person, rng).save(album_dir / f"landmark_aligned_face.{number}.{name}", quality=90)
+            write_image(album_dir / f"landmark_aligned_face.{number}.{name}", draw_face(person, rng))
             rows.append([album, name, number, list(CANONICAL)[label], person.gender, *"00000", yaw, "90"])
     for age in ("None", "35", "(38, 42)"):  # as in the real files: no age, a single age, an odd interval
         rows[rng.integers(len(rows))][HEADER.index("age")] = age

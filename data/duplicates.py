@@ -36,6 +36,11 @@ def signatures_of(images):
     return np.concatenate(signatures)
 
 
+def both_signatures(images):
+    """Images uint8 (N, 3, S, S) -> the signatures of these and of their mirror images, uint8 (2, N, 96)."""
+    return np.stack([signatures_of(images), signatures_of(images[..., ::-1])])
+
+
 def area_means(size, smaller):
     """The matrix (smaller, size) that averages the pixels that each of `smaller` equal parts covers."""
     edges = np.linspace(0, size, smaller + 1)
@@ -54,17 +59,6 @@ def difference_hashes(pictures):
     rows = pictures.reshape(len(pictures), HASH_SIDE, SIDE // HASH_SIDE, SIDE).mean(axis=2)  # (N, 16, 32)
     smooth = rows[:, :, columns]  # (N, 16, 17)
     return (smooth[:, :, 1:] > smooth[:, :, :-1]).reshape(len(pictures), -1)
-
-
-def mirrored(signatures):
-    """Signatures of the mirror images, uint8 (N, 96), but for a pixel of the small pictures.
-
-    The right neighbour of a mirrored pixel is its left one, so that each bit changes its place and its value.
-    """
-    bits = np.unpackbits(signatures[:, :HASH_BYTES], axis=1).reshape(-1, HASH_SIDE, HASH_SIDE)
-    small = signatures[:, HASH_BYTES:].reshape(-1, SMALL_SIDE, SMALL_SIDE)
-    hashes = np.packbits(1 - bits[:, :, ::-1].reshape(-1, HASH_SIDE**2), axis=1)
-    return np.hstack([hashes, small[:, :, ::-1].reshape(-1, SMALL_SIDE**2)])
 
 
 def same_pictures(signatures, others=None, each_pair_once=False):
@@ -100,9 +94,16 @@ def same_pictures(signatures, others=None, each_pair_once=False):
 
 
 def find_pairs(signatures):
-    """The pairs of a set that show the same picture, as it is or mirrored, int64 (P, 2); raises UserError."""
-    turned = same_pictures(signatures, mirrored(signatures), each_pair_once=True)
-    return np.unique(np.concatenate([same_pictures(signatures), turned]), axis=0)
+    """The pairs of a set that show the same picture, as it is or mirrored, int64 (P, 2).
+
+    Args:
+        signatures: uint8 (2, N, 96), of `both_signatures`.
+
+    Raises:
+        UserError: see `same_pictures`.
+    """
+    turned = same_pictures(*signatures, each_pair_once=True)
+    return np.unique(np.concatenate([same_pictures(signatures[0]), turned]), axis=0)
 
 
 def as_signs(signatures):
@@ -123,7 +124,7 @@ class Pictures:
     """The pictures of a whole data set.
 
     Attributes:
-        signatures: uint8 (N, 96), in the order of the cache.
+        signatures: uint8 (2, N, 96), of the pictures and of their mirror images, in the order of the cache.
         pairs: int64 (P, 2), the rows that hold the same picture, as it is or mirrored.
     """
 
@@ -133,7 +134,7 @@ class Pictures:
     @classmethod
     def of(cls, images):
         """The Pictures of images uint8 (N, 3, S, S). Raises UserError, see `same_pictures`."""
-        signatures = signatures_of(images)
+        signatures = both_signatures(images)
         return cls(signatures, find_pairs(signatures))
 
     def duplicates(self, faces, others):

@@ -1,8 +1,10 @@
 """Image files, decoded upright and in RGB, and cut to a square."""
 
 import contextlib
+import functools
 import io
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageCms, PngImagePlugin, UnidentifiedImageError
@@ -12,8 +14,8 @@ from utils.errors import UserError
 from utils.reading import MIB, open_regular
 
 Image.MAX_IMAGE_PIXELS = None  # open_image has limits of its own
-# A JPEG decodes at an eighth of its size.
-MOST_PIXELS = {"JPEG": 400_000_000, "MPO": 400_000_000, "other": 90_000_000}
+# A JPEG decodes at an eighth of its size, but a progressive one needs memory for all of it.
+MOST_PIXELS, MOST_JPEG_PIXELS = 90_000_000, 400_000_000
 
 # Others start foreign programs (EPS) or hold no photographs.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
@@ -70,7 +72,8 @@ def open_image(path):
     """
     try:
         with open_regular(path, IMAGE_LIMIT) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
-            most = MOST_PIXELS.get(image.format, MOST_PIXELS["other"])
+            reduced = image.format in ("JPEG", "MPO") and "progressive" not in image.info
+            most = MOST_JPEG_PIXELS if reduced else MOST_PIXELS
             if image.width * image.height > most:
                 size = f"{image.width}x{image.height}, more than {most / 1e6:,.0f} million pixels"
                 raise UserError(f"'{path}' is {size}; save it smaller")
@@ -125,10 +128,18 @@ def to_srgb(image, profile):
     """A PIL image in RGB, from the colours of an ICC profile (bytes, or None); a damaged profile does not matter."""
     if profile:
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "sRGB" not in ImageCms.getProfileDescription(source):
+            if image.mode != "RGB" or not is_srgb(profile):
+                source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
                 image = ImageCms.profileToProfile(image, source, SRGB, outputMode="RGB")
     return image.convert("RGB")
+
+
+@functools.lru_cache(16)
+def is_srgb(profile):
+    """Whether an ICC profile leaves the colours of sRGB as they are; the conversion takes time and rounds."""
+    colours = Image.fromarray(np.stack(np.meshgrid(*[np.arange(0, 256, 15, np.uint8)] * 3), -1).reshape(18, -1, 3))
+    converted = ImageCms.profileToProfile(colours, ImageCms.ImageCmsProfile(io.BytesIO(profile)), SRGB)
+    return np.abs(np.asarray(colours, int) - np.asarray(converted)).max() <= 2
 
 
 def centre_square(image, size):
@@ -136,6 +147,13 @@ def centre_square(image, size):
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+def write_image(path, image):
+    """Write a PIL image as JPEG or PNG; Pillow itself does not notice a full disk. Raises OSError."""
+    content = io.BytesIO()
+    image.save(content, "PNG" if Path(path).suffix == ".png" else "JPEG", quality=90)
+    Path(path).write_bytes(content.getvalue())
 
 
 def in_threads(function, items, description, workers=None, progress=True):

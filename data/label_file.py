@@ -11,6 +11,7 @@ name of a class. Optional: `person`, `fold` (0 to 4), `gender`, `yaw` (degrees) 
 import math
 import posixpath
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -164,6 +165,9 @@ def odd_people(people):
         if name.lower() in UNKNOWN_PEOPLE or (count > len(people) / 10 and people.nunique() > 20):
             shown = f"the person {printable(repr(name))} has {count:,} of {len(people):,} faces"
             yield f"{shown}; an empty cell means that the person is not known"
+    names = pd.Series(people.unique())
+    if (alike := names[names.str.casefold().duplicated(keep=False)]).any():
+        yield f"{len(alike):,} names of people differ in capitals only, such as {printable(', '.join(alike[:2]), 80)}"
 
 
 def read_rows(label_file):
@@ -191,6 +195,8 @@ def read_rows(label_file):
             if texts != kept[name]:
                 kept[name] = texts
                 notes.append(f"the column '{name}' has decimal commas")
+    if "person" in kept:
+        kept["person"] = list(map(one_spelling, kept["person"]))
     rows = pd.DataFrame({**kept, "file": Path(label_file).name, "line": lines})
     for column, is_wrong, problem in PROBLEMS:
         if wrong := {text for text in set(kept.get(column, ())) if is_wrong(text)}:
@@ -201,6 +207,12 @@ def read_rows(label_file):
         first = rows.line[paths == paths[repeated].iloc[0]].iloc[0]
         refuse_value(rows, repeated, "path", f"is in line {first} too; list each image once", label_file)
     return rows.assign(path=paths), tuple(name for name in columns if name in RESERVED), tuple(sorted(notes))
+
+
+def one_spelling(name):
+    """A name in one Unicode form, with single spaces and without invisible characters."""
+    shown = "".join(character for character in name if unicodedata.category(character) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", shown).split())
 
 
 def find_separator(text):

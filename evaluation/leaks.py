@@ -1,8 +1,9 @@
 """Whether a model has seen faces: in its own training, or in that of its initial weights or its teachers."""
 
 import numpy as np
+import pandas as pd
 
-from data.duplicates import SIGNATURE_BYTES, mirrored, same_pictures
+from data.duplicates import SIGNATURE_BYTES, same_pictures
 from utils.errors import UserError
 
 
@@ -29,7 +30,8 @@ def seen_faces(path, record, faces, signatures=None):
         path: the model file, for the message.
         record: the record of the model file.
         faces: the N Faces to evaluate.
-        signatures: uint8 (N, 96), of their pictures, since people may have other names here; None compares people only.
+        signatures: uint8 (2, N, 96), of their pictures and mirror images, since people may have other names here; None
+            compares people only.
 
     Returns:
         {"people": bool (N,), "pictures": bool (N,)}. The first marks the faces of people in the training data. The
@@ -44,14 +46,25 @@ def seen_faces(path, record, faces, signatures=None):
         trained_on = pictures_seen(record)
         if trained_on.shape[1] != SIGNATURE_BYTES:
             raise UserError(f"'{path}' is damaged: its 'train_pictures' have {trained_on.shape[1]} bytes each")
-        found = same_pictures(np.concatenate([signatures, mirrored(signatures)]), trained_on)[:, 0]
+        found = same_pictures(np.concatenate(signatures), trained_on)[:, 0]
         seen["pictures"][found % max(1, len(faces))] = True
-        seen["pictures"] &= ~faces.table.path.isin(record["duplicates"]).to_numpy()
+        seen["pictures"] &= ~reported_duplicates(record, faces, signatures[0])
     return seen
 
 
+def reported_duplicates(record, faces, signatures):
+    """Bool (N,): faces that the training run reported as duplicates, by path and, if the record has it, by picture."""
+    reported = faces.table.path.isin(record["duplicates"]).to_numpy(copy=True)
+    if "duplicate_pictures" in record and reported.any():
+        positions = pd.Index(record["duplicates"]).get_indexer(faces.table.path[reported])
+        pairs = same_pictures(signatures[reported], record["duplicate_pictures"].numpy())
+        same = pairs[positions[pairs[:, 0]] == pairs[:, 1], 0]
+        reported[reported] = np.isin(np.arange(len(positions)), same)
+    return reported
+
+
 def refuse_seen(path, record, faces, split, signatures=None):
-    """Refuse to evaluate a model on faces that it was trained on.
+    """Refuse to evaluate a model on faces that it was trained on; returns the faces.
 
     Args:
         path, record, faces, signatures: as for `seen_faces`.
@@ -67,3 +80,4 @@ def refuse_seen(path, record, faces, split, signatures=None):
                 f"'{path}' was trained on {kind} of these faces{names}: {int(seen.sum()):,} of {len(seen):,} in"
                 f" {split}, first {faces.table.path[seen].iloc[0]}; it held out fold {record['fold']}"
             )
+    return faces

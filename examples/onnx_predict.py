@@ -1,20 +1,27 @@
 """Predict the age group of cropped faces with an ONNX file of tools.export. Needs no torch.
 
-    python -m pip install numpy onnxruntime pillow
+    python -m pip install numpy onnxruntime pandas pillow tqdm
     python examples/onnx_predict.py fold_0.onnx face.jpg [face.jpg ...]
 
     face.jpg  25-32 81 %  (38-43 9 %, 15-20 7 %)
 
-Copy what you need: open_model and read_face are all that a program of your own has to do.
+`open_model` and `decode_face` are all that a program of your own needs. The latter reads a photograph as the training
+did: upright, in the colours of sRGB, its centre square resized.
 """
 
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from data.images import decode_face
+from utils.cli import printable
+from utils.errors import UserError
 
 
 def open_model(path):
@@ -27,24 +34,6 @@ def open_model(path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     return session, json.loads(metadata["class_names"]), int(metadata["image_size"])
-
-
-def read_face(path, size):
-    """Read a photograph of a face as the training did: upright, its centre square resized.
-
-    Returns:
-        uint8 array (3, size, size), RGB.
-    """
-    with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as image:
-        image.draft("RGB", (size, size))  # a large JPEG decodes straight to about this size, which is faster
-        image = ImageOps.exif_transpose(image)  # as the camera was held
-        if image.mode.startswith("I"):  # 16 bits; Pillow would cut them off at 255
-            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-        image = image.convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    square = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    return np.asarray(square).transpose(2, 0, 1)
 
 
 def describe(probabilities, predicted, class_names):
@@ -66,16 +55,16 @@ def main():
         return fail(f"'{options.model}' is not a model of tools.export: {error}")
     for path in options.faces:
         try:
-            images = read_face(path, size)[None]  # (1, 3, size, size); a larger batch is faster for many faces
-        except Exception as error:  # a damaged photograph can fail anywhere within Pillow
-            return fail(f"'{path}' is not a photograph: {error}")
+            images = decode_face(path, size)[None]  # (1, 3, size, size); a larger batch is faster for many faces
+        except UserError as error:
+            return fail(str(error))
         probabilities, predicted = session.run(["probabilities", "predicted"], {"images": images})  # (1, K), (1,)
-        print(f"{path}  {describe(probabilities[0], predicted[0], class_names)}")
+        print(f"{printable(path)}  {describe(probabilities[0], predicted[0], class_names)}")
     return 0
 
 
 def fail(message):
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return 2
 
 

@@ -51,6 +51,7 @@ RECORD_FIELDS = {
 OPTIONAL_FIELDS = {
     "initial_people": (list, str),  # like train_people, of the initial weights and the teachers
     "initial_pictures": torch.Tensor,
+    "duplicate_pictures": torch.Tensor,  # like train_pictures, of the duplicates
     "unknown_origin": (list, str),  # initial weights whose training faces are not known
 }
 KINDS = {dict: "a dict", list: "a list", str: "a text", int: "a whole number", float: "a number"}
@@ -111,9 +112,10 @@ def load_model(path):
         raise UserError(f"'{path}' is damaged: {problem}")
     try:
         description, state = content["network"], content["state_dict"]
-        model = create_model(**{EARLIER_NAMES.get(name, name): value for name, value in description.items()})
+        with torch.device("meta"):  # a network that the file does not hold takes no memory
+            model = create_model(**{EARLIER_NAMES.get(name, name): value for name, value in description.items()})
         check_weights(model.state_dict(), state)
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=True)
     except UserError as error:
         raise UserError(f"'{path}': {error}") from None
     except Exception as error:  # damaged descriptions fail anywhere within a constructor
@@ -185,9 +187,12 @@ def find_problem_of_training(content):
         return f"its 'train_people' are {len(people)} and its 'train_faces' {faces}"
     if pictures.dtype != torch.uint8 or pictures.dim() != 2 or len(pictures) != faces:
         return f"its 'train_pictures' are {tuple(pictures.shape)} of {pictures.dtype} for {faces} faces"
-    initial = content.get("initial_pictures", pictures)
-    if initial.dtype != torch.uint8 or initial.shape[1:] != pictures.shape[1:]:
-        return "its 'initial_pictures' are not like its 'train_pictures'"
+    for name in ("initial_pictures", "duplicate_pictures"):
+        others = content.get(name, pictures)
+        if others.dtype != torch.uint8 or others.shape[1:] != pictures.shape[1:]:
+            return f"its '{name}' are not like its 'train_pictures'"
+    if len(content.get("duplicate_pictures", content["duplicates"])) != len(content["duplicates"]):
+        return "its 'duplicate_pictures' are not as many as its 'duplicates'"
     epochs, rows = content["config"].get("epochs"), content["history"]
     if rows and len(rows) != epochs:
         return f"its 'history' has {len(rows)} epochs instead of {epochs}"

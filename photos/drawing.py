@@ -3,11 +3,14 @@
 import contextlib
 import itertools
 import re
+import sys
 from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
 
+from data.images import write_image
 from photos.photographs import load_photograph
+from utils.cli import printable
 from utils.errors import UserError
 from utils.files import replaced_outputs
 from utils.reading import exists, reason
@@ -31,9 +34,15 @@ def drawing_writer(folder):
         with replaced_outputs(folder, None, NAME.fullmatch) as staging:
 
             def draw(photograph):
-                if photograph.faces:
+                if not photograph.faces:
+                    return
+                try:
+                    drawn = draw_faces(photograph)
+                except UserError as error:  # it vanished since it was searched
+                    print(f"note: not drawn: {printable(error)}", file=sys.stderr)
+                else:
                     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(photograph.path).stem)[-80:] or "_"
-                    draw_faces(photograph).save(staging / f"{next(numbers):06d}_{stem}.drawn.jpg", quality=90)
+                    write_image(staging / f"{next(numbers):06d}_{stem}.drawn.jpg", drawn)
 
             yield draw
     except OSError as error:

@@ -6,12 +6,12 @@ import itertools
 import json
 
 from utils.files import atomic_write, check_output
-from utils.reading import open_regular
+from utils.reading import starts_with
 
 BOX = "left top width height".split()
 FIRST_COLUMNS = ["photo", "face", "faces", *BOX, "detection_confidence", "angle", "group", "confidence"]
-STARTS = {"csv": "photo,face,faces,left,", "json": '[\n{"photo": '}  # of the files written here, now and earlier
-FILE_LIMIT = 2**40  # MiB of an earlier output, of which the start is read
+# Starts of the files written here, now and earlier; a JSON list may be empty.
+STARTS = {"csv": ("photo,face,faces,left,",), "json": ('[\n{"photo": ', "[\n\n]")}
 
 
 def rows_of(photograph, class_names):
@@ -63,7 +63,8 @@ def row_writer(kind, path, class_names):
             table.writeheader()
             yield lambda photograph: table.writerows(rows_of(photograph, class_names))
         else:
-            separators = itertools.chain(["[\n"], itertools.repeat(",\n"))
+            file.write("[\n")
+            separators = itertools.chain([""], itertools.repeat(",\n"))
             yield lambda photograph: file.writelines(
                 next(separators) + json.dumps(row) for row in rows_of(photograph, class_names)
             )
@@ -74,8 +75,6 @@ def check_output_file(kind, path):
     """Refuse to replace a file that predict.py did not write. Raises UserError."""
 
     def is_ours(path):
-        start = STARTS[kind].encode()
-        with open_regular(path, FILE_LIMIT) as file:
-            return file.read(len(start)) == start
+        return starts_with(path, *STARTS[kind])
 
     check_output(path, is_ours, f"a list of predict.py --{kind}")

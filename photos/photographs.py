@@ -19,7 +19,8 @@ DECODED_SIDE = 2048
 def find_photographs(paths, skipped=None):
     """Find photographs: files as they are named, and those in folders, sorted, at any depth.
 
-    In folders only files with PHOTO_SUFFIXES count; names that begin with a dot are skipped, links to folders too.
+    In folders only files with PHOTO_SUFFIXES count; names that begin with a dot are skipped. Each folder is searched
+    once, however many links lead to it.
 
     Args:
         paths: files and folders.
@@ -51,8 +52,10 @@ def walk(folder, skipped):
     def refuse(error):
         raise UserError(f"cannot read the folder '{error.filename}': {error.strerror}")
 
-    for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    known = {os.path.realpath(folder)}
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        found = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders) if name[0] != "."}
+        folders[:] = [name for name, path in found.items() if path not in known and not known.add(path)]
         for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
             if path.suffix.lower() in PHOTO_SUFFIXES:
                 yield path

@@ -1,11 +1,13 @@
 """Misclassified faces, the most confident errors first, and their images in a folder."""
 
+import os
 import re
 from pathlib import Path
 
 import pandas as pd
 from PIL import Image
 
+from data.images import write_image
 from utils.errors import UserError
 from utils.files import replaced_outputs, write_csv
 from utils.reading import exists, reason, starts_with
@@ -53,7 +55,7 @@ def write_errors(folder, errors, class_names, write_page):
     try:
         with replaced_outputs(folder, MANIFEST, is_output) as staging:
             for name, image in zip(names, errors.image, strict=True):
-                Image.fromarray(image.transpose(1, 2, 0)).save(staging / name)
+                write_image(staging / name, Image.fromarray(image.transpose(1, 2, 0)))
             write_page(staging / PAGE)
             write_csv(staging / MANIFEST, table[FIRST_COLUMNS + [name for name in table if name not in FIRST_COLUMNS]])
     except OSError as error:
@@ -69,6 +71,10 @@ def check_error_folder(folder):
     folder = Path(folder)
     if exists(folder) and not folder.is_dir():
         raise UserError(f"--error-dir '{folder}': expected a folder, this is a file")
+    if exists(folder / "config.json"):
+        raise UserError(f"--error-dir '{folder}' is a run directory: choose another folder")
+    if exists(folder) and not os.access(folder, os.W_OK):
+        raise UserError(f"--error-dir '{folder}' cannot be written")
     manifest = folder / MANIFEST
     if exists(manifest) and not (manifest.is_file() and starts_with(manifest, ",".join(FIRST_COLUMNS))):
         raise UserError(f"'{manifest}' exists and is not a list of errors of test_code.py: move it away")

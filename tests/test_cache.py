@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from data import cache as cache_module
 from data.cache import open_cache
-from data.duplicates import signatures_of
+from data.duplicates import both_signatures
 from data.images import decode_face
 from utils.errors import UserError
 
@@ -277,7 +277,7 @@ class TestTheCacheIsWhatWasWritten:
         recorded = cache_module.read_index(file.parent)["status"].tolist()
         assert recorded == list(map(str, (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)))
         assert pairs == [[1, 4]]
-        assert signatures == signatures_of(np.frombuffer(images, np.uint8).reshape(6, 3, 40, 40)).tolist()
+        assert signatures == both_signatures(np.frombuffer(images, np.uint8).reshape(6, 3, 40, 40)).tolist()
 
     def test_a_later_opening_reads_nothing(self, pictures, monkeypatch):
         first = everything(pictures)
@@ -534,6 +534,20 @@ class TestWhatLiesBesideThePixels:
             red, green, blue = decode_face(tmp_path / name, 40)[:, 20, 20]
             assert red > 240 and green < 10 and blue < 10, name
 
+    def test_linear_light_is_converted_whatever_its_profile_is_called(self, tmp_path):
+        """Half of the light is 188 in sRGB (IEC 61966-2-1, by hand 187.5)."""
+        profile = adobe_rgb(gamma=1.0, name=b"a linear sRGB")
+        save(tmp_path / "a.png", np.full((50, 50, 3), 128), icc_profile=profile)
+        assert decode_face(tmp_path / "a.png", 40)[:, 5, 5].tolist() == [188, 188, 188]
+
+    def test_a_progressive_jpeg_needs_memory_for_all_of_its_pixels(self, tmp_path):
+        black = Image.new("L", (10_000, 10_000))
+        black.save(tmp_path / "baseline.jpg")
+        black.save(tmp_path / "progressive.jpg", progressive=True)
+        assert decode_face(tmp_path / "baseline.jpg", 40).max() == 0
+        with pytest.raises(UserError, match="is 10000x10000, more than 90 million pixels; save it smaller"):
+            decode_face(tmp_path / "progressive.jpg", 40)
+
     def test_animations_and_wholly_transparent_pictures_are_named(self, tmp_path):
         frames = [Image.new("RGBA", (50, 50), colour) for colour in ("black", "red")]
         for name in ("a.png", "a.webp"):
@@ -558,13 +572,13 @@ class TestWhatLiesBesideThePixels:
             assert decode_face(tmp_path / "a.png", 40)[:, 5, 5].tolist() == [120, 90, 60]
 
 
-def adobe_rgb():
+def adobe_rgb(gamma=2.19921875, name=b"wide\0"):
     """A minimal ICC profile with the primaries (D50) and the gamma of Adobe RGB (1998)."""
     primaries = {"r": (0.60974, 0.31111, 0.01947), "g": (0.20528, 0.62567, 0.06087), "b": (0.14919, 0.06322, 0.74457)}
     tags = {f"{c}XYZ": b"XYZ " + bytes(4) + fixed(values) for c, values in primaries.items()}
-    tags |= {f"{c}TRC": b"curv" + bytes(4) + struct.pack(">IH2x", 1, round(2.19921875 * 256)) for c in "rgb"}
+    tags |= {f"{c}TRC": b"curv" + bytes(4) + struct.pack(">IH2x", 1, round(gamma * 256)) for c in "rgb"}
     tags |= {"wtpt": b"XYZ " + bytes(4) + fixed((0.9642, 1, 0.8249)), "cprt": b"text" + bytes(4) + b"none\0\0\0\0"}
-    tags["desc"] = b"desc" + bytes(4) + struct.pack(">I", 6) + b"wide\0\0" + bytes(78)
+    tags["desc"] = b"desc" + bytes(4) + struct.pack(">I", len(name) + 1) + name + bytes(79)
     table, data, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
     for name, content in tags.items():
         table += name.encode() + struct.pack(">II", start + len(data), len(content))

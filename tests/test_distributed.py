@@ -134,7 +134,7 @@ from training.engine import EpochMeter
 from utils.device import Runtime
 from utils.signals import Interruption
 
-runtime = Runtime.setup("cpu", "fp32", threads=1)
+runtime = Runtime.setup("cpu", "fp32", threads=1, join=True)
 distributed = runtime.distributed
 rank = distributed.rank
 assert distributed.world_size == 2 and distributed.is_main_process == (rank == 0)

@@ -386,13 +386,13 @@ def check_example(folder, exported, model):
     code = (
         "import runpy, sys\nsys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally: assert not {'torch', 'onnx', 'pandas'} & set(sys.modules)"
+        "finally: assert not {'torch', 'onnx'} & set(sys.modules)"
     )
     command = [sys.executable, "-c", code, EXAMPLE, exported, "50% of a face.jpg", "missing.jpg"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout == f"50% of a face.jpg  {shown[0]}  ({shown[1]}, {shown[2]})\n"
     assert done.returncode == 2
-    assert done.stderr.startswith("error: 'missing.jpg' is not a photograph: ")
+    assert done.stderr.startswith("error: cannot read 'missing.jpg': ")
     assert done.stderr.count("\n") == 1
 
 
@@ -475,30 +475,8 @@ def example():
     return module
 
 
-def test_the_example_reads_greys_of_16_bits_as_the_cache_does(tmp_path):
-    Image.fromarray(np.linspace(0, 65535, 60 * 60).reshape(60, 60).astype(np.uint16)).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(example().read_face(tmp_path / "a.png", 48), decode_face(tmp_path / "a.png", 48))
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    width=st.integers(1, 700),
-    height=st.integers(1, 700),
-    mode=st.sampled_from(["RGB", "L", "P", "RGBA", "CMYK"]),
-    orientation=st.integers(1, 8),
-    kind=st.sampled_from(["JPEG", "PNG", "WEBP"]),
-)
-def test_the_example_reads_photographs_as_the_cache_does(tmp_path_factory, width, height, mode, orientation, kind):
-    path = tmp_path_factory.mktemp("face") / "face"
-    if kind != "PNG" and mode not in ("RGB", "L"):
-        mode = "RGB"
-    if mode == "CMYK":
-        kind = "JPEG"
-    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    exif = Image.Exif()
-    exif[274] = orientation
-    Image.fromarray(pixels).convert(mode).save(path, kind, exif=exif)
-    np.testing.assert_array_equal(example().read_face(path, 48), decode_face(path, 48))
+def test_the_example_reads_photographs_as_the_cache_does():
+    assert example().decode_face is decode_face
 
 
 def test_two_classes_have_one_next_one():

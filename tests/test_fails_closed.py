@@ -214,6 +214,27 @@ class TestOutputs:
         (faces / "demo.json").mkdir()
         assert "move it away first" in scripts.refused(MAIN, "--demo", *SMALL)
 
+    def test_an_error_folder_and_a_report_are_apart_and_no_run(self, scripts, run, evaluation):
+        command = [TEST_CODE, run / "fold_0.pt", *evaluation, "--show-errors", "--error-dir"]
+        assert "is a run directory: choose another folder" in scripts.refused(*command, run)
+        for name in ("index.html", "errors.csv", "."):
+            line = scripts.refused(*command, "err", "--json", f"err/{name}")
+            assert f"--json 'err/{name}' and --error-dir 'err': one is, or holds, the other" in line
+
+    def test_a_report_shows_all_photographs_of_the_run_or_none(self, scripts, run, trained):
+        """With one missing, it is not known whether the others are those of the run."""
+        images = shutil.copytree(trained.data[3], scripts.folder / "images")
+        first, second, third = sorted(images.rglob("*.jpg"))[:3]
+        order = ["tools.report", run, "--image-dir", images, *trained.data[4:], "--output", "a.html", "--threads", "1"]
+        assert "note" not in scripts.succeeds(*order)
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+        assert "was trained on other faces, labels or pixels than these" in scripts.refused(*order)
+        third.unlink()
+        assert "note: 1 photographs are missing: without all of them it is not" in scripts.succeeds(*order)
+        assert "photographs are not at hand" in (scripts.folder / "a.html").read_text()
+
 
 class TestLeaks:
     def test_a_model_that_names_nobody(self, scripts, run, evaluation):

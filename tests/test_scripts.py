@@ -1,6 +1,7 @@
 """The two scripts as a user runs them: a whole small experiment, resuming, and every kind of bad input."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ from conftest import ROOT, call, small_rows, write_images, write_labels
 from PIL import Image
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
+from test_predict import write_model
 
 import main
 import test_code
@@ -690,6 +692,36 @@ def test_the_demo_learns(tmp_path):
     assert call(main, "--demo", "--folds", 0, "--width", 0.25, "--no-plots") == 0
     results = json.loads((tmp_path / "runs" / "demo" / "results.json").read_text())
     assert results["folds"][0]["top1"] > 0.4
+
+
+def test_the_settings_of_matplotlib_do_not_matter(tmp_path):
+    """A notebook sets the backend, and a settings file may be of any kind."""
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "matplotlibrc").write_bytes(b"text.usetex: True\n\xff\xfe")
+    environment = {
+        "MPLBACKEND": "module://nonsense",
+        "MATPLOTLIBRC": str(tmp_path / "settings"),
+        "HOME": "/proc",
+        "PATH": "/bin",
+    }
+    program = "from report import plots; plots.save(plots.plot_confusion(__import__('numpy').eye(2), 'ab', '$x$'), 'c')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert Path("c.png").exists()
+
+
+def test_only_main_joins_other_processes(tmp_path):
+    """predict.py in a job of several processes works by itself."""
+    environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    Image.new("RGB", (50, 50)).save(tmp_path / "a.png")
+    torch.manual_seed(0)
+    write_model(tmp_path / "fold_0.pt")
+    command = [sys.executable, str(ROOT / "predict.py"), "fold_0.pt", "a.png", "--no-detect", "--threads", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "a.png  face 1 of 1" in done.stdout
 
 
 def test_the_published_network(small_faces_once, tmp_path, capsys):

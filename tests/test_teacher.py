@@ -9,7 +9,7 @@ import torch
 from conftest import call
 
 import main
-from data.duplicates import signatures_of
+from data.duplicates import both_signatures
 from data.images import decode_face
 from models import create_model
 from models.heads import SoftmaxHead
@@ -117,8 +117,8 @@ def test_a_teacher_that_has_seen_the_held_out_pictures_is_refused(taught, small_
     path, held_out = tmp_path / "teacher" / "fold_3.pt", sorted((small_faces_once[1] / "album3").iterdir())
     content = load_plain(path)
     size = content["image_size"]
-    seen = signatures_of(np.stack([decode_face(face, size) for face in held_out]))
-    content["train_pictures"][:8] = torch.from_numpy(seen)
+    seen = both_signatures(np.stack([decode_face(face, size) for face in held_out]))
+    content["train_pictures"][:8] = torch.from_numpy(seen[0])
     save_plain(path, content)
     assert call(main, *taught("student")) == 2
     problem = f"error: '{path}' was trained on pictures of these faces, under other names: 8 of 8 in fold 3"

@@ -8,7 +8,7 @@ installed. Nothing else in the model files changes.
 
 from pathlib import Path
 
-from models.checkpoint import load_model
+from models.checkpoint import load_model, model_files
 from photos.framing import find_framing
 from photos.photographs import find_photographs
 from utils.cli import printable, run_script
@@ -20,9 +20,10 @@ from utils.serialization import load_plain, save_plain
 
 def main():
     parser = Parser(prog="python -m tools.add_framing", description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="model files: fold_0.pt and the like")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="model files such as fold_0.pt, or run directories")
     parser.add_argument("--image-dir", required=True, metavar="DIR", help="their training images, or some of them")
     options = parser.parse_args()
+    options.models = model_files(options.models)
     for path in options.models:  # all of them before the first one changes
         load_model(path)
     framing, line = find_framing(find_photographs([options.image_dir]))

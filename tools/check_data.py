@@ -14,7 +14,7 @@ import numpy as np
 
 from data import label_file
 from data.adience import DEFAULT_GROUPS, LABEL_POLICIES, NO_AGE, read_rows, select_faces
-from data.duplicates import SIDE, SIGNATURE_BYTES, find_pairs, signatures_of
+from data.duplicates import SIDE, SIGNATURE_BYTES, both_signatures, find_pairs
 from data.images import decode_face, in_threads
 from data.labels import FOLDS, find_present, repeated_rows
 from training.config import FIELDS
@@ -147,7 +147,7 @@ def check_images(rows, image_dir):
     signatures, damaged = in_threads(read_signature, [image_dir / path for path in table.path], "reading images")
     table = table[[signature is not None for signature in signatures]]
     readable = [signature for signature in signatures if signature is not None]
-    pairs = find_pairs(np.array(readable, np.uint8).reshape(-1, SIGNATURE_BYTES))
+    pairs = find_pairs(np.array(readable, np.uint8).reshape(-1, 2, SIGNATURE_BYTES).swapaxes(0, 1))
     across_folds, across_ages = [], []
     for a, b in (table.iloc[pair].itertuples() for pair in pairs):
         line = " and ".join(f"{row.path} ({f'fold {row.fold}, ' if row.fold >= 0 else ''}{row.age})" for row in (a, b))
@@ -163,8 +163,8 @@ def check_images(rows, image_dir):
 
 
 def read_signature(path):
-    """The signature of an image file, uint8 (96,). Raises UserError."""
-    return signatures_of(decode_face(path, 2 * SIDE)[None])[0]
+    """The signatures of an image file and its mirror image, uint8 (2, 96). Raises UserError."""
+    return both_signatures(decode_face(path, 2 * SIDE)[None])[:, 0]
 
 
 def print_labels(labels):

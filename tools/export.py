@@ -19,7 +19,7 @@ from augment.pipeline import to_network_input
 from data import Faces, load_data
 from data.adience import is_adience
 from data.cache import decode_face
-from data.duplicates import signatures_of
+from data.duplicates import both_signatures
 from evaluation.calibration import apply_temperature
 from evaluation.evaluation import FACE_COLUMNS, Evaluation, with_faces
 from evaluation.leaks import refuse_seen
@@ -94,7 +94,7 @@ class Source(NamedTuple):
     def held_out_images(self, faces):
         """The same for faces that it held out. Raises UserError if it was trained on one of these pictures."""
         images, record = self.images(faces), self.model.record
-        refuse_seen(self.path, record, faces, f"fold {record['fold']}", signatures_of(images))
+        refuse_seen(self.path, record, faces, f"fold {record['fold']}", both_signatures(images))
         return images
 
     @property
@@ -202,7 +202,7 @@ def export(source, outputs):
     if "int8" in contents and len(source.test):
         for form, metrics in measure_accuracy(source, contents["int8"]).items():
             results[form] |= metrics
-        print(f"metrics of {len(source.test):,} faces of fold {model.record['fold']}, with the temperature")
+        print(f"metrics of {len(source.test):,} faces of fold {model.record['fold']}")
     print(results_table(results))
     return results
 
@@ -246,7 +246,7 @@ def onnx_outputs(session, images):
 
 
 def measure_accuracy(source, int8):
-    """{form: {name of METRICS: value}} of "torch" and "int8" on the held-out faces, of the same definitions.
+    """{form: {name of METRICS: value}} of "torch" and "int8" on the held-out faces, before the temperature.
 
     Args:
         source: the Source.
@@ -258,8 +258,12 @@ def measure_accuracy(source, int8):
         images = source.held_out_images(source.test.where(chunks == chunk))
         outputs["torch"].append(torch_outputs(source.model, images))
         outputs["int8"].append(onnx_outputs(session, images))
+    temperature = source.model.record.get("temperature", 1.0)
     found = {form: map(np.concatenate, zip(*pairs, strict=True)) for form, pairs in outputs.items()}
-    return {form: Evaluation(source.test, p, predicted=predicted).metrics() for form, (p, predicted) in found.items()}
+    return {
+        form: Evaluation(source.test, apply_temperature(scaled, 1 / temperature), predicted=predicted).metrics()
+        for form, (scaled, predicted) in found.items()
+    }
 
 
 def results_table(results):

@@ -2,7 +2,7 @@
 
     python -m tools.report RUN [--label-dir DIR | --label-file FILE] [--image-dir DIR]
 
-The run says where the data was; the options say where it is now. Without it the report has no photographs.
+The run says where the data was; the options say where it is now. Without all of it the report has no photographs.
 """
 
 import dataclasses
@@ -68,9 +68,11 @@ def read_data(config, cache_dir, run, required):
         faces, labels = load_data(**{**config.data_source, "allow_missing": True})
     except UserError as error:
         raise UserError(f"{error}; {', '.join(map(flag, DATA))} say where the data is") from None
+    if labels.missing:
+        print(f"note: {labels.missing:,} photographs are missing: without all of them it is not known whose these are")
+        return {}
     cache = open_cache(config.image_dir, faces.table.path, config.image_size, cache_dir)
-    known = {evaluation.model.record["data_fingerprint"] for evaluation in run.evaluations.values()}
-    if not labels.missing and known - {faces.fingerprint(cache.sha256)}:
+    if run.fingerprints - {faces.fingerprint(cache.sha256)}:
         raise UserError(f"'{config.run_dir}' was trained on other faces, labels or pixels than these")
     return {"faces": faces, "images": cache.images, "pairs": cache.pictures.pairs, "labels": labels}
 

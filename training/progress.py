@@ -84,7 +84,7 @@ class FoldProgress:
 def describe(config, network, runtime):
     """Print the network to train, the device and the run."""
     print(f"model: {config.model}, {parameter_count(network):,} parameters, {size_mib(network):.2f} MiB")
-    print(f"device: {runtime}; code: {current_commit() or 'not under git'}")
+    print(f"device: {runtime}; code: {current_commit() or 'unknown commit'}")
     print(f"run: {printable(config.run_dir)}, {config.epochs} epochs, folds {' '.join(map(str, config.folds))}")
     late = [step for step in config.lr_steps if step >= config.epochs]
     if late and config.schedule == "step":

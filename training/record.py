@@ -67,7 +67,7 @@ def model_record(run, setup, tested, validated, framing):
         "config": to_record(run.config),
         "train_people": sorted(set(train.people)),
         "train_faces": len(train),
-        "train_pictures": torch.from_numpy(pictures.signatures[train.table.index]),
+        "train_pictures": torch.from_numpy(pictures.signatures[0, train.table.index]),
         "val_albums": sorted(set(val.table.album)),
         "data_fingerprint": run.data_fingerprint,
         "decoder": tested.decoder,
@@ -89,7 +89,12 @@ def model_record(run, setup, tested, validated, framing):
         record["temperature"] = fit_temperature(validated.labels, validated.probabilities)
     if framing is not None:
         record["framing"] = framing
-    return record | {"duplicates": sorted(duplicates)}
+    rows = {path: row for faces in (val, test) for row, path in faces.table.path.items()}
+    own = np.array([rows[path] for path in sorted(duplicates)], int)
+    return record | {
+        "duplicates": sorted(duplicates),
+        "duplicate_pictures": torch.from_numpy(pictures.signatures[0, own]),
+    }
 
 
 def check_record(path, content, fold, config, data_fingerprint, finished):

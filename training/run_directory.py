@@ -51,11 +51,12 @@ class RunDirectory:
         config, runtime, faces, cache: as given to `open`.
         history: {fold: rows of the log}, of all folds that have begun.
         evaluations: {fold: Evaluation of the held-out faces, with its model}, of the finished folds.
+        fingerprints: of the data that its folds were trained on, a set.
     """
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.history, self.evaluations = {}, {}
+        self.history, self.evaluations, self.fingerprints = {}, {}, set()
 
     def model_path(self, fold):
         return self.folder / f"fold_{fold}.pt"
@@ -91,6 +92,7 @@ class RunDirectory:
             record = models[fold].record if finished else load_progress(path)
             if check is not None:
                 check(path, record, fold, finished)
+            self.fingerprints.add(record["data_fingerprint"])
             if record["history"]:
                 self.history[fold] = list(record["history"])
         if models:

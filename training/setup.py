@@ -108,7 +108,7 @@ def check_origins(setups, signatures):
 
     Args:
         setups: FoldSetups. Weights whose training is not known pass.
-        signatures: uint8 (N, 96), of the pictures of all faces.
+        signatures: uint8 (2, N, 96), of the pictures of all faces and their mirror images.
 
     Raises:
         UserError: they were.
@@ -118,7 +118,7 @@ def check_origins(setups, signatures):
         for split, faces in splits.items():
             for path, record in setup.origins.items():
                 if record:
-                    refuse_seen(path, record, faces, split, signatures[faces.table.index])
+                    refuse_seen(path, record, faces, split, signatures[:, faces.table.index])
 
 
 def build_model(config, classes):

@@ -94,7 +94,7 @@ class Runtime:
     distributed: Distributed = SINGLE_PROCESS
 
     @classmethod
-    def setup(cls, device="auto", precision="auto", threads=0, deterministic=False, compilation="off"):
+    def setup(cls, device="auto", precision="auto", threads=0, deterministic=False, compilation="off", join=False):
         """Resolve the names of the command line.
 
         Args:
@@ -103,6 +103,7 @@ class Runtime:
             threads: CPU threads; 0 means one per core.
             deterministic: use only algorithms that give the same bits on every run; on a CPU all of them do.
             compilation: 'auto' (on GPUs), 'on' or 'off'.
+            join: join the processes that torchrun started.
         """
         check_limits("--device", device, {"choices": DEVICES})
         check_limits("--precision", precision, {"choices": PRECISIONS})
@@ -116,7 +117,8 @@ class Runtime:
         if device.type == "cuda":
             torch.cuda.set_device(device)
             torch.backends.cudnn.benchmark = not deterministic
-        compiled, distributed = choose_compilation(compilation, device), Distributed.join()
+        compiled = choose_compilation(compilation, device)
+        distributed = Distributed.join() if join else SINGLE_PROCESS
         # All processes use one precision, whatever each of them would choose.
         bf16 = distributed.max(int(choose_precision(precision, device) == "bf16"))
         return cls(device, "bf16" if bf16 else "fp32", compiled, distributed)

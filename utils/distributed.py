@@ -9,6 +9,8 @@ import datetime
 import os
 import signal
 import socket
+import sys
+import threading
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,7 @@ from torch import nn
 
 from utils.errors import UserError
 
+SECONDS_BEFORE_LINE = 30
 PATIENCE = datetime.timedelta(seconds=5)  # with the other processes, at the end
 
 
@@ -103,12 +106,17 @@ def connect(address, size):
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # The library waits in C++, where Python's own handlers would not be called.
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    line = f"waiting for the other processes of {size} at {address}"
+    timer = threading.Timer(SECONDS_BEFORE_LINE, print, [line], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
     try:
         dist.init_process_group(backend)
     except (RuntimeError, ValueError) as error:
         problem = str(error).splitlines()[0]
         raise UserError(f"the {size} processes do not find each other at {address}: {problem}") from None
     finally:
+        timer.cancel()
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

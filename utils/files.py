@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import glob
+import itertools
 import json
 import math
 import os
@@ -142,6 +143,21 @@ def check_output(path, is_ours, kind):
         if Path(path).is_file() and (os.path.getsize(path) == 0 or is_ours(path)):
             return
     raise UserError(f"'{path}' exists and is not {kind}; it is not replaced: choose another name")
+
+
+def refuse_overlaps(outputs):
+    """Refuse outputs that are one path, or one of which lies within another.
+
+    Args:
+        outputs: {option: path}; None for an option that is not given.
+
+    Raises:
+        UserError: it names the two options.
+    """
+    given = [(name, path, Path(os.path.realpath(path))) for name, path in outputs.items() if path is not None]
+    for (name, path, place), (other, other_path, other_place) in itertools.combinations(given, 2):
+        if place == other_place or place in other_place.parents or other_place in place.parents:
+            raise UserError(f"{name} '{path}' and {other} '{other_path}': one is, or holds, the other; give two apart")
 
 
 @contextlib.contextmanager
