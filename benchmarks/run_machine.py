@@ -154,7 +154,9 @@ class Process:
         os.close(self.go)
         with self.errors as file:
             file.seek(0)
-            return self.status, file.read().decode()
+            lines = file.read().decode().splitlines(keepends=True)
+        # A process that waits for a lock says so, which is no error.
+        return self.status, "".join(line for line in lines if not line.startswith("waiting for the process"))
 
 
 class World:
