@@ -190,7 +190,7 @@ def print_framing_note(model, faces, image_dir):
     except UserError:  # without the detector
         return
     usual = model.record.get("framing")
-    if framing and usual and not 2 / 3 < framing[2] / usual[2] < 3 / 2:
+    if framing and usual and not 4 / 5 < framing[2] / usual[2] < 5 / 4:
         print(
             f"note: faces take {framing[2]:.0%} of the width of these images and {usual[2]:.0%} of the training images;"
             " for whole photographs there is --detect"
