@@ -24,6 +24,7 @@ class FaceDataset:
     Attributes:
         rows: int64 (M,), the row of each face in `images`.
         labels: int64 (M,).
+        intervals: float32 (M, 2), the first and last year of each face's age; NaN where the classes are not ages.
     """
 
     def __init__(self, images, faces):
@@ -31,15 +32,16 @@ class FaceDataset:
         self.device = images.device if isinstance(images, torch.Tensor) else torch.device("cpu")
         self.rows = torch.tensor(np.array(faces.table.index, dtype=np.int64), device=self.device)
         self.labels = torch.tensor(faces.labels, device=self.device)
+        self.intervals = torch.tensor(faces.intervals, device=self.device)
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, indices):
-        """B indices give images uint8 (B, 3, S, S) and labels int64 (B,)."""
+        """B indices give images uint8 (B, 3, S, S), labels int64 (B,) and intervals float32 (B, 2)."""
         rows = self.rows[indices]
         images = self.images[rows] if torch.is_tensor(self.images) else torch.from_numpy(self.images[rows.numpy()])
-        return images, self.labels[indices]
+        return images, self.labels[indices], self.intervals[indices]
 
 
 class Batch(NamedTuple):
@@ -47,6 +49,7 @@ class Batch(NamedTuple):
 
     images: torch.Tensor  # uint8 (B, 3, S, S)
     labels: torch.Tensor  # int64 (B,)
+    intervals: torch.Tensor  # float32 (B, 2), first and last year
     positions: torch.Tensor  # int64 (B,), of these faces in the epoch's order
 
 
@@ -102,7 +105,7 @@ def steps_per_epoch(faces, batch_size, world_size=1):
 
 
 def ordered_batches(dataset, batch_size, rank=0, world_size=1):
-    """Yield (images, labels) of this process's slice of the faces, in order; the last batch may be smaller."""
+    """Yield (images, labels, intervals) of this process's slice of the faces, in order; the last may be smaller."""
     mine = share_of(len(dataset), rank, world_size).to(dataset.device)
     for start in range(0, len(mine), batch_size):
         yield dataset[mine[start : start + batch_size]]

@@ -3,9 +3,10 @@
     path,age,person,gender,camera
     anna/0001.jpg,12.9,anna,f,phone
 
-Columns: `path`, below the image directory, and either `age`, in years or as 50-59 within one class, or `label`, the
-name of a class. Optional: `person`, `fold` (0 to 4), `gender`, `yaw` (degrees) and `score`. Other columns are kept for
-`test_code.py --by`. Semicolons or tabs may separate the columns; numbers may then have decimal commas.
+Columns: `path`, below the image directory, and `age`, in years or as 50-59 within one class, or `label`, the name of a
+class; with both, the label is learned and the age judges. Optional: `person`, `fold` (0 to 4) or `split` (train, val or
+test), `gender`, `yaw` (degrees) and `score`. Other columns are kept for `test_code.py --by`. Semicolons or tabs may
+separate the columns; numbers may then have decimal commas.
 """
 
 import math
@@ -40,14 +41,15 @@ RESERVED = (
     *("album", "file", "line", "album_size", "image_size", "width", "height", "brightness", "sharpness"),
     *("index", "row", "model", "position", "prediction", "confidence"),
 )
-NO_SUBGROUPS = ("path", "label", "person", "fold", "file", "line")  # columns that subgroups are not made from
+NO_SUBGROUPS = ("path", "label", "person", "fold", "split", "file", "line")  # columns that subgroups are not made from
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 FOLD = re.compile(r"[0-4](?:\.0*)?")  # spreadsheets write 1.0, too
 RANGE = re.compile(r"\d{1,3}-\d{1,3}", re.ASCII)  # of ages
 DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)", re.ASCII)
 NUMBERS = ("age", "fold", "yaw", "score")
-KNOWN = ("path", "label", "person", "gender", *NUMBERS)  # in any case of letters
+SPLITS = {"train": 1, "val": 1, "test": 0}  # and the fold of each
+KNOWN = ("path", "label", "person", "split", "gender", *NUMBERS)  # in any case of letters
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 GENDERS = {"female": "f", "male": "m"}  # as Adience has them
 
@@ -85,6 +87,11 @@ PROBLEMS = (
     ),
     ("person", CONTROL.search, "holds a control character"),
     ("fold", lambda text: not FOLD.fullmatch(text), f"is none; expected {', '.join(map(str, FOLDS))}"),
+    (
+        "split",
+        lambda text: text not in ("", *SPLITS),
+        "is none; expected train, val or test, or nothing to leave it out",
+    ),
     ("yaw", lambda text: not is_number(text), "is not a number"),
     ("score", lambda text: not is_number(text), "is not a number"),
 )
@@ -134,6 +141,9 @@ def select_faces(label_file, policy, age_groups, seed):
     numbers = {name: rows[name].map(number_of) for name in NUMBERS if name in rows}
     table = rows.assign(person=people, album=people, gender=genders, **{"yaw": np.nan, "score": np.nan, **numbers})
     classes, labels, left_out, gaps = assign_labels(label_file, rows, table, policy, age_groups)
+    if "split" in rows:
+        unused = (labels >= 0) & (rows.split == "")
+        labels, left_out = labels.where(~unused, -1), {**left_out, "without a split": int(unused.sum())}
     labelled = labels >= 0
     if not labelled.any():
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
@@ -141,6 +151,9 @@ def select_faces(label_file, policy, age_groups, seed):
     if "fold" in rows:
         table["fold"] = table.fold.astype("int64")
         refuse_crossing(table, "person", "a", label_file)
+    elif "split" in rows:
+        table["fold"] = rows.split.map({**SPLITS, "": -1})
+        refuse_crossing(table.assign(fold=rows.split)[labelled], "person", "a", label_file)
     else:
         named = table.person[labelled]
         if named.nunique() < len(FOLDS):
@@ -149,7 +162,13 @@ def select_faces(label_file, policy, age_groups, seed):
         table["fold"] = -1
         table.loc[labelled, "fold"] = draw_folds(named, labels[labelled], seed, len(FOLDS))
     notes = understood + (tuple(odd_people(table.person[labelled])) if "person" in rows else ())
-    facts = {"notes": notes, "people_named": "person" in rows, "seed": None if "fold" in rows else seed, "gaps": gaps}
+    facts = {
+        "notes": notes,
+        "people_named": "person" in rows,
+        "seed": None if "fold" in rows or "split" in rows else seed,
+        "gaps": gaps,
+    }
+    facts["labels_are_ages"] = "label" not in rows
     kept = tuple(name for name in rows if name not in NO_SUBGROUPS)
     return select(table, labels, classes, policy, left_out, kept=kept, dropped=dropped, **facts)
 
@@ -231,9 +250,10 @@ def check_header(path, names):
         raise UserError(f"'{path}' has two columns '{printable(repeated[0])}'; name each column once")
     if "path" not in names:
         raise UserError(f"'{path}' has no column 'path', separated by commas; its header is {shown}")
-    if ("age" in names) == ("label" in names):
-        have = "both columns 'age' and 'label'; keep" if "age" in names else "neither a column 'age' nor 'label'; add"
-        raise UserError(f"'{path}' has {have} one of them; its header is {shown}")
+    if "age" not in names and "label" not in names:
+        raise UserError(f"'{path}' has neither a column 'age' nor 'label'; add one of them; its header is {shown}")
+    if "fold" in names and "split" in names:
+        raise UserError(f"'{path}' has both columns 'fold' and 'split'; keep one of them")
     return names
 
 
@@ -252,16 +272,17 @@ def assign_labels(label_file, rows, table, policy, names):
         {ages outside of the classes: rows}).
     """
     if "label" in table:
-        classes = Classes.named(names)
-        problem = f"is none of the classes {printable(', '.join(names), 200)}; --age-groups names them, in order"
-        refuse_value(table, ~table.label.isin(["", *names]), "label", problem, label_file)
-        labels = table.label.map({name: label for label, name in enumerate(names)}).fillna(-1).astype("int64")
+        classes = Classes.guess(names)
+        shown = printable(", ".join(classes.names), 200)
+        problem = f"is none of the classes {shown}; --age-groups names them, in order"
+        refuse_value(table, ~table.label.isin(["", *classes.names]), "label", problem, label_file)
+        labels = table.label.map({name: label for label, name in enumerate(classes.names)}).fillna(-1).astype("int64")
         return classes, labels, {"without a label": int((labels < 0).sum())}, {}
     classes, aged = Classes.of_ages(names), table.age.notna()
     labels = pd.Series(classes.labels_of(table.age, policy == "nearest"), table.index).where(aged, -1)
     ranges = {text: classes.labels_of(bounds_of(text)) for text in set(rows.age) if RANGE.fullmatch(text)}
     wide = {text for text, (first, last) in ranges.items() if first != last or first < 0}
-    problem = f"lies in none of the classes {printable(', '.join(names), 200)}"
+    problem = f"lies in none of the classes {printable(', '.join(classes.names), 200)}"
     refuse_value(rows, rows.age.isin(wide), "age", problem, label_file)
     labels = rows.age.map({text: first for text, (first, _) in ranges.items()}).fillna(labels).astype("int64")
     aged |= rows.age.isin(ranges)

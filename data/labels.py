@@ -143,7 +143,7 @@ def select(rows, labels, classes, policy, left_out, **facts):
         rows: the table of N rows, see the top of this file.
         labels: a Series of int64 (N,), -1 for a row without a label.
         classes: the Classes of the labels.
-        policy, left_out, facts: attributes of the report.
+        policy, left_out, facts: attributes of the report; `labels_are_ages` is one of the Faces.
 
     Returns:
         A LabelReport, whose `faces` are the Faces.
@@ -151,7 +151,8 @@ def select(rows, labels, classes, policy, left_out, **facts):
     repeated, labelled = repeated_rows(rows), labels >= 0
     table = rows.assign(label=labels)[labelled & ~repeated].reset_index(drop=True)
     table = table[COLUMNS + [name for name in table if name not in COLUMNS]]
-    faces = Faces(table, classes, folds_drawn=facts.get("seed") is not None)
+    exact = facts.pop("labels_are_ages", False)
+    faces = Faces(table, classes, folds_drawn=facts.get("seed") is not None, labels_are_ages=exact)
     rows_per_fold = count_folds(rows.fold[labelled])
     return LabelReport(faces, policy, len(rows), int(repeated.sum()), left_out, rows_per_fold, **facts)
 

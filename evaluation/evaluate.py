@@ -29,7 +29,7 @@ def evaluate(model, dataset, batch_size, runtime, decoder="argmax", view=None):
     rank, world_size = runtime.distributed.rank, runtime.distributed.world_size
     runtime.distributed.share_buffers(model)
     parts = []
-    for images, _ in prefetch(ordered_batches(dataset, batch_size, rank, world_size), runtime.device):
+    for images, *_ in prefetch(ordered_batches(dataset, batch_size, rank, world_size), runtime.device):
         images = to_network_input(images, model.mean, model.std)
         with runtime.autocast():
             parts.append(model.probabilities(images if view is None else view(images)))

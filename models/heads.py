@@ -12,6 +12,9 @@ from torch import nn
 SMALLEST = torch.finfo(torch.float32).eps
 
 
+LEAST_SCALE = 0.25  # years
+
+
 class SoftmaxHead(nn.Linear):
     """One logit per class (D = K)."""
 
@@ -75,11 +78,47 @@ class CornHead(nn.Linear):
         return class_probabilities(at_least_float32(outputs).sigmoid().cumprod(1))  # the chain rule
 
 
+class NormalHead(nn.Linear):
+    """Mean and scale, in years, of a normal distribution of the age (D = 2).
+
+    A class has the probability between its borders, where one class's years end and the next one's begin; what lies
+    beyond the first and the last class belongs to these.
+
+    Attributes:
+        borders: (K - 1,), in years.
+        middle, spread: the mean before training, and the unit of the linear layer's outputs, in years.
+    """
+
+    def __init__(self, in_features, num_classes):
+        super().__init__(in_features, 2)
+        self.num_classes = num_classes
+        self.register_buffer("borders", torch.arange(num_classes - 1) + 0.5)
+        self.register_buffer("middle", torch.tensor((num_classes - 1) / 2))
+        self.register_buffer("spread", torch.tensor(num_classes / 4))
+
+    def set_years(self, classes):
+        """Take the borders of Classes that are ages."""
+        first, last = torch.tensor(classes.bounds, dtype=torch.float32).T
+        self.borders.copy_((last[:-1] + first[1:]) / 2)
+        self.middle.copy_((first[0] + last[-1]) / 2)
+        self.spread.copy_((last[-1] - first[0]) / 4)
+
+    def forward(self, features):
+        mean, scale = super().forward(features).unbind(1)
+        return torch.stack([self.middle + self.spread * mean, LEAST_SCALE + self.spread * F.softplus(scale)], 1)
+
+    def probabilities(self, outputs):
+        mean, scale = at_least_float32(outputs).unbind(1)
+        deviations = (self.borders - mean[:, None]) / (scale[:, None] * 2**0.5)
+        return class_probabilities((1 - deviations.erf()) / 2)
+
+
 HEADS = {
     "softmax": SoftmaxHead,
     "binomial": BinomialHead,
     "coral": CoralHead,
     "corn": CornHead,
+    "normal": NormalHead,
 }
 
 

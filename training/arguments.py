@@ -49,7 +49,8 @@ class Arguments:
             config: this config, or one made from it.
             faces: the Faces of all folds.
         """
-        present = tuple(sorted({int(fold) for fold in faces.table.fold}))
+        fixed = "split" in faces.table  # one model is trained, and fold 0 is its test set
+        present = (0,) if fixed else tuple(sorted({int(fold) for fold in faces.table.fold}))
         if not self.folds_given:
             return dataclasses.replace(config, folds=present)
         if absent := [fold for fold in config.folds if fold not in present]:

@@ -18,7 +18,7 @@ from models.decode import DECODERS
 from training.losses import LOSSES
 from training.optimizers import OPTIMIZERS
 from training.schedule import SCHEDULES
-from utils.classes import check_names
+from utils.classes import Classes, check_names
 from utils.cli import printable
 from utils.device import DEVICES, PRECISIONS
 from utils.errors import UserError
@@ -38,9 +38,10 @@ class DataConfig:
     run_dir: str = option("runs/adience", "folder for everything the run writes; of a FACES.csv runs/FACES")
     folds: tuple = option(FOLDS, "folds to hold out, one model each (default: all folds of the data)", choices=FOLDS)
     age_groups: tuple = option(
-        DEFAULT_GROUPS, "classes of --label-file: ages in whole years, such as 0-12 13-19 20+, or its labels in order",
+        DEFAULT_GROUPS,
+        "classes of --label-file: ages, such as 0-12 13-19 20+, single years, such as 0..100+, or its labels in order",
         metavar="GROUP",
-    )  # fmt: skip
+    )
     seed: int = option(0, "random seed", low=0, high=2**32 - 1)
     fold_seed: int = option(0, "random seed of the folds, where --label-file has none", low=0, high=2**32 - 1)
     label_policy: str = option(
@@ -86,6 +87,10 @@ class OptimizationConfig:
     batch_size: int = option(128, "batch size, over all processes", low=2, high=65_536)
     lr: float = option(0.1, "base learning rate", low=0, high=1e6)
     loss: str = option("cross_entropy", "training loss", choices=tuple(LOSSES))
+    label_width: float = option(
+        0.0, "width of the soft targets of sord and dldl_v2, in classes (in years where each class is one); 0: as"
+        " published for groups, and as measured for years", low=0, high=100,
+    )  # fmt: skip
     schedule: str = option("step", "learning rate schedule", choices=SCHEDULES)
     lr_steps: tuple = option(
         (20, 50, 75),
@@ -199,6 +204,9 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
         fill_defaults(self, {name: in_epochs(value, epochs) for name, value in RECIPES[recipe].items()})
         check_values(self)
         self.check_combinations()
+        if not self.label_width and (widths := LOSSES[self.loss].widths):
+            width = widths[Classes.guess(self.age_groups).are_single_years]
+            object.__setattr__(self, "label_width", width)
 
     def check_combinations(self):
         if self.label_file and self.label_dir:
@@ -207,7 +215,7 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
             given = " ".join(self.age_groups)
             raise UserError(f"--age-groups {given}: Adience's label files have classes of their own; add --label-file")
         check_names(self.age_groups)
-        if self.decode == "val" and not self.val_fraction:
+        if self.decode == "val" and not self.val_fraction and not self.label_file:  # which may have a split
             raise UserError("--decode val: there are no validation faces to choose on; add --val-fraction 0.1")
         if self.pretrained and self.init_from:
             raise UserError(f"--pretrained and --init-from '{self.init_from}': a network starts from one of them")
@@ -279,7 +287,9 @@ def from_record(path, record, strict=False):
         UserError: a value is out of range, or a setting is unknown.
     """
     record = {EARLIER_NAMES.get(name, name): value for name, value in record.items()}
-    record.setdefault("fold_seed", record.get("seed", 0))  # earlier versions had one seed
+    record.setdefault("fold_seed", record.get("seed", 0))  # earlier versions had one seed, and one width
+    if record.get("loss") in LOSSES:
+        record.setdefault("label_width", [*LOSSES[record["loss"]].widths, 0.0][0])
     unknown = {name: value for name, value in record.items() if name not in FIELDS and value not in OFF}
     if unknown.get("crop") == 1:  # the whole image
         del unknown["crop"]

@@ -44,7 +44,7 @@ def train_one_epoch(state, batches, augment, meter, runtime, after_step):
         images = augment(batch.images, batch.positions)  # (B, 3, S, S)
         with runtime.autocast():
             outputs = state.network(images)  # (B, D), D values of the head
-        loss = state.criterion(outputs, batch.labels, images)  # images: for the teacher
+        loss = state.criterion(outputs, batch.labels, batch.intervals, images)  # images: for the teacher
         state.optimizer.zero_grad()
         loss.backward()
         if state.grad_clip:

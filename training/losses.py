@@ -1,7 +1,8 @@
 """Losses: how wrong a network's outputs are. To add one, write a function here and add it to LOSSES.
 
-A loss takes outputs float (B, D) and labels int64 (B,) and returns one value per face, (B,). What the outputs mean,
-and the class probabilities, belong to the head (models/heads.py).
+A loss takes outputs float (B, D) and labels int64 (B,) and returns one value per face, (B,); a loss of ages takes the
+first and last year of each face's age, float (B, 2), in place of labels. What the outputs mean, and the class
+probabilities, belong to the head (models/heads.py).
 """
 
 from collections.abc import Callable
@@ -10,9 +11,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from utils.classes import OPEN_YEARS
+
 SMOOTHING = 0.1  # of label_smoothing
-SORD_SCALE = 2.0  # how fast soft targets fall with the distance in classes
-DLDL_SIGMA, DLDL_WEIGHT = 0.75, 1.0  # width of the label distribution in classes; weight of the expectation's error
+DLDL_WEIGHT = 1.0  # of the expectation's error
+FAR = 1e4  # years
+LOWEST = -1e4  # standard deviations; the logarithm of the normal distribution below is too large for float32
 MEAN_WEIGHT, VARIANCE_WEIGHT = 0.2, 0.05  # Pan et al.'s
 
 
@@ -31,15 +35,15 @@ def double_softmax(outputs, labels):
     return F.cross_entropy(outputs.softmax(1), labels, reduction="none")
 
 
-def sord(outputs, labels):
-    """Soft ordinal targets softmax(-2 |k - label|) (Diaz and Marathe, CVPR 2019)."""
-    targets = (-SORD_SCALE * distance(labels, outputs.shape[1])).softmax(1)  # (B, K)
+def sord(outputs, labels, width=0.5):
+    """Soft ordinal targets softmax(-|k - label| / width) (Diaz and Marathe, CVPR 2019)."""
+    targets = (-distance(labels, outputs.shape[1]) / width).softmax(1)  # (B, K)
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
-def dldl_v2(outputs, labels):
+def dldl_v2(outputs, labels, width=0.75):
     """Divergence from a Gaussian around the label, and the expectation's error (Gao et al., IJCAI 2018)."""
-    targets = (-distance(labels, outputs.shape[1]).square() / (2 * DLDL_SIGMA**2)).softmax(1)  # (B, K)
+    targets = (-distance(labels, outputs.shape[1]).square() / (2 * width**2)).softmax(1)  # (B, K)
     divergence = F.kl_div(outputs.log_softmax(1), targets, reduction="none").sum(1)
     return divergence + DLDL_WEIGHT * (expectation(outputs.softmax(1)) - labels).abs()
 
@@ -75,6 +79,35 @@ def corn(outputs, labels):
     return (values * relevant).sum(1) * len(labels) / relevant.sum()
 
 
+def normal(outputs, intervals):
+    """Negative log probability that a normal distribution gives to the years of the label.
+
+    Args:
+        outputs: (B, 2) of the normal head, mean and scale in years.
+        intervals: (B, 2), first and last year; infinity ends an open class. An age of 34 years is all from 33.5 to
+            34.5, as in models/ages.py.
+    """
+    mean, scale = outputs.float().unbind(1)
+    intervals = intervals.clamp_max(FAR)  # whose gradient is 0, while that of infinity is none
+    low, high = ((intervals + intervals.new_tensor([-0.5, 0.5]) - mean[:, None]) / scale[:, None]).unbind(1)
+    # Far above the mean both logarithms are nearly 0 and their difference is lost: mirrored, they are far below it.
+    above = low + high > 0
+    low, high = torch.where(above, -high, low), torch.where(above, -low, high)
+    upper, lower = torch.special.log_ndtr(high), torch.special.log_ndtr(low.clamp_min(LOWEST))
+    return -(upper + torch.log(-torch.expm1((lower - upper).clamp_max(-1e-7))))
+
+
+def l1(outputs, intervals):
+    """The mean's absolute error in years, from the middle of the label's years; the scale learns as in `normal`.
+
+    An open class counts as OPEN_YEARS. The scale's term does not move the mean.
+    """
+    first, last = intervals.unbind(1)
+    middle = (first + torch.minimum(last, first + OPEN_YEARS - 1)) / 2
+    mean, scale = outputs.unbind(1)
+    return (mean - middle).abs() + normal(torch.stack([mean.detach(), scale], 1), intervals)
+
+
 def older_than(outputs, labels):
     """(B, K - 1) of 0 and 1: whether the label is above class k."""
     return (labels[:, None] > torch.arange(outputs.shape[1], device=labels.device)).to(outputs.dtype)
@@ -92,17 +125,21 @@ def expectation(probabilities):
 class Loss(NamedTuple):
     function: Callable
     head: str  # a key of models.heads.HEADS
+    widths: tuple = ()  # of the targets, in classes: by default, and where each class is a year
+    of_ages: bool = False  # it takes years in place of labels
 
 
 LOSSES = {
     "cross_entropy": Loss(cross_entropy, "softmax"),
     "label_smoothing": Loss(label_smoothing, "softmax"),
-    "sord": Loss(sord, "softmax"),
-    "dldl_v2": Loss(dldl_v2, "softmax"),
+    "sord": Loss(sord, "softmax", widths=(0.5, 2.0)),
+    "dldl_v2": Loss(dldl_v2, "softmax", widths=(0.75, 2.0)),
     "mean_variance": Loss(mean_variance, "softmax"),
     "unimodal": Loss(unimodal, "binomial"),
     "coral": Loss(coral, "coral"),
     "corn": Loss(corn, "corn"),
+    "normal": Loss(normal, "normal", of_ages=True),
+    "l1": Loss(l1, "normal", of_ages=True),
     "double_softmax": Loss(double_softmax, "softmax"),
 }
 
@@ -111,7 +148,8 @@ class Criterion:
     """The mean of a loss over a batch, with weights of the classes and of a teacher's answers.
 
     Args:
-        loss: a function of this module.
+        loss: a function of this module, or of the same arguments.
+        of_ages: whether it takes years in place of labels.
         class_weights: (K,), on the outputs' device, or None.
         teacher: a function of normalised images that returns probabilities (B, K), or None.
         teacher_weight: weight of the teacher's term, from 0 to 1.
@@ -120,19 +158,22 @@ class Criterion:
             (Hinton et al., 2015, section 2).
     """
 
-    def __init__(self, loss, class_weights=None, teacher=None, teacher_weight=0.0, head=None, temperature=1.0):
-        self.loss = loss
+    def __init__(
+        self, loss, class_weights=None, teacher=None, teacher_weight=0.0, head=None, temperature=1.0, of_ages=False
+    ):
+        self.loss, self.of_ages = loss, of_ages
         self.class_weights = class_weights
         self.teacher, self.teacher_weight, self.head = teacher, teacher_weight, head
         self.temperature = temperature
 
-    def __call__(self, outputs, labels, images=None):
+    def __call__(self, outputs, labels, intervals=None, images=None):
         """Outputs float (B, D), labels int64 (B,) -> a scalar.
 
         Args:
+            intervals: first and last years (B, 2), for a loss of ages.
             images: normalised (B, 3, S, S), for the teacher.
         """
-        values = self.loss(outputs, labels)
+        values = self.loss(outputs, intervals if self.of_ages else labels)
         if self.class_weights is not None:
             values = values * self.class_weights[labels]
         if self.teacher is not None:

@@ -123,8 +123,13 @@ def check_origins(setups, signatures):
 
 def build_model(config, classes):
     """The untrained network that the settings describe, for these Classes."""
-    model = create_model(config.model, LOSSES[config.loss].head, len(classes), **config.network_options())
+    loss = LOSSES[config.loss]
+    if loss.of_ages and classes.years is None:
+        raise UserError(f"--loss {config.loss}: the classes {', '.join(classes.names)} are not ages")
+    model = create_model(config.model, loss.head, len(classes), **config.network_options())
     model.classes, model.image_size = classes, config.image_size
+    if loss.of_ages:
+        model.head.set_years(classes)
     return model
 
 
@@ -194,5 +199,7 @@ def make_state(config, setup, runtime):
 def make_criterion(config, setup, model, runtime):
     weights = setup.class_weights.to(runtime.device) if config.balance == "loss" else None
     teacher = Teacher(setup.teachers.values(), runtime) if setup.teachers else None
-    loss = LOSSES[config.loss].function
-    return Criterion(loss, weights, teacher, config.teacher_weight, model.head, config.teacher_temperature)
+    loss = LOSSES[config.loss]
+    function = functools.partial(loss.function, width=config.label_width) if loss.widths else loss.function
+    options = (teacher, config.teacher_weight, model.head, config.teacher_temperature, loss.of_ages)
+    return Criterion(function, weights, *options)

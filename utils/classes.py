@@ -12,6 +12,9 @@ OPTION = "--age-groups"
 LONGEST_NAME = 40  # characters
 MOST_CLASSES = 1000
 YEARS = re.compile(r"(\d{1,3})(?:-(\d{1,3})|(\+))?", re.ASCII)
+SINGLE_YEARS = re.compile(r"(\d{1,3})\.\.(\d{1,3})(\+?)", re.ASCII)  # 21..60 or 0..100+
+OPEN_YEARS = 20  # that an open class such as "60+" counts as where an age within it is needed
+MOST_SHOWN = 30  # classes of a table; more years are shown by decade
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,14 @@ class Classes:
         """Age groups.
 
         Args:
-            names: in ascending order: "0-12", both ends included, "18", a single year, or, for the last group, "60+".
+            names: in ascending order: "0-12", both ends included, "18", a single year, "21..60", all single years from
+                21 to 60, or, for the last group, "60+".
 
         Raises:
             UserError: a name is none of these, or the groups overlap or are not in order.
         """
+        given, years, names = f"{OPTION} {' '.join(names)}", [], expand(names)
         check_names(names)
-        given, years = f"{OPTION} {' '.join(names)}", []
         for name in names:
             match = YEARS.fullmatch(name)
             if not match:
@@ -63,6 +67,45 @@ class Classes:
                 raise UserError(f"{given}: '{names[len(years) - 1]}' and '{name}' {problem}")
             years.append((first, last))
         return cls(tuple(names), tuple(years))
+
+    @classmethod
+    def guess(cls, names):
+        """The classes of a list of names: of ages if every name is one."""
+        try:
+            return cls.of_ages(names)
+        except UserError:
+            return cls.named(names)
+
+    @property
+    def bounds(self):
+        """Float64 (K, 2): the first and the last year of each class; an open class ends after OPEN_YEARS."""
+        return np.array([(first, min(last, first + OPEN_YEARS - 1)) for first, last in self.years], float)
+
+    @property
+    def are_single_years(self):
+        """Whether each class but an open one is one year."""
+        return self.years is not None and all(last in (first, math.inf) for first, last in self.years)
+
+    def coarse(self):
+        """These classes, or decades in place of more than MOST_SHOWN years."""
+        if self.years is None or len(self) <= MOST_SHOWN:
+            return self
+        first, last = self.years[0][0], self.years[-1][1]
+        starts = [first, *range(first - first % 10 + 10, int(min(last, self.years[-1][0])) + 1, 10)]
+        ends = [start - 1 for start in starts[1:]] + [last]
+        names = [
+            f"{a}+" if b == math.inf else f"{a}-{b}" if b > a else f"{a}" for a, b in zip(starts, ends, strict=True)
+        ]
+        return Classes.of_ages(names)
+
+    def within(self, others):
+        """The class among `others` that holds each class, int64 (K,), -1 for a class that none of them holds wholly."""
+        if self.years is None or others.years is None:
+            return np.full(len(self), -1)
+        firsts, lasts = np.array(self.years, float).T
+        labels = others.labels_of(firsts)
+        ends = np.array(others.years, float)[labels, 1]
+        return np.where(lasts <= ends, labels, -1)
 
     def labels_of(self, ages, nearest=False):
         """The class of each age.
@@ -98,9 +141,19 @@ class Classes:
         return gaps
 
 
+def expand(names):
+    """The names of classes with "21..60" written out as single years."""
+    found = []
+    for name in names:
+        match = SINGLE_YEARS.fullmatch(name) if isinstance(name, str) else None
+        years = [str(year) for year in range(int(match[1]), int(match[2]) + 1)] if match else [name]
+        found += [*years[:-1], years[-1] + "+"] if match and match[3] and years else years
+    return found
+
+
 def check_names(names):
     """Check that classes can have these names. Raises UserError."""
-    given = f"{OPTION} {' '.join(map(str, names))}".strip()
+    given, names = f"{OPTION} {' '.join(map(str, names))}".strip(), expand(names)
     if len(names) < 2:
         raise UserError(f"{given}: expected at least two groups, such as 0-12 13-19 20+")
     if len(names) > MOST_CLASSES:
