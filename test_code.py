@@ -25,6 +25,7 @@ from evaluation.leaks import origin_note, refuse_seen, seen_faces
 from evaluation.metrics import METRICS
 from evaluation.subgroups import check_columns
 from evaluation.views import VIEWS, enlarged_size, ten_crop_probabilities
+from models.ages import MASS
 from models.checkpoint import load_model, model_files
 from models.decode import DECODERS
 from models.network import parameter_count, size_mib
@@ -156,6 +157,7 @@ def prepare(path, options):
         split=split,
         # It was fitted on the validation faces.
         temperature=None if options.set == "val" else model.record.get("temperature"),
+        mass=MASS if options.set == "val" else model.record.get("mass", MASS),
         model=model,
         images=images,
         image_dir=config.image_dir,
@@ -320,7 +322,7 @@ def print_report(report, evaluation):
     print(f"one-off accuracy: {report['one_off']:.2%}")
     print(f"mean absolute error: {report['mae']:.3f} classes")
     for name, metric in METRICS.items():
-        if name not in ("top1", "one_off", "mae"):
+        if name not in ("top1", "one_off", "mae") and name in report:
             print(f"{metric.title}: {metric.show(report[name])}")
     print(tables.calibration_line(*(report[name] for name in ("ece", "ece_calibrated", "temperature"))))
     if report["duplicates"] and report["without_duplicates"]:
@@ -356,7 +358,7 @@ def print_fusion(fusion):
     models = f"{len(paths)} models" if len(paths) > 1 else printable(paths[0])
     views = printable(", ".join(fusion["views"]))
     print(f"\nfusion of {models}, views: {views}; gains over the single plain models (95 %):")
-    for name, metric in METRICS.items():
+    for name, metric in ((name, METRICS[name]) for name in fusion["gains"]):
         gain, low, high = map(metric.show_difference, fusion["gains"][name])
         print(f"  {metric.title:8} {metric.show(fusion[name]):>8}  {gain} ({low} to {high})")
 

@@ -8,12 +8,14 @@ import pandas as pd
 
 from data.faces import Faces
 from evaluation.calibration import apply_temperature, expected_calibration_error
-from evaluation.metrics import METRICS, compute_metrics, confusion_matrix
+from evaluation.metrics import CLASS_METRICS, METRICS, compute_metrics, confusion_matrix
+from models.ages import MASS, ages_of
 from models.decode import decode
 from models.network import Network
 from utils.errors import UserError
 
 FACE_COLUMNS = ["path", "album", "person", "fold", "label"]
+AGE_COLUMNS = ["age", "age_low", "age_high"]  # the predicted age and its interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,7 @@ class Evaluation:
         name: of the model, such as "fold 0" or the model file.
         split: name of the faces, such as "fold 0".
         temperature: of the probabilities, fitted on other faces; None if there is none.
+        mass: of the interval of the age, a number or float (N,); see `models.ages.fit_mass`.
         model: the Network; None if it is not at hand.
         images: uint8 (rows of the cache, 3, S, S), the cache; None if it is not at hand.
         image_dir: the folder of the original photographs; "" if it is not known.
@@ -41,6 +44,7 @@ class Evaluation:
     name: str = ""
     split: str = ""
     temperature: float | None = None
+    mass: float | np.ndarray = MASS
     model: Network | None = None
     images: np.ndarray | None = None
     image_dir: str = ""
@@ -85,19 +89,69 @@ class Evaluation:
         """The evaluation of the faces for which the boolean mask (N,) is true."""
         mask = np.asarray(mask)
         return dataclasses.replace(
-            self, faces=self.faces.where(mask), probabilities=self.probabilities[mask], predicted=self.predicted[mask]
+            self,
+            faces=self.faces.where(mask),
+            probabilities=self.probabilities[mask],
+            predicted=self.predicted[mask],
+            mass=self.mass[mask] if isinstance(self.mass, np.ndarray) else self.mass,
         )
+
+    def in_classes(self, classes):
+        """The evaluation in other, coarser Classes: the probabilities of the classes within each of them are summed.
+
+        Faces and probabilities of a class that lies in none of them are left out.
+
+        Raises:
+            UserError: one of them cannot be made of whole classes.
+        """
+        position = self.classes.within(classes)
+        if missing := sorted({*range(len(classes))} - {*position.tolist()}):
+            raise UserError(f"the class {classes.names[missing[0]]} cannot be made of {', '.join(self.classes.names)}")
+        groups = (position[:, None] == np.arange(len(classes))).astype(np.float32)  # (K, G)
+        kept, summed = position[self.labels] >= 0, self.probabilities @ groups
+        table = self.faces.table.assign(label=position[self.labels])
+        summed = summed / np.maximum(summed.sum(1, keepdims=True), np.finfo(np.float32).tiny)
+        faces = dataclasses.replace(self.faces, table=table, classes=classes)
+        return dataclasses.replace(
+            self, faces=faces, probabilities=summed, predicted=decode(summed, self.decoder)
+        ).where(kept)
+
+    def coarse(self):
+        """The evaluation by decade where there are too many years for a table, otherwise this one."""
+        classes = self.classes.coarse()
+        return self if classes is self.classes else self.in_classes(classes)
 
     def with_decoder(self, decoder):
         """The same probabilities, their classes predicted by another decoder."""
         return dataclasses.replace(self, decoder=decoder, predicted=None)
 
+    @property
+    def ages(self):
+        """(age, low, high), each float64 (N,) in years; None where the classes are not ages."""
+        return ages_of(self.probabilities, self.classes, self.mass) if self.classes.years else None
+
+    @property
+    def metric_names(self):
+        """The names in METRICS that can be had: those of ages where every age is known."""
+        known = self.classes.years is not None and len(self) and not np.isnan(self.faces.ages).any()
+        return [name for name in METRICS if known or name in CLASS_METRICS]
+
+    @property
+    def paired_metrics(self):
+        """Those of them that are means over faces, so that two models can be compared face by face."""
+        return [name for name in self.metric_names if METRICS[name].finish is np.asarray]
+
     def metrics(self):
         """{name of METRICS: value}."""
-        return compute_metrics(self.labels, self.predicted, self.probabilities)
+        found = compute_metrics(self.labels, self.predicted, self.probabilities)
+        for name in self.metric_names[len(found) :]:
+            found[name] = float(METRICS[name].finish(self.per_face(name).mean()))
+        return found
 
     def per_face(self, name):
         """A metric's value for each face, float (N,)."""
+        if METRICS[name].of_ages:
+            return METRICS[name].per_face(self.faces.ages, *self.ages).astype(float)
         return METRICS[name].per_face(self.labels, self.predicted, self.probabilities).astype(float)
 
     def calibration(self):
@@ -112,6 +166,10 @@ class Evaluation:
     def table(self):
         """One row per face, as in predictions.csv; the index of the faces is kept."""
         table = self.faces.table[FACE_COLUMNS].assign(prediction=self.predicted)
+        if "age" in self.faces.table:
+            table["true_age"] = self.faces.ages
+        if self.classes.years:
+            table = table.assign(**dict(zip(AGE_COLUMNS, (years.round(2) for years in self.ages), strict=True)))
         columns = [f"p_{name}" for name in self.classes.names]
         return pd.concat([table, pd.DataFrame(self.probabilities, table.index, columns)], axis=1)
 
@@ -128,6 +186,7 @@ def pool(evaluations, distinct=False):
         dataclasses.replace(evaluations[0].faces, table=table),
         np.concatenate([evaluation.probabilities for evaluation in evaluations]),
         predicted=np.concatenate([evaluation.predicted for evaluation in evaluations]),
+        mass=np.concatenate([np.broadcast_to(evaluation.mass, len(evaluation)) for evaluation in evaluations]),
     )
     return pooled.where(~table.path.duplicated().to_numpy()) if distinct else pooled
 

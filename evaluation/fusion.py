@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 
-from evaluation.metrics import METRICS
 from evaluation.paired import paired_difference
 
 
@@ -22,7 +21,7 @@ def fuse(plain, views):
     probabilities = np.mean(views, axis=0)
     fused = dataclasses.replace(plain[0], probabilities=probabilities, predicted=None, model=None, temperature=None)
     gains = {}
-    for name in METRICS:
+    for name in fused.paired_metrics:
         single = np.mean([evaluation.per_face(name) for evaluation in plain], axis=0)
         gain = paired_difference(fused.per_face(name), single, fused.faces.people)
         gains[name] = tuple(None if number != number else number for number in gain)  # JSON has no NaN

@@ -3,10 +3,14 @@
 METRICS drives the log, the results, the tables and the comparisons: to add a metric, add an entry. Each one is a
 function of N faces that returns one value per face; the metric is their mean.
 
-Args of each function:
+Args of a function:
     labels: int (N,), true classes in 0..K-1.
     predictions: int (N,), predicted classes.
     probabilities: float (N, K).
+
+Args of a function of ages, which counts where the age of every face is known:
+    true, age: float (N,), in completed years.
+    low, high: float (N,), the interval that is given with the age.
 """
 
 from typing import NamedTuple
@@ -34,11 +38,37 @@ def cross_entropy(labels, predictions, probabilities):
     return -np.log(right.clip(np.finfo(np.float32).tiny)).astype(np.float64)
 
 
+def years_off(true, age, low, high):
+    """Error of the age in years."""
+    return np.abs(age - true)
+
+
+def squared_years(true, age, low, high):
+    return np.square(age - true)
+
+
+def within_five_years(true, age, low, high):
+    """The cumulative score at five years (Geng, Zhou and Smith-Miles, TPAMI 2007)."""
+    return np.abs(age - true) <= 5
+
+
+def signed_years(true, age, low, high):
+    """Positive where faces are taken for older than they are."""
+    return age - true
+
+
+def covered(true, age, low, high):
+    """Whether the interval holds the true age."""
+    return (low <= true) & (true <= high)
+
+
 class Metric(NamedTuple):
     per_face: callable
     format: str  # the format specification of a value
     title: str
     lower_is_better: bool = False
+    of_ages: bool = False
+    finish: callable = np.asarray  # from means over the faces to the metric
 
     def show(self, value):
         """As text; a missing value, None or NaN, as a dash."""
@@ -56,14 +86,20 @@ METRICS = {
     "one_off": Metric(one_off, ".2%", "one-off"),
     "mae": Metric(absolute_error, ".3f", "MAE", lower_is_better=True),
     "loss": Metric(cross_entropy, ".3f", "loss", lower_is_better=True),
+    "mae_years": Metric(years_off, ".2f", "MAE years", lower_is_better=True, of_ages=True),
+    "rmse_years": Metric(squared_years, ".2f", "RMSE", lower_is_better=True, of_ages=True, finish=np.sqrt),
+    "cs5": Metric(within_five_years, ".2%", "CS@5", of_ages=True),
+    "bias_years": Metric(signed_years, "+.2f", "bias", of_ages=True),
+    "coverage": Metric(covered, ".2%", "coverage", of_ages=True),
 }
+CLASS_METRICS = {name: metric for name, metric in METRICS.items() if not metric.of_ages}
 
 
 def compute_metrics(labels, predictions, probabilities):
-    """{name of METRICS: mean over the faces}, as plain floats."""
+    """{name of CLASS_METRICS: mean over the faces}, as plain floats."""
     return {
         name: float(np.mean(metric.per_face(labels, predictions, probabilities), dtype=np.float64))
-        for name, metric in METRICS.items()
+        for name, metric in CLASS_METRICS.items()
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from data.faces import Faces
-from evaluation.evaluation import FACE_COLUMNS, Evaluation
+from evaluation.evaluation import AGE_COLUMNS, FACE_COLUMNS, Evaluation
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.reading import open_regular
@@ -16,7 +16,8 @@ EARLIER_NAMES = {"subject": "person"}  # of columns, in files of earlier version
 
 
 def predictions_digest(table):
-    """A SHA-256 of a fold's rows of predictions.csv, as they are written there."""
+    """A SHA-256 of a fold's rows of predictions.csv, as they are written there; the ages follow from the others."""
+    table = table.drop(columns=[name for name in AGE_COLUMNS if name in table])
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
 
 
@@ -42,9 +43,10 @@ def read_predictions(path, digests=None):
                     f"'{path}' is damaged: the {len(rows):,} rows of fold {fold} are not those of its model"
                 )
     table = table.rename(columns=EARLIER_NAMES)
-    probabilities = table.iloc[:, len(FACE_COLUMNS) + 1 :]
-    classes = Classes(tuple(name.removeprefix("p_") for name in probabilities.columns))
-    faces = Faces(table[FACE_COLUMNS], classes)
+    probabilities = table[[name for name in table if name.startswith("p_")]]
+    classes = Classes.guess([name.removeprefix("p_") for name in probabilities])
+    ages = {"age": table.true_age} if "true_age" in table else {}
+    faces = Faces(table[FACE_COLUMNS].assign(**ages), classes)
     return Evaluation(faces, probabilities.to_numpy(np.float32), predicted=table.prediction.to_numpy())
 
 
@@ -55,11 +57,14 @@ def read_table(path):
         try:
             table = pd.read_csv(file, dtype=str, keep_default_na=False)
             names = list(table.columns)
-            probabilities = names[len(expected) :]
-            known = [EARLIER_NAMES.get(name, name) for name in names[: len(expected)]]
-            if known != expected or not all(name.startswith("p_") for name in probabilities):
+            years = [name for name in ("true_age", *AGE_COLUMNS) if name in names]
+            probabilities = names[len(expected) + len(years) :]
+            known = [EARLIER_NAMES.get(name, name) for name in names[: -len(probabilities) or None]]
+            if known != [*expected, *years] or not all(name.startswith("p_") for name in probabilities):
                 raise ValueError(f"its columns are {', '.join(map(str, names))}")
             kinds = dict.fromkeys(["fold", "label", "prediction"], np.int64) | dict.fromkeys(probabilities, np.float32)
+            for name in years:
+                table[name] = table[name].replace("", "nan").astype(np.float64)
             table = table.astype(kinds)
         except (ValueError, OverflowError, MemoryError, RecursionError) as error:
             raise UserError(f"'{path}' is damaged: {error}") from None

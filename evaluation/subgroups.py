@@ -50,7 +50,7 @@ def subgroups(evaluation, columns=None, extra=None, metric="top1", draws=2000, s
     """
     groups = group_faces(evaluation, columns, extra)
     inside, outside = sampled_metrics(evaluation, [mask for _, _, mask in groups], draws, seed)  # (draws, G, M)
-    chosen, rows = list(METRICS).index(metric), []
+    chosen, rows = evaluation.metric_names.index(metric), []
     for number, (column, group, mask) in enumerate(groups):
         own, others = evaluation.where(mask), evaluation.where(~mask)
         row = {"column": column, "group": group, **group_metrics(own, inside[:, number])}
@@ -73,11 +73,13 @@ def group_metrics(evaluation, samples):
     faces, people = len(evaluation), evaluation.faces.people.nunique()
     row = {"faces": faces, "people": people, "too_few": faces < LEAST_FACES}
     enough = faces >= LEAST_FACES
-    metrics = evaluation.metrics() if enough else dict.fromkeys(METRICS, np.nan)
-    lows = highs = np.full(len(METRICS), np.nan)
+    names = evaluation.metric_names
+    metrics = evaluation.metrics() if enough else dict.fromkeys(names, np.nan)
+    lows = highs = np.full(len(names), np.nan)
     if enough and people >= LEAST_PEOPLE:
         lows, highs = np.nanquantile(samples, tails(0.95), axis=0)
     for (name, value), low, high in zip(metrics.items(), lows.tolist(), highs.tolist(), strict=True):
+        low, high = map(float, map(METRICS[name].finish, (low, high)))
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return {**row, "ece": evaluation.calibration()["ece"] if enough else np.nan}
 
@@ -103,7 +105,7 @@ def sampled_metrics(evaluation, masks, draws, seed):
     Args:
         masks: for each group, bool (N,), its faces.
     """
-    values = np.stack([evaluation.per_face(name) for name in METRICS] + [np.ones(len(evaluation))], axis=1)
+    values = np.stack([*map(evaluation.per_face, evaluation.metric_names), np.ones(len(evaluation))], axis=1)
     columns = np.concatenate([*(values * mask[:, None] for mask in masks), values], axis=1)  # (N, (G + 1) * (M + 1))
     sums = resampled_means(columns, evaluation.faces.people, draws, seed).reshape(draws, len(masks) + 1, -1)
     inside = sums[:, :-1]
@@ -126,8 +128,8 @@ def holm(p_values):
 
 def group_faces(evaluation, columns=None, extra=None):
     """The groups of each column as a list of (column, name, bool (N,)); see `subgroups`."""
-    faces = evaluation.faces
-    table = faces.table.assign(label=pd.Categorical.from_codes(faces.labels, faces.classes.names, ordered=True))
+    faces, coarse = evaluation.faces, evaluation.coarse()
+    table = faces.table.assign(label=pd.Categorical.from_codes(coarse.labels, coarse.classes.names, ordered=True))
     table["album_size"] = table.groupby("album").path.transform("size")
     if extra is not None:
         if len(extra) != len(table):

@@ -123,9 +123,10 @@ def load_model(path):
     if model.image_size not in (None, content["image_size"]):
         raise UserError(f"'{path}' is damaged: its network is for {model.image_size} pixels, not its 'image_size'")
     model.image_size = content["image_size"]
-    years = content.get("class_years")  # None where the classes are not ages, or the file does not say
+    years, names = content.get("class_years"), tuple(content["class_names"])
     years = years and tuple((first, math.inf if last is None else last) for first, last in years)
-    model.classes = Classes(tuple(content["class_names"]), years)
+    # Earlier versions did not say whether classes are ages.
+    model.classes = Classes(names, years) if years else Classes.guess(names)
     model.mean, model.std = tuple(content["mean"]), tuple(content["std"])
     own = {"format", "format_version", "class_years", *NETWORK_FIELDS}
     model.record = {name: value for name, value in content.items() if name not in own}

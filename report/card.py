@@ -45,11 +45,12 @@ def model_card(evaluations, licences, results):
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    recorded = [evaluation.model.record["metrics"] for evaluation in evaluations]
     text = environment.get_template("model_card.md").render(
         models=[describe(*model) for model in zip(evaluations, results, strict=True)],
         class_names=evaluations[0].classes.names,
         licences=dict.fromkeys(licences),
-        METRICS=METRICS,
+        METRICS={name: metric for name, metric in METRICS.items() if any(name in values for values in recorded)},
         subgroups=subgroups,
         show=show,
     )
@@ -70,10 +71,10 @@ def describe(evaluation, forms):
     """The values of one model for the template: its record, and the numbers that follow from its predictions."""
     model, found = evaluation.model, {"classes": [], "groups": None, "calibration": None}
     if len(evaluation):
-        table = subgroups.subgroups(evaluation)
+        table, coarse = subgroups.subgroups(evaluation), evaluation.coarse()
         below = table[(table.gap < 0) & (table.column != "label")]  # the classes have a table of their own
         found = {
-            "classes": list(zip(evaluation.classes.names, *per_class(evaluation.confusion), strict=True)),
+            "classes": list(zip(coarse.classes.names, *per_class(coarse.confusion), strict=True)),
             "groups": below.sort_values("gap").head(WORST_GROUPS).to_dict("records"),
             "calibration": evaluation.calibration(),
         }

@@ -187,20 +187,22 @@ def map_faces(evaluation, rows, classes):
 
 
 def mean_maps(evaluations):
-    """For each class the mean face and the mean map of the true class, over faces of all models.
+    """For each class, or decade, the mean face and the mean map of the true class, over faces of all models.
 
     Returns:
         A list of dicts for the page with name, count (of faces), picture (a data URL of the face), map (base64) and
         grid, "h,w"; empty without a network or an image.
     """
     usable, shown = list(filter(has_maps, evaluations)), []
-    for label, name in enumerate(usable[0].classes.names if usable else ()):
+    groups = [evaluation.coarse() for evaluation in usable]
+    for group, name in enumerate(groups[0].classes.names if usable else ()):
         faces, maps = [], []
-        for evaluation in usable:
-            rows = evaluation.faces.table.index[evaluation.labels == label].to_numpy()
-            rows = rows[evenly(len(rows), -(-MEAN_FACES // len(usable)))]
-            if len(rows):
-                maps.append(map_faces(evaluation, rows, np.full(len(rows), label)))
+        for evaluation, coarse in zip(usable, groups, strict=True):
+            own = np.flatnonzero(coarse.labels == group)
+            own = own[evenly(len(own), -(-MEAN_FACES // len(usable)))]
+            if len(own):
+                rows = evaluation.faces.table.index[own].to_numpy()
+                maps.append(map_faces(evaluation, rows, evaluation.labels[own]))
                 faces.append(evaluation.images[rows])
         shapes = {array.shape[1:] for array in (*maps, *faces)}
         if len(shapes) == 2:  # one of the maps, one of the faces: the models agree

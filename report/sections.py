@@ -36,6 +36,7 @@ COLUMN_TITLES = {
 GENDERS = {"f": "female", "m": "male"}
 FRACTION = Metric(None, ".2%", "balanced")
 SCORES = {**METRICS, "balanced": FRACTION}
+HEADLINE, AGE_HEADLINE = ("top1", "one_off", "mae", "balanced"), ("mae_years", "cs5", "bias_years", "coverage")
 # System, top-1 and one-off in percent (None: not given), initial weights.
 PUBLISHED = [
     ("Eidinger et al. 2014", 45.1, 79.5, "no network"),
@@ -83,33 +84,34 @@ def about(data):
 
 def results(data):
     """The table of models with intervals, the classes, the constant answer, and published figures."""
-    pooled, names = pool(data.evaluations), list(SCORES)
+    pooled = pool(data.evaluations)
+    names = [*pooled.metric_names, "balanced"]
+    metrics, headline = [SCORES[name] for name in names], AGE_HEADLINE if "mae_years" in names else HEADLINE
     models, together = list(map(scores, data.evaluations)), scores(pooled)
     rows = [
-        score_row(printable(evaluation.name), len(evaluation), found)
+        score_row(metrics, printable(evaluation.name), len(evaluation), found)
         for evaluation, found in zip(data.evaluations, models, strict=True)
     ]
     summary = []
     if len(models) > 1:
         values = np.array([found[0] for found in models])
-        mean = score_row("mean ± standard deviation", "", [values.mean(0)])
-        for shown, metric, deviation in zip(mean["cells"], SCORES.values(), values.std(0, ddof=1), strict=False):
+        mean = score_row(metrics, "mean ± standard deviation", "", [values.mean(0)])
+        for shown, metric, deviation in zip(mean["cells"], metrics, values.std(0, ddof=1), strict=False):
             shown["interval"] = f"± {bare(metric, deviation)}"
-        summary = [mean, score_row("all faces together", len(pooled), together)]
+        summary = [mean, score_row(metrics, "all faces together", len(pooled), together)]
     largest, constant = largest_class(pooled.labels, len(pooled.classes))
     constant["balanced"] = 1 / len(np.unique(pooled.labels))
     constant = [[constant.get(name) for name in names]]
-    summary.append(score_row(f"always {pooled.classes.names[largest]}", len(pooled), constant))
+    summary.append(score_row(metrics, f"always {pooled.classes.names[largest]}", len(pooled), constant))
     return {
-        "columns": [metric.title for metric in SCORES.values()],
+        "columns": [metric.title for metric in metrics],
         "rows": rows,
         "summary": summary,
         "headline": [
-            {"title": SCORES[name].title, **cell(SCORES[name], *together[:, names.index(name)])}
-            for name in ("top1", "one_off", "mae", "balanced")
+            {"title": SCORES[name].title, **cell(SCORES[name], *together[:, names.index(name)])} for name in headline
         ],
         "warnings": warnings_of(pooled),
-        "classes": class_rows(pooled, together),
+        "classes": class_rows(pooled.coarse(), together[:, len(names) :]),
         "published": PUBLISHED if is_adience(pooled.faces) else [],
     }
 
@@ -117,18 +119,20 @@ def results(data):
 def scores(evaluation, seed=0):
     """The scores of a model and of each class, with 95 % intervals of a bootstrap over people.
 
-    Balanced accuracy is the mean recall of the classes that occur.
+    Balanced accuracy is the mean recall of the classes that occur. Many single years are taken by decade.
 
     Returns:
-        float (3, M + 2 K): the value, low and high of the M SCORES, each class's recall and each class's F1. NaN where
-        there is nothing to divide by.
+        float (3, M + 2 K): the value, low and high of the M metrics, the balanced accuracy among them, of each class's
+        recall and of each class's F1. NaN where there is nothing to divide by.
     """
-    classes = np.arange(len(evaluation.classes))
-    true, predicted = evaluation.labels[:, None] == classes, evaluation.predicted[:, None] == classes  # (N, K)
-    columns = [evaluation.per_face(name)[:, None] for name in METRICS] + [true & predicted, true, predicted]
-    faces = np.hstack(columns).astype(float)  # (N, len(METRICS) + 3 K)
+    names, coarse = evaluation.metric_names, evaluation.coarse()
+    classes = np.arange(len(coarse.classes))
+    true, predicted = coarse.labels[:, None] == classes, coarse.predicted[:, None] == classes  # (N, K)
+    columns = [evaluation.per_face(name)[:, None] for name in names] + [true & predicted, true, predicted]
+    faces = np.hstack(columns).astype(float)  # (N, M - 1 + 3 K)
     samples = np.vstack([faces.mean(0), resampled_means(faces, evaluation.faces.people, DRAWS, seed)])
-    metrics, counts = np.split(samples, [len(METRICS)], axis=1)
+    metrics, counts = np.split(samples, [len(names)], axis=1)
+    metrics = np.column_stack([METRICS[name].finish(column) for name, column in zip(names, metrics.T, strict=True)])
     hits, labelled, answers = np.split(counts, 3, axis=1)  # (1 + draws, K)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall, f1 = hits / labelled, 2 * hits / (labelled + answers)
@@ -141,9 +145,9 @@ def scores(evaluation, seed=0):
     return np.vstack([found.iloc[0], interval])
 
 
-def score_row(name, faces, found):
+def score_row(metrics, name, faces, found):
     """A row of the table of results from `scores`, or from the values alone."""
-    cells = [cell(*column) for column in zip(SCORES.values(), *found, strict=False)]
+    cells = [cell(*column) for column in zip(metrics, *found, strict=False)]
     return {"name": name, "faces": f"{faces:,}" if faces else "", "cells": cells}
 
 
@@ -162,10 +166,10 @@ def class_rows(evaluation, found):
     """One row per class: faces, predictions, recall and F1 with intervals, one-off.
 
     Args:
-        found: of `scores`.
+        found: of `scores`, recall and F1 only.
     """
     (faces, _, near), predicted = per_class(evaluation.confusion), evaluation.confusion.sum(0)
-    recall, f1 = np.split(found[:, len(SCORES) :], 2, axis=1)  # (3, K)
+    recall, f1 = np.split(found, 2, axis=1)  # (3, K)
     return [
         {
             "name": name,
@@ -181,7 +185,7 @@ def class_rows(evaluation, found):
 
 def confusion(data):
     """The cells of the confusion matrix, true class by row."""
-    pooled = pool(data.evaluations)
+    pooled = pool(data.evaluations).coarse()
     counts, names = pooled.confusion, pooled.classes.names
     fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = []

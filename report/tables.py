@@ -2,7 +2,7 @@
 
 from evaluation.calibration import BINS
 from evaluation.evaluation import pool
-from evaluation.metrics import METRICS, largest_class, mean_and_std, per_class, single_answer
+from evaluation.metrics import CLASS_METRICS, METRICS, largest_class, mean_and_std, per_class, single_answer
 from evaluation.subgroups import LEAST_FACES, SIGNIFICANCE
 from utils.cli import printable
 from utils.files import write_text
@@ -18,12 +18,13 @@ def cross_validation_table(results, evaluations):
         results: the content of results.json.
         evaluations: {fold: Evaluation of its held-out faces}.
     """
-    averaged = [name for name, metric in METRICS.items() if metric.format.endswith("%")]
-    columns = [*METRICS, *(name + OVER_EPOCHS for name in averaged)]
-    last, over = len(METRICS) * WIDTH - 1, len(averaged) * WIDTH - 1
+    names = [name for name in METRICS if name in results["mean"]]
+    averaged = [name for name, metric in CLASS_METRICS.items() if metric.format.endswith("%")]
+    columns = [*names, *(name + OVER_EPOCHS for name in averaged)]
+    last, over = len(names) * WIDTH - 1, len(averaged) * WIDTH - 1
     lines = [
         f"{'':10} {' last epoch ':-^{last}} {' over epochs ':-^{over}}",
-        f"{'held out':10}" + "".join(f"{METRICS[name].title:>{WIDTH}}" for name in [*METRICS, *averaged]),
+        f"{'held out':10}" + "".join(f"{METRICS[name].title:>{WIDTH}}" for name in [*names, *averaged]),
     ]
     for name, row in result_rows(results, "± std"):
         lines.append(f"{name:10}" + "".join(f"{show(column, row):>{WIDTH}}" for column in columns))
@@ -33,7 +34,7 @@ def cross_validation_table(results, evaluations):
     lines.append(f"mean {line}" if len(results["folds"]) > 1 else line)
     count = sum(len(fold["duplicates"]) for fold in results["folds"])
     if count and "top1_without_duplicates" in mean:
-        lines.append(duplicates_line(count, {name: mean.get(f"{name}_without_duplicates") for name in METRICS}))
+        lines.append(duplicates_line(count, {name: mean.get(f"{name}_without_duplicates") for name in names}))
     return "\n".join(lines + warnings_of(pooled))
 
 
@@ -55,7 +56,7 @@ def write_latex_table(path, results):
         path: the file.
         results: the content of results.json.
     """
-    names = [name for name in METRICS if name != "loss"]
+    names = [name for name in METRICS if name != "loss" and name in results["mean"]]
     body = [
         " & ".join([title, *(show(name, row).replace("%", r"\%") for name in names)]) + r" \\"
         for title, row in result_rows(results, r"$\pm$ std")
@@ -88,7 +89,7 @@ def duplicates_line(count, metrics):
         count: the number of these faces.
         metrics: {name of METRICS: value}.
     """
-    values = ", ".join(f"{metric.title} {show(name, metrics)}" for name, metric in METRICS.items())
+    values = ", ".join(f"{METRICS[name].title} {show(name, metrics)}" for name in metrics if name in METRICS)
     return f"without the {count:,} faces whose picture is in a training fold: {values}"
 
 
@@ -114,18 +115,20 @@ def models_table(reports):
     Args:
         reports: dicts with "model", "held_out_fold" and a value for each of METRICS.
     """
-    summary = mean_and_std({name: [report[name] for report in reports] for name in METRICS})
+    metrics = [name for name in METRICS if all(name in report for report in reports)]
+    summary = mean_and_std({name: [report[name] for report in reports] for name in metrics})
     rows = [(printable(report["model"]), report["held_out_fold"], report) for report in reports]
     rows += [("mean", "", summary["mean"]), ("± std", "", summary["std"])]
     width = max(len(name) for name, _, _ in rows)
-    lines = [f"{'model':{width}}  held out" + "".join(f"{metric.title:>{WIDTH}}" for metric in METRICS.values())]
+    lines = [f"{'model':{width}}  held out" + "".join(f"{METRICS[name].title:>{WIDTH}}" for name in metrics)]
     for name, fold, values in rows:
-        lines.append(f"{name:{width}}  {fold:>8}" + "".join(f"{show(metric, values):>{WIDTH}}" for metric in METRICS))
+        lines.append(f"{name:{width}}  {fold:>8}" + "".join(f"{show(metric, values):>{WIDTH}}" for metric in metrics))
     return "\n".join(lines)
 
 
 def per_class_table(evaluation):
-    """Faces, top-1 and one-off of each true class."""
+    """Faces, top-1 and one-off of each true class, or of each decade."""
+    evaluation = evaluation.coarse()
     names = evaluation.classes.names
     width = max(8, *map(len, names))
     lines = [f"{'class':<{width}}   faces    top-1   one-off"]
@@ -168,7 +171,8 @@ def subgroups_table(table):
 
 
 def confusion_table(evaluation):
-    """Counts, true class by row, predicted class by column."""
+    """Counts, true class by row, predicted class by column; by decade where there are too many years."""
+    evaluation = evaluation.coarse()
     names, confusion = evaluation.classes.names, evaluation.confusion
     longest = max(map(len, names))
     width, first = max(6, longest + 1, len(str(confusion.max())) + 1), max(17, longest)

@@ -207,13 +207,14 @@ def compare(folder, variants, seeds):
     runs, rows, base = read_runs(folder, variants, seeds), [], None
     for variant in variants:
         records, evaluations = zip(*(runs[variant, seed] for seed in seeds), strict=True)
-        values = np.array([[evaluation.per_face(metric) for metric in METRICS] for evaluation in evaluations])
+        names = evaluations[0].paired_metrics
+        values = np.array([[evaluation.per_face(metric) for metric in names] for evaluation in evaluations])
         spreads = values.mean(axis=2).std(axis=0, ddof=min(1, len(seeds) - 1))
         values = values.mean(axis=0)  # (seeds, metrics, faces) -> (metrics, faces)
         base = values if base is None else base
         images, seconds = np.mean([training_cost(run_folder(folder, variant, seed)) for seed in seeds], axis=0)
         row = {"variant": variant, "runs": len(seeds), "images": round(images), "seconds": seconds}
-        for metric, own, reference, spread in zip(METRICS, values, base, spreads, strict=True):
+        for metric, own, reference, spread in zip(names, values, base, spreads, strict=True):
             gain, low, high = paired_difference(own, reference, evaluations[0].faces.people)
             row |= {metric: own.mean(), f"{metric}_spread": spread}
             row |= {f"{metric}_gain": gain, f"{metric}_low": low, f"{metric}_high": high}
@@ -253,11 +254,12 @@ def training_cost(run_dir):
 
 def markdown(table):
     """The table for a document: values, and differences from the baseline with their 95 % intervals."""
-    titles = [f"{metric.title} | against baseline" for metric in METRICS.values()]
-    lines = [f"| variant | epochs | {' | '.join(titles)} | images | seconds |", "|---" * (2 * len(METRICS) + 4) + "|"]
+    metrics = {name: metric for name, metric in METRICS.items() if name in table}
+    titles = [f"{metric.title} | against baseline" for metric in metrics.values()]
+    lines = [f"| variant | epochs | {' | '.join(titles)} | images | seconds |", "|---" * (2 * len(metrics) + 4) + "|"]
     for row in table.to_dict("records"):
         cells = [row["variant"], f"{row['epochs']}"]
-        for name, metric in METRICS.items():
+        for name, metric in metrics.items():
             # One run alone has no spread over seeds.
             spread = f" ± {metric.show(row[f'{name}_spread'])}" if row["runs"] > 1 else ""
             cells.append(metric.show(row[name]) + spread)

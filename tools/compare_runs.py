@@ -115,7 +115,8 @@ def compare(reference, run):
         before, after = (evaluation.predicted == evaluation.labels for evaluation in (first, second))
         counts = {"lost": int((before & ~after).sum()), "gained": int((~before & after).sum())}
         differences = {
-            name: paired_difference(second.per_face(name), first.per_face(name), first.faces.people) for name in METRICS
+            name: paired_difference(second.per_face(name), first.per_face(name), first.faces.people)
+            for name in reference.paired_metrics
         }
         rows.append({"name": name, "differences": differences, **counts, "p": mcnemar(before, after)})
     return rows
@@ -149,7 +150,8 @@ def face_changes(reference, run):
 def comparison_table(reference, others):
     """The differences of Evaluations from the reference as the table that is printed."""
     name = printable(reference.name)
-    titles = "".join(f"{metric.title:>{WIDTH}}" for metric in METRICS.values())
+    metrics = {name: METRICS[name] for name in reference.paired_metrics}
+    titles = "".join(f"{metric.title:>{WIDTH}}" for metric in metrics.values())
     lines = [
         f"differences from {name}, percentages in points; below them 95 % intervals, bootstrap over people",
         f"{'':11}{titles}    lost  gained  McNemar p",
@@ -157,7 +159,7 @@ def comparison_table(reference, others):
     for run in others:
         lines.append(printable(run.name))
         for row in compare(reference, run):
-            shown = [map(metric.show_difference, row["differences"][name]) for name, metric in METRICS.items()]
+            shown = [map(metric.show_difference, row["differences"][name]) for name, metric in metrics.items()]
             values, intervals = zip(*((value, f"{low} to {high}") for value, low, high in shown), strict=True)
             p = "< 0.0001" if row["p"] < 0.0001 else f"{row['p']:.4f}"
             counts = f"{row['lost']:>8,}{row['gained']:>8,}{p:>11}"

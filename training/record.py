@@ -8,6 +8,7 @@ from evaluation.calibration import fit_temperature
 from evaluation.leaks import people_seen, pictures_seen
 from evaluation.metrics import METRICS
 from evaluation.predictions import predictions_digest
+from models.ages import fit_mass
 from models.checkpoint import is_number
 from training.config import differences, from_record
 from training.provenance import provenance
@@ -87,6 +88,8 @@ def model_record(run, setup, tested, validated, framing):
         record["unknown_origin"] = sorted(unknown)
     if validated is not None:
         record["temperature"] = fit_temperature(validated.labels, validated.probabilities)
+        if "coverage" in validated.metric_names:
+            record["mass"] = fit_mass(validated.probabilities, validated.classes, validated.faces.ages)
     if framing is not None:
         record["framing"] = framing
     rows = {path: row for faces in (val, test) for row, path in faces.table.path.items()}

@@ -6,8 +6,9 @@ import numpy as np
 
 from evaluation.calibration import cross_fitted_temperatures
 from evaluation.evaluation import pool
-from evaluation.metrics import METRICS, mean_and_std, per_class
+from evaluation.metrics import mean_and_std, per_class
 from evaluation.predictions import read_predictions
+from models.ages import fit_mass
 from training.provenance import current_commit
 from utils.errors import UserError
 from utils.files import write_json
@@ -27,8 +28,8 @@ def write_results(run):
     with run.lock():
         run.read()
         run.save_log(set(run.history))
+        save_calibrations(run)
         run.save_predictions()
-        save_temperatures(run)
         folds = [fold_result(evaluation, run.history[fold]) for fold, evaluation in run.evaluations.items()]
         settings = {
             name: value for name, value in to_record(run.config).items() if name not in ("run_dir", "cache_dir")
@@ -46,17 +47,21 @@ def write_results(run):
     return results
 
 
-def save_temperatures(run):
-    """Store in each model file the temperature that fits the held-out faces of the other folds best.
+def save_calibrations(run):
+    """Store in each model file the temperature and the mass of intervals that fit the held-out faces of other folds.
 
     A model with validation faces has one that was fitted on these.
     """
     pooled = pool(list(run.evaluations.values()))
     fitted = cross_fitted_temperatures(pooled.labels, pooled.probabilities, pooled.faces.table.fold)
     for fold, temperature in fitted.items():
-        evaluation = run.evaluations[fold]
-        if not evaluation.model.record["val_albums"] and evaluation.temperature != temperature:
-            run.save_temperature(fold, temperature)
+        evaluation, values = run.evaluations[fold], {"temperature": temperature}
+        if "coverage" in pooled.metric_names:
+            others = pooled.where(pooled.faces.table.fold != fold)
+            values["mass"] = fit_mass(others.probabilities, others.classes, others.faces.ages)
+        known = {name: getattr(evaluation, name) for name in values}
+        if not evaluation.model.record["val_albums"] and known != values:
+            run.save_calibration(fold, **values)
 
 
 def fold_result(evaluation, rows):
@@ -67,8 +72,10 @@ def fold_result(evaluation, rows):
         rows: the fold's rows of the log.
     """
     record, duplicates = evaluation.model.record, evaluation.duplicates
-    others = evaluation.where(~duplicates).metrics() if not duplicates.all() else dict.fromkeys(METRICS)
-    over_epochs = {name: [row[f"test_{name}"] for row in rows if f"test_{name}" in row] for name in METRICS}
+    others = evaluation.where(~duplicates).metrics() if not duplicates.all() else dict.fromkeys(evaluation.metric_names)
+    over_epochs = {
+        name: [row[f"test_{name}"] for row in rows if f"test_{name}" in row] for name in evaluation.metric_names
+    }
     return {
         "fold": record["fold"],
         **evaluation.metrics(),

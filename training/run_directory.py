@@ -12,6 +12,7 @@ import pandas as pd
 
 from data.adience import FOLDS
 from evaluation.predictions import read_predictions
+from models.ages import MASS
 from models.checkpoint import load_model, save_model
 from training.config import differences, read_config
 from training.engine import EpochMeter
@@ -111,6 +112,7 @@ class RunDirectory:
             model=model,
             decoder=model.record["decoder"],
             temperature=model.record.get("temperature"),
+            mass=model.record.get("mass", MASS),
         )
         self.evaluations = dict(sorted({**self.evaluations, fold: evaluation}.items()))
 
@@ -286,11 +288,11 @@ class RunDirectory:
         tables = [evaluation.table() for evaluation in self.evaluations.values()]
         write_csv(self.folder / "predictions.csv", pd.concat(tables))
 
-    def save_temperature(self, fold, temperature):
-        """Store the temperature of a fold's probabilities in its model file."""
+    def save_calibration(self, fold, **values):
+        """Store the temperature of a fold's probabilities, and the mass of its intervals, in its model file."""
         model = self.evaluations[fold].model
-        model.record["temperature"] = temperature
-        self.evaluations[fold] = dataclasses.replace(self.evaluations[fold], temperature=temperature)
+        model.record |= values
+        self.evaluations[fold] = dataclasses.replace(self.evaluations[fold], **values)
         save_model(self.model_path(fold), model, model.record)
 
 
