@@ -9,6 +9,7 @@ import contextlib
 import sys
 from collections import Counter
 
+import numpy as np
 from tqdm import tqdm
 
 from models.checkpoint import model_files
@@ -134,7 +135,7 @@ def predict_all(options, predictor, done):
                     done["photographs"] += 1
                     done["failed"] += photograph.error is not None
                     done["reduced"] += photograph.reduction > 4
-                    for line in lines_of(photograph, options.top):
+                    for line in lines_of(photograph, options.top, predictor.classes):
                         tqdm.write(line)  # above the progress bar, where there is one
                     bar.update()
             except (KeyboardInterrupt, SystemExit, OSError) as interruption:
@@ -161,20 +162,31 @@ def outputs_of(options):
     return {kind: path for kind in STARTS if (path := getattr(options, kind)) is not None}
 
 
-def lines_of(photograph, top):
+def lines_of(photograph, top, classes):
     """The printed lines of a photograph: one per face with its `top` most probable groups."""
     name, count = printable(photograph.path), len(photograph.faces)
     if photograph.error is not None:
         return [f"{name}  cannot be read: {printable(photograph.error)}"]
-    lines = [f"{name}  face {k} of {count}  {describe(face, top)}" for k, face in enumerate(photograph.faces, 1)]
+    lines = [
+        f"{name}  face {k} of {count}  {describe(face, top, classes)}" for k, face in enumerate(photograph.faces, 1)
+    ]
     return lines or [f"{name}  no face found"]
 
 
-def describe(face, top):
-    """25-32  81 %  (15-20 9 %, 38-43 7 %)"""
-    ranked = sorted(face.probabilities.items(), key=lambda item: -item[1])
-    others = [f"{printable(group)} {percent(value)}" for group, value in ranked if group != face.group][: top - 1]
-    return f"{printable(face.group)}  {percent(face.confidence)}" + (f"  ({', '.join(others)})" if others else "")
+def describe(face, top, classes):
+    """29 years (24-35)  25-32  81 %  (15-20 9 %, 38-43 7 %); many single years are summed by decade."""
+    probabilities, group = face.probabilities, face.group
+    if (coarse := classes.coarse()) is not classes:
+        sums = np.bincount(classes.within(coarse), list(probabilities.values()), len(coarse))
+        probabilities, group = dict(zip(coarse.names, sums, strict=True)), coarse.names[sums.argmax()]
+    ranked = sorted(probabilities.items(), key=lambda item: -item[1])
+    others = [f"{printable(other)} {percent(value)}" for other, value in ranked if other != group][: top - 1]
+    answer = f"{printable(group)}  {percent(probabilities[group])}" + (f"  ({', '.join(others)})" if others else "")
+    if face.age is None:
+        return answer
+    about = "" if classes.are_single_years else "about "
+    low, high = face.age_interval
+    return f"{about}{face.age:.0f} years ({low:.0f}-{high:.0f})  {answer}"
 
 
 if __name__ == "__main__":

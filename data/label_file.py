@@ -120,12 +120,10 @@ def load_faces(label_file, image_dir, policy="strict", allow_missing=False, age_
     listed = select_faces(label_file, policy, tuple(age_groups), seed)
     require_folder(image_dir, "image directory")
     report = keep_present(listed, image_dir, allow_missing, label_file)
-    folds = sorted(set(report.faces.table.fold))
-    if len(folds) < 2:  # one is held out
-        found = f"only fold {folds[0]}" if folds else "no fold"
-        missing = f"{report.missing:,} images are missing under '{image_dir}'"
-        because = missing if report.missing else "no other has a face with a label"
-        raise UserError(f"'{label_file}': {found} has faces, and two or more are needed: {because}")
+    if not len(report.faces):
+        raise UserError(
+            f"'{label_file}': {report.missing:,} images are missing under '{image_dir}', and no face is left"
+        )
     return report.faces, report
 
 
@@ -161,6 +159,7 @@ def select_faces(label_file, policy, age_groups, seed):
             raise UserError(f"'{label_file}' has the faces of {named.nunique()} people; {needed}")
         table["fold"] = -1
         table.loc[labelled, "fold"] = draw_folds(named, labels[labelled], seed, len(FOLDS))
+        understood += tuple(odd_folds(table[labelled], labels[labelled]))
     notes = understood + (tuple(odd_people(table.person[labelled])) if "person" in rows else ())
     facts = {
         "notes": notes,
@@ -176,6 +175,15 @@ def select_faces(label_file, policy, age_groups, seed):
 def number_of(text):
     """The number of a text; nan for an empty one and for a range."""
     return float(text) if text and not RANGE.fullmatch(text) else math.nan
+
+
+def odd_folds(table, labels):
+    """Yield a note for each fold on which no model can be judged."""
+    for fold, rows in table.groupby("fold"):
+        if rows.person.nunique() == 1:
+            yield f"fold {fold} holds one person only, {printable(repr(rows.person.iloc[0]))}, with {len(rows):,} faces"
+        elif 2 * labels[rows.index].nunique() < min(labels.nunique(), len(rows)):
+            yield f"fold {fold} lacks most classes: it has {labels[rows.index].nunique()} of {labels.nunique()}"
 
 
 def odd_people(people):

@@ -16,13 +16,14 @@ def split_faces(faces, fold, val_fraction, seed):
         seed: decides, together with the fold, which albums are drawn.
 
     Returns:
-        (train, val, test), each a Faces. A fixed split is kept.
+        (train, val, test), each a Faces. The validation faces of a fixed split stay as they are.
     """
     table = faces.table
-    if "split" in table:
-        return tuple(faces.where(table.split == split) for split in ("train", "val", "test"))
     in_test = table.fold == fold
-    in_val = ~in_test & table.album.isin(draw_albums(table[~in_test], val_fraction, (seed, fold)))
+    if "split" in table and (table.split == "val").any():
+        in_val = table.split == "val"
+    else:
+        in_val = ~in_test & table.album.isin(draw_albums(table[~in_test], val_fraction, (seed, fold)))
     return faces.where(~in_test & ~in_val), faces.where(in_val), faces.where(in_test)
 
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from models.ages import age_quantile
 from models.decode import DECODERS
 from models.network import size_mib
 from utils.errors import UserError
@@ -40,17 +41,21 @@ class FacePipeline(nn.Module):
     def __init__(self, model, temperature=None, decoder="argmax"):
         super().__init__()
         self.model, self.temperature, self.decoder = model, temperature, decoder
+        years = model.classes is not None and model.classes.years
+        self.register_buffer("bounds", torch.tensor(model.classes.bounds, dtype=torch.float32) if years else None)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(model, name)).view(3, 1, 1))
 
     def forward(self, images):
-        """uint8 RGB (N, 3, S, S) -> class probabilities float32 (N, K), and predicted classes int64 (N,)."""
+        """uint8 RGB (N, 3, S, S) -> class probabilities float32 (N, K), predicted classes int64 (N,) and ages (N,)."""
         images = (images.float() / 255 - self.mean) / self.std
         probabilities = self.model.probabilities(images)
-        predicted = DECODERS[self.decoder](probabilities)
+        answers = [DECODERS[self.decoder](probabilities)]
+        if self.bounds is not None:
+            answers.append(age_quantile(probabilities, self.bounds, 0.5))
         if self.temperature is not None:
             probabilities = (probabilities.clamp_min(SMALLEST).log() / self.temperature).softmax(1)
-        return probabilities, predicted
+        return probabilities, *answers
 
 
 def to_onnx(model, metadata):
@@ -62,7 +67,7 @@ def to_onnx(model, metadata):
 
     Returns:
         onnx.ModelProto with the input `images`, uint8 (batch, 3, S, S), and the outputs `probabilities`, float32
-        (batch, K), and `predicted`, int64 (batch,).
+        (batch, K), `predicted`, int64 (batch,), and, where the classes are ages, `age`, float32 (batch,), in years.
 
     Raises:
         UserError: the network is too large, or cannot be expressed in ONNX.
@@ -75,7 +80,8 @@ def to_onnx(model, metadata):
         with quiet():
             program = torch.export.export(pipeline, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
             program = program.run_decompositions(DECOMPOSITIONS)
-            names = {"input_names": ["images"], "output_names": ["probabilities", "predicted"]}
+            outputs = ["probabilities", "predicted"] + (["age"] if pipeline.bounds is not None else [])
+            names = {"input_names": ["images"], "output_names": outputs}
             proto = torch.onnx.export(program, dynamo=True, verbose=False, **names).model_proto
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"this network cannot be exported: {first_line(error.__cause__ or error)}") from None

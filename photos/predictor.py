@@ -14,6 +14,7 @@ import torch
 from augment.pipeline import to_network_input
 from data.images import centre_square, decode_face
 from evaluation.calibration import apply_temperature
+from models.ages import MASS, ages_of
 from models.checkpoint import load_model, model_files
 from models.decode import DECODERS, decode
 from photos.crop import crop_face
@@ -48,6 +49,8 @@ class Face:
         group: the name of the predicted class.
         probabilities: {class name: probability}, scaled by the models' temperatures.
         confidence: the probability of `group`.
+        age: the median age in years; None where the classes are not ages.
+        age_interval: (low, high) around it, in years; of the validation faces it held four of five.
     """
 
     box: tuple
@@ -56,6 +59,8 @@ class Face:
     group: str
     probabilities: dict
     confidence: float
+    age: float | None = None
+    age_interval: tuple | None = None
 
 
 @dataclass
@@ -117,6 +122,7 @@ class AgePredictor:
         self.models = load_models(paths)
         self.classes = self.models[0].classes
         self.decoder = self.models[0].record["decoder"]
+        self.mass = np.mean([model.record.get("mass", MASS) for model in self.models])
         self.inputs = [(tuple(model.record.get("framing", USUAL_FRAMING)), model.image_size) for model in self.models]
         self.notes = []
         for name, note in NOTES.items():
@@ -216,7 +222,7 @@ class AgePredictor:
         return photographs
 
     def predict_faces(self, crops):
-        """Yield (group, {class name: probability}, probability of the group) of each face in a list of crops."""
+        """Yield (group, {class name: probability}, probability of the group, age, its interval) of faces in crops."""
         if not crops:
             return
         per_model = [
@@ -225,8 +231,12 @@ class AgePredictor:
         ]
         temperatures = [model.record.get("temperature", 1.0) for model in self.models]
         scaled = np.mean(list(map(apply_temperature, per_model, temperatures)), axis=0)
-        for label, row in zip(decode(np.mean(per_model, axis=0), self.decoder), scaled.tolist(), strict=True):
-            yield self.classes.names[label], dict(zip(self.classes.names, row, strict=True)), row[label]
+        mean, ages = np.mean(per_model, axis=0), itertools.repeat((None, None))
+        if self.classes.years:
+            age, *interval = (years.tolist() for years in ages_of(mean, self.classes, self.mass))
+            ages = zip(age, zip(*interval, strict=True), strict=True)
+        for label, row, years in zip(decode(mean, self.decoder), scaled.tolist(), ages, strict=False):
+            yield self.classes.names[label], dict(zip(self.classes.names, row, strict=True)), row[label], *years
 
     @torch.inference_mode()
     def probabilities(self, model, crops):

@@ -51,6 +51,8 @@ class Arguments:
         """
         fixed = "split" in faces.table  # one model is trained, and fold 0 is its test set
         present = (0,) if fixed else tuple(sorted({int(fold) for fold in faces.table.fold}))
+        if len(set(faces.table.fold)) < 2:  # one is held out
+            raise UserError(f"only fold {present[0]} has faces; two or more are needed, or a column 'split'")
         if not self.folds_given:
             return dataclasses.replace(config, folds=present)
         if absent := [fold for fold in config.folds if fold not in present]:
