@@ -19,11 +19,12 @@ from data.dataset import FaceDataset
 from data.duplicates import both_signatures
 from data.images import in_threads
 from evaluation.evaluate import evaluate, measure_latency
-from evaluation.evaluation import Evaluation
+from evaluation.evaluation import Evaluation, pool
 from evaluation.fusion import fuse
-from evaluation.leaks import origin_note, refuse_seen, seen_faces
+from evaluation.leaks import origin_note, people_seen, refuse_seen, seen_faces
 from evaluation.metrics import METRICS
 from evaluation.subgroups import check_columns
+from evaluation.threshold import probability_of
 from evaluation.views import VIEWS, enlarged_size, ten_crop_probabilities
 from models.ages import MASS
 from models.checkpoint import load_model, model_files
@@ -42,7 +43,7 @@ from utils.options import Parser, add_options, default_of
 from utils.reading import read_json
 from utils.serialization import digest
 
-SETTINGS = "label_dir label_file image_dir allow_missing batch_size".split()
+SETTINGS = "label_dir label_file image_dir age_groups allow_missing batch_size".split()
 MACHINE = "device precision threads".split()
 FRAMED = 30  # images in which the detector searches for the framing
 PIXELS_PER_BATCH = 512 * 224**2  # the most that a model file may ask for; --batch-size may ask for more
@@ -67,6 +68,8 @@ def main():
     for fusion in fusions:
         print_fusion(fusion)
     shown = data.models_data(evaluations, f"{python_command()} {shlex.join(sys.argv)}")
+    for age in options.over:
+        print(f"\n{tables.threshold_table(pool(evaluations), age)}")
     if options.by:
         print(f"\n{tables.subgroups_table(data.subgroup_table(shown, options.by))}")
     if options.show_errors:
@@ -88,6 +91,10 @@ def read_command_line():
         "--by", nargs="+", default=[], metavar="COLUMN",
         help="metrics by subgroup: label, gender, yaw, score, album_size, image_size, brightness, sharpness, or age and"
         " other columns of a CSV file",
+    )  # fmt: skip
+    parser.add_argument(
+        "--over", nargs="+", type=int, default=[], metavar="AGE",
+        help="how many younger faces pass for this age or older, and how many older ones do not",
     )  # fmt: skip
     parser.add_argument("--show-errors", action="store_true", help="write the misclassified images")
     parser.add_argument("--error-dir", default="error", metavar="DIR", help="folder for them (default: error)")
@@ -134,11 +141,14 @@ def prepare(path, options):
         fitting = max(2, PIXELS_PER_BATCH // model.image_size**2)
         config = dataclasses.replace(config, batch_size=min(config.batch_size, fitting))
     faces, _ = load_data(**config.data_source)
-    if faces.classes.names != model.classes.names:
+    positions = {*model.classes.within(faces.classes).tolist()}
+    if faces.classes.names != model.classes.names and not positions >= {*range(len(faces.classes))}:
         theirs, ours = ", ".join(model.classes.names), ", ".join(faces.classes.names)
         raise UserError(f"'{path}' knows the classes {theirs}; these labels have {ours}")
     check_columns(options.by, faces.table)
     chosen, split = choose_faces(path, model.record, faces, options)
+    for age in options.over:
+        probability_of(np.zeros((1, len(faces.classes))), faces.classes, age)  # refuses what no class begins with
     check = leave_out_seen if options.leave_out_seen else refuse_seen
     if not options.leave_out_seen:
         refuse_seen(path, model.record, chosen, split)  # by people, before any image is decoded
@@ -219,6 +229,9 @@ def choose_faces(path, record, faces, options):
         if not len(chosen):
             raise UserError(f"--set val: none of the albums that '{path}' held out is in these label files")
         return chosen, f"the validation set, {chosen.table.album.nunique()} albums of the training folds"
+    source = next((getattr(options, name) for name in ("label_file", "label_dir") if name in options), None)
+    if source and options.fold is None and not people_seen(record) & set(faces.people):
+        return faces, f"all faces of {source}"  # of another data set
     fold = record["fold"] if options.fold is None else options.fold
     chosen = faces.where(faces.table.fold == fold)
     if not len(chosen):

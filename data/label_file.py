@@ -29,7 +29,7 @@ from data.labels import (
     select,
 )
 from data.split import draw_folds
-from utils.classes import Classes
+from utils.classes import Classes, expand
 from utils.cli import printable
 from utils.errors import UserError
 from utils.reading import read_text
@@ -280,7 +280,7 @@ def assign_labels(label_file, rows, table, policy, names):
         {ages outside of the classes: rows}).
     """
     if "label" in table:
-        classes = Classes.guess(names)
+        classes = Classes.guess(expand(names))
         shown = printable(", ".join(classes.names), 200)
         problem = f"is none of the classes {shown}; --age-groups names them, in order"
         refuse_value(table, ~table.label.isin(["", *classes.names]), "label", problem, label_file)

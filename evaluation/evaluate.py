@@ -7,7 +7,7 @@ import torch
 
 from augment.pipeline import to_network_input
 from data.dataset import ordered_batches, prefetch, share_of
-from evaluation.evaluation import Evaluation
+from evaluation.evaluation import Evaluation, sum_within
 from utils.errors import UserError
 
 
@@ -33,15 +33,18 @@ def evaluate(model, dataset, batch_size, runtime, decoder="argmax", view=None):
         images = to_network_input(images, model.mean, model.std)
         with runtime.autocast():
             parts.append(model.probabilities(images if view is None else view(images)))
-    probabilities = torch.zeros(len(dataset), len(dataset.faces.classes.names), device=runtime.device)
+    classes = dataset.faces.classes
+    probabilities = torch.zeros(len(dataset), len(model.classes or classes), device=runtime.device)
     if parts:
         mine = share_of(len(dataset), rank, world_size)
         probabilities[mine[0] : mine[-1] + 1] = torch.cat(parts)
     probabilities = runtime.distributed.sum(probabilities).cpu()
     if not probabilities.isfinite().all():
         raise UserError("the probabilities are not finite numbers: training diverged; use a smaller --lr")
-    seconds = time.perf_counter() - start
-    return Evaluation(dataset.faces, probabilities.numpy(), decoder, model=model, seconds=seconds)
+    probabilities, seconds = probabilities.numpy(), time.perf_counter() - start
+    if model.classes and model.classes.names != classes.names:  # the faces have coarser classes
+        probabilities = sum_within(probabilities, model.classes.within(classes), len(classes))
+    return Evaluation(dataset.faces, probabilities, decoder, model=model, seconds=seconds)
 
 
 @torch.inference_mode()

@@ -100,17 +100,10 @@ class Evaluation:
         """The evaluation in other, coarser Classes: the probabilities of the classes within each of them are summed.
 
         Faces and probabilities of a class that lies in none of them are left out.
-
-        Raises:
-            UserError: one of them cannot be made of whole classes.
         """
         position = self.classes.within(classes)
-        if missing := sorted({*range(len(classes))} - {*position.tolist()}):
-            raise UserError(f"the class {classes.names[missing[0]]} cannot be made of {', '.join(self.classes.names)}")
-        groups = (position[:, None] == np.arange(len(classes))).astype(np.float32)  # (K, G)
-        kept, summed = position[self.labels] >= 0, self.probabilities @ groups
+        summed, kept = sum_within(self.probabilities, position, len(classes)), position[self.labels] >= 0
         table = self.faces.table.assign(label=position[self.labels])
-        summed = summed / np.maximum(summed.sum(1, keepdims=True), np.finfo(np.float32).tiny)
         faces = dataclasses.replace(self.faces, table=table, classes=classes)
         return dataclasses.replace(
             self, faces=faces, probabilities=summed, predicted=decode(summed, self.decoder)
@@ -172,6 +165,13 @@ class Evaluation:
             table = table.assign(**dict(zip(AGE_COLUMNS, (years.round(2) for years in self.ages), strict=True)))
         columns = [f"p_{name}" for name in self.classes.names]
         return pd.concat([table, pd.DataFrame(self.probabilities, table.index, columns)], axis=1)
+
+
+def sum_within(probabilities, position, count):
+    """Class probabilities (N, K) summed in `count` coarser classes (N, G), each at a position, -1 for none of these."""
+    groups = (position[:, None] == np.arange(count)).astype(np.float32)  # (K, G)
+    summed = probabilities @ groups
+    return summed / np.maximum(summed.sum(1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 def pool(evaluations, distinct=False):

@@ -39,26 +39,42 @@ def choose_faces(evaluations):
     Returns:
         (A table with one row per shown prediction, the number of all mistakes). The table has model (the position of
         its evaluation), position (in this evaluation), row (of the cache), prediction, confidence, reference (file and
-        line of the label) and the columns of the faces' table.
+        line of the label) and the columns of the faces' table; where the classes are ages, also age (in words) and
+        years (the error). Many single years are taken by decade, and mapped_label and mapped_prediction are the years.
     """
     tables = [
         evaluation.faces.table.assign(
             model=number,
             position=np.arange(len(evaluation)),
             row=evaluation.faces.table.index,
-            prediction=evaluation.predicted,
-            confidence=evaluation.confidence,
+            label=coarse.labels,
+            prediction=coarse.predicted,
+            confidence=coarse.confidence,
             reference=line_references(evaluation.faces.table),
+            mapped_label=evaluation.labels,
+            mapped_prediction=evaluation.predicted,
+            **years_of(evaluation),
         )
-        for number, evaluation in enumerate(evaluations)
+        for number, (evaluation, coarse) in enumerate((evaluation, evaluation.coarse()) for evaluation in evaluations)
     ]
     table = pd.concat(tables, ignore_index=True).sort_values(["confidence", "path"], ascending=[False, True])
     wrong, right = table[table.label != table.prediction], table[table.label == table.prediction]
-    classes = len(evaluations[0].classes)
+    classes = len(evaluations[0].classes.coarse())
     each = max(1, RIGHT_PREDICTIONS // classes)
     some = [group.iloc[evenly(len(group), each)] for _, group in right.groupby("label")]
     most = min(MOST_MISTAKES, MOST_PROBABILITIES // classes)
     return pd.concat([wrong.head(most), *some], ignore_index=True), len(wrong)
+
+
+def years_of(evaluation):
+    """{"age": the predicted age in words, "years": its error, NaN where it is not known} of each face."""
+    if evaluation.ages is None:
+        return {"age": "", "years": np.nan}
+    rows, about = zip(*evaluation.ages, strict=True), "" if evaluation.classes.are_single_years else "about "
+    words = [f"{about}{age:.0f} years ({low:.0f} to {high:.0f})" for age, low, high in rows]
+    true = evaluation.faces.ages
+    words = [text + ("" if age != age else f", truly {age:g}") for text, age in zip(words, true, strict=True)]
+    return {"age": words, "years": evaluation.ages[0] - true}
 
 
 def evenly(count, most):
@@ -81,11 +97,12 @@ def face_columns(evaluations, table):
     for number, evaluation in enumerate(evaluations):
         own = table[table.model == number]
         for name in maps if has_maps(evaluation) and len(own) else ():
-            found = map_faces(evaluation, own.row.to_numpy(), own[name].to_numpy())
+            found = map_faces(evaluation, own.row.to_numpy(), own[f"mapped_{name}"].to_numpy())
             grids[number] = found.shape[1:]
             maps[name][own.index] = list(map(map_text, found))
+    coarse = [evaluation.coarse() for evaluation in evaluations]
     probabilities = [
-        (1000 * evaluations[model].probabilities[position]).round().astype(int).tolist()
+        (1000 * coarse[model].probabilities[position]).round().astype(int).tolist()
         for model, position in zip(table.model, table.position, strict=True)
     ]
     columns = {
@@ -95,6 +112,8 @@ def face_columns(evaluations, table):
         "album": table.album.mask(table.album == table.person, "").map(printable),
         "gender": [gender if gender in ("f", "m") else "" for gender in table.get("gender", missing)],
         "yaw": [None if yaw is None or yaw != yaw else float(yaw) for yaw in table.get("yaw", missing)],
+        "age": table.age,
+        "years": [None if years != years else round(float(years), 1) for years in table.years],
         "model": table.model,
         "fold": table.fold,
         "label": table.label,

@@ -19,7 +19,7 @@ def suspect_labels(data):
         {"table": a table with COLUMNS and `p_suggested`, as it is written to suspects.csv, "rows": the first of them
         for the page}.
     """
-    pooled = pool(data.evaluations, distinct=True)
+    pooled = pool(data.evaluations, distinct=True).coarse()
     people, names = pooled.faces.people.to_numpy(), np.array(pooled.classes.names)
     found = find_label_issues(pooled.labels, pooled.probabilities)
     rows, labels = found.row.to_numpy(), pooled.labels[found.row]

@@ -89,7 +89,7 @@ def faces_of_page(data, contents):
     }
     pictures = make_thumbnails([photographs.get(path) for path in numbers])
     values = {
-        "names": evaluations[0].classes.names,
+        "names": evaluations[0].classes.coarse().names,
         "models": [printable(evaluation.name) for evaluation in evaluations],
         "grids": grids,
         "faces": faces.assign(picture=[numbers[path] for path in table.path]).to_dict("list"),

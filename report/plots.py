@@ -204,6 +204,45 @@ def plot_confusion(confusion, class_names, title):
 
 
 @styled
+def plot_ages(true, predicted):
+    """Predicted against true age, darker where more faces are, and the share of faces within so many years.
+
+    Args:
+        true, predicted: float (N,), in years.
+    """
+    figure, (left, right) = subplots(2, 2, 4.4, 3.6)
+    cells = pd.DataFrame({"x": true // 2 * 2 + 1, "y": predicted // 2 * 2 + 1}).value_counts()
+    x, y = zip(*cells.index, strict=True)
+    left.scatter(
+        x, y, s=9, marker="s", color=COLOURS[0], alpha=(0.15 + 0.85 * cells / cells.max()).to_numpy(), linewidth=0
+    )
+    ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+    left.plot(ends, ends, color=QUIET, linewidth=1)
+    left.set(xlabel="true age", ylabel="predicted age", title="Two years a cell")
+    errors = np.arange(0, 21)
+    shares = [100 * np.mean(np.abs(predicted - true) <= error) for error in errors]
+    draw_line(right, pd.Series(errors), pd.Series(shares), COLOURS[0])
+    right.set(xlabel="years", ylabel="faces within so many years, %", title="Cumulative score", ylim=(0, 100))
+    right.grid(axis="y")
+    return figure
+
+
+@styled
+def plot_roc(younger, older, age):
+    """The share of older faces that pass against that of younger ones, as the required probability falls.
+
+    Args:
+        younger, older: float (M,).
+        age: the threshold, in years.
+    """
+    figure, (axes,) = subplots(1, 1, 4.4, 3.6)
+    axes.plot(100 * younger, 100 * older, color=COLOURS[0])
+    axes.set(xlabel=f"younger than {age} that pass, %", ylabel=f"{age} or older that pass, %", title="ROC curve")
+    axes.grid()
+    return figure
+
+
+@styled
 def plot_parameters(groups, title, bins=61):
     """Histograms of the parameters (filled) and of untrained ones (line), on a logarithmic scale.
 
@@ -241,14 +280,15 @@ def show_face(axes, face, title, **settings):
 
 @styled
 def plot_augmentation(faces, images, augment):
-    """A face of each class per row: as cached, then as the network sees it in training.
+    """A face of each class, or decade, per row: as cached, then as the network sees it in training.
 
     Args:
         faces: Faces, whose index is their row of the cache.
         images: uint8 (N, 3, S, S), the cache, an array or a tensor.
         augment: an epoch's augmentation of at least PREVIEW_DRAWS faces of each class.
     """
-    rows = [int(faces.table.index[(faces.labels == label).argmax()]) for label in np.unique(faces.labels)]
+    labels = faces.classes.within(faces.classes.coarse())[faces.labels] if faces.classes.years else faces.labels
+    rows = [int(faces.table.index[(labels == label).argmax()]) for label in np.unique(labels)]
     shown = torch.as_tensor(images[rows])
     batch = shown.repeat(PREVIEW_DRAWS, 1, 1, 1)
     positions = torch.arange(len(batch), device=batch.device)
@@ -272,7 +312,7 @@ def plot_ablation(table):
         table: one row per variant, with columns variant, METRIC_gain, METRIC_low and METRIC_high.
     """
     rows = table[table.variant != "baseline"].sort_values("top1_gain")
-    shown = {name: metric for name, metric in METRICS.items() if metric.format.endswith("%")}
+    shown = {name: metric for name, metric in METRICS.items() if metric.format.endswith("%") and name in table}
     figure, grid = subplots(len(shown), len(shown), 10 / len(shown), 0.28 * len(rows) + 1.4)
     for axes, (name, metric) in zip(grid, shown.items(), strict=True):
         gain, low, high = (100 * rows[f"{name}_{end}"] for end in ("gain", "low", "high"))

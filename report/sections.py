@@ -14,17 +14,29 @@ from evaluation.calibration import BINS, brier_score, reliability, risk_coverage
 from evaluation.evaluation import pool
 from evaluation.metrics import METRICS, Metric, largest_class, per_class
 from evaluation.subgroups import LEAST_FACES
+from evaluation.threshold import interval, roc, threshold_table
 from models import create_model
 from models.network import layer_groups
 from report.data import DRAWS, subgroup_table, with_temperatures
 from report.errors import safe
 from report.gallery import mean_maps
 from report.labels import repeated_pictures, suspect_labels
-from report.plots import MOST_NUMBERED, plot_calibration, plot_confusion, plot_learning_curves, plot_parameters
+from report.plots import (
+    MOST_NUMBERED,
+    plot_ages,
+    plot_calibration,
+    plot_confusion,
+    plot_learning_curves,
+    plot_parameters,
+    plot_roc,
+)
 from report.svg import page_svg
-from report.tables import warnings_of
+from report.tables import NO_CERTIFICATE, warnings_of
 from utils.cli import percent, printable
+from utils.errors import UserError
 
+OVER = 18  # years; test_code.py --over prints other ages
+WITHIN = (1, 2, 3, 5, 7, 10)  # years
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5, 0.3)
 COLUMN_TITLES = {
     "label": "true class",
@@ -209,7 +221,10 @@ def confusion(data):
 
 def mistakes(data):
     """The choices of the gallery's filter; page.py adds the faces."""
-    return {"names": data.evaluations[0].classes.names}
+    return {
+        "names": data.evaluations[0].classes.coarse().names,
+        "years": "mae_years" in pool(data.evaluations).metric_names,
+    }
 
 
 def saliency(data):
@@ -272,6 +287,61 @@ def coverage_cells(coverage, accuracy):
     """(Coverage, accuracy) as text: for some coverages, the first point of the curve with at least so many faces."""
     positions = [min(int(np.searchsorted(coverage, wanted - 1e-9)), len(coverage) - 1) for wanted in COVERAGES]
     return [(percent(wanted), percent(accuracy[k], 1)) for wanted, k in zip(COVERAGES, positions, strict=True)]
+
+
+def ages(data):
+    """Errors in years by decade of the true age, and how many faces are within so many years."""
+    pooled = pool(data.evaluations)
+    if "mae_years" not in pooled.metric_names:
+        return None
+    names = ("mae_years", "bias_years", "cs5", "coverage")
+    values = {name: pooled.per_face(name) for name in names}
+    decades, people = (pooled.faces.ages // 10 * 10).astype(int), pooled.faces.people
+    groups = {f"{start} to {start + 9}": decades == start for start in np.unique(decades)}
+    rows = [
+        {
+            "name": name,
+            "faces": f"{mask.sum():,}",
+            "cells": [
+                cell(METRICS[m], values[m][mask].mean(), *interval(values[m][mask], people[mask], DRAWS)) for m in names
+            ],
+        }
+        for name, mask in {**groups, "all": decades >= 0}.items()
+    ]
+    figure = plot_ages(pooled.faces.ages, pooled.ages[0])
+    shares = [percent(np.mean(values["mae_years"] <= years), 1) for years in WITHIN]
+    within = list(zip(WITHIN, shares, strict=True))
+    words = f"Predicted against true age. {'; '.join(f'within {years} years: {share}' for years, share in within)}."
+    return {
+        "columns": [METRICS[name].title for name in names],
+        "rows": rows,
+        "within": within,
+        "chart": page_svg(figure, "ages", words),
+        "figures": {"ages": figure},
+    }
+
+
+def threshold(data):
+    """How many younger faces pass for an age or older, by challenge age; None where it cannot be told."""
+    pooled = pool(data.evaluations)
+    try:
+        table = threshold_table(pooled, OVER)
+    except UserError as error:
+        return {"problem": str(error).partition(": ")[2], "age": OVER, "note": NO_CERTIFICATE}
+    rows = [
+        {
+            "name": group,
+            "faces": f"{own.faces.iloc[0]:,}",
+            "cells": [cell(FRACTION, *row) for row in own[["share", "low", "high"]].to_numpy()],
+        }
+        for group, own in table.groupby("group", sort=False)
+    ]
+    figure = plot_roc(*roc(pooled, OVER), OVER)
+    words = f"Share of faces of {OVER} years or older that pass against that of younger ones."
+    chart = page_svg(figure, "threshold", words)
+    challenges = [int(age) for age in table.challenge.unique()]
+    return {"problem": "", "age": OVER, "challenges": challenges, "rows": rows, "chart": chart, "note": NO_CERTIFICATE,
+            "figures": {"threshold": figure}}  # fmt: skip
 
 
 def groups(data):
@@ -372,6 +442,10 @@ SECTIONS = [
     Section("gallery", "Mistakes", mistakes, "evaluations", UNFINISHED),
     Section("saliency", "Saliency", saliency, "", "There are no images at hand, or no network with feature maps."),
     Section("calibration", "Calibration", calibration, "evaluations", UNFINISHED),
+    Section(
+        "ages", "Age in years", ages, "evaluations", "The ages of these faces are not known, or no fold is finished."
+    ),
+    Section("threshold", "As a threshold", threshold, "evaluations", UNFINISHED),
     Section("groups", "Subgroups", groups, "evaluations", UNFINISHED),
     Section("labels", "Suspect labels", suspect_labels, "evaluations", UNFINISHED),
     Section("pairs", "Pictures with two labels", repeated_pictures, "faces", "No such pair is among these faces."),

@@ -1,13 +1,18 @@
 """The tables that the scripts print. Fractions inside, percent only here."""
 
+from evaluation import threshold
 from evaluation.calibration import BINS
 from evaluation.evaluation import pool
 from evaluation.metrics import CLASS_METRICS, METRICS, largest_class, mean_and_std, per_class, single_answer
 from evaluation.subgroups import LEAST_FACES, SIGNIFICANCE
-from utils.cli import printable
+from utils.cli import percent, printable
 from utils.files import write_text
 
 WIDTH = 10
+NO_CERTIFICATE = (
+    "This is no certified test of age estimation, as NIST's FATE AEV and ISO/IEC 27566-1 are, and it holds for faces"
+    " like these."
+)
 OVER_EPOCHS = "_over_epochs"
 
 
@@ -168,6 +173,18 @@ def subgroups_table(table):
         " Holm's correction"
     )
     return "\n".join(lines)
+
+
+def threshold_table(evaluation, age):
+    """Younger faces that pass as this age or older, and older ones that are refused, by challenge age."""
+    table = threshold.threshold_table(evaluation, age)
+    challenges = table.challenge.unique()
+    lines = [f"as {age} or older: younger faces that pass, older ones that are refused, 95 % over people"]
+    lines.append(f"{'':18}{'faces':>7}" + "".join(f"{f'challenge {age}':>26}" for age in challenges))
+    for group, rows in table.groupby("group", sort=False):
+        cells = (f"{percent(r.share, 2)} ({percent(r.low, 1)} to {percent(r.high, 1)})" for r in rows.itertuples())
+        lines.append(f"{group:18}{rows.faces.iloc[0]:7,}" + "".join(f"{cell:>26}" for cell in cells))
+    return "\n".join([*lines, NO_CERTIFICATE])
 
 
 def confusion_table(evaluation):

@@ -21,7 +21,7 @@ from torch import nn
 from data.cache import decode_face
 from data.faces import Faces
 from evaluation.evaluation import Evaluation
-from evaluation.metrics import METRICS
+from evaluation.metrics import CLASS_METRICS
 from models import create_model, resnet
 from models.checkpoint import load_model, save_model
 from models.decode import DECODERS, decode
@@ -119,7 +119,7 @@ class AllHeads(ColourNet):
 
 
 def test_every_head_gives_the_same_answers():
-    assert list(HEADS) == ["softmax", "binomial", "coral", "corn"]
+    assert list(HEADS) == ["softmax", "binomial", "coral", "corn", "normal"]
     model = AllHeads()
     check_parity(model, to_onnx(model.eval(), {}))
 
@@ -299,7 +299,7 @@ def save_small_model(path, labels, **changes):
         "train_faces": 32,
         "train_pictures": torch.zeros(32, 96, dtype=torch.uint8),
         "duplicates": [],
-        "metrics": dict.fromkeys(METRICS, 0.5),
+        "metrics": dict.fromkeys(CLASS_METRICS, 0.5),
         "history": [],
         "config": to_record(Config(label_dir=str(label_dir), image_dir=str(image_dir), epochs=1)),
         "temperature": 1.5,

@@ -8,18 +8,21 @@ from coral_pytorch.dataset import proba_to_label
 from coral_pytorch.layers import CoralLayer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 from torch import nn
 
 from models.heads import HEADS, CoralHead, binomial_log_masses, class_probabilities
 from models.network import parameter_count
+from utils.classes import Classes
 
-WIDTHS = {"softmax": 8, "binomial": 8, "coral": 7, "corn": 7}  # outputs for 8 classes
+WIDTHS = {"softmax": 8, "binomial": 8, "coral": 7, "corn": 7, "normal": 2}  # outputs for 8 classes
 EPS = 1.1920929e-07  # float32's resolution, 2^-23
 
 
 def outputs_of(name, faces=16, seed=0, scale=3.0):
     generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(faces, WIDTHS[name], dtype=torch.float64, generator=generator)
+    outputs = scale * torch.randn(faces, WIDTHS[name], dtype=torch.float64, generator=generator)
+    return torch.stack([3.5 + outputs[:, 0], 0.25 + outputs[:, 1].abs()], 1) if name == "normal" else outputs  # years
 
 
 def probabilities(name, outputs, num_classes):
@@ -54,6 +57,22 @@ class TestByHand:
 
     def test_corn(self):
         assert probabilities("corn", [[math.log(3), 0.0]], 3) == pytest.approx([1 / 4, 3 / 8, 3 / 8])
+
+    def test_normal(self):
+        """A mean of 30 and a scale of 5 years; the borders of 0-19, 20-29, 40+ are 19.5 and 34.5, amid the gap."""
+        head = HEADS["normal"](4, 3)
+        head.set_years(Classes.of_ages(["0-19", "20-29", "40+"]))
+        assert head.borders.tolist() == [19.5, 34.5]
+        found = head.probabilities(torch.tensor([[30.0, 5.0]], dtype=torch.float64))[0]
+        assert found.tolist() == pytest.approx([norm.cdf(-2.1), norm.cdf(0.9) - norm.cdf(-2.1), norm.sf(0.9)], abs=1e-7)
+        assert found.tolist() == pytest.approx([0.0179, 0.7981, 0.1841], abs=1e-4)
+
+    def test_normal_begins_amid_the_ages(self):
+        """Of 21 to 60 years: a mean of 40.5 and a scale of 0.25 + 39 / 4 ln 2 for features of zero."""
+        head = HEADS["normal"](4, 40)
+        head.set_years(Classes.of_ages(["21..60"]))
+        torch.nn.init.zeros_(head.bias)
+        assert head(torch.zeros(1, 4))[0].tolist() == pytest.approx([40.5, 0.25 + 9.75 * math.log(2)])
 
     def test_class_probabilities(self):
         assert class_probabilities(torch.tensor([[0.9, 0.4]])).tolist()[0] == pytest.approx([0.1, 0.5, 0.4])

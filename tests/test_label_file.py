@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import re
 import tempfile
@@ -16,7 +17,7 @@ from PIL import Image
 
 from data import DATA_SOURCE, load_data
 from data.label_file import load_faces, select_faces
-from data.split import draw_folds
+from data.split import draw_folds, split_faces
 from training.config import Config
 from utils.classes import Classes
 from utils.errors import UserError
@@ -172,7 +173,9 @@ BROKEN = {
     "path|age\na|1\n": "' has no column 'path', separated by commas; its header is 'path|age'",
     "file,age\n": "' has no column 'path', separated by commas; its header is 'file, age'",
     "path,years\n": "' has neither a column 'age' nor 'label'; add one of them; its header is 'path, years'",
-    "path,age,label\n": "' has both columns 'age' and 'label'; keep one of them; its header is 'path, age, label'",
+    "path,age,fold,split\n": "' has both columns 'fold' and 'split'; keep one of them",
+    "path,age,split\na/0.jpg,1,dev\n": ", line 2: the split 'dev' is none; expected train, val or test, or nothing",
+    "path,age,split,person\na/0.jpg,1,val,Ann\na/1.jpg,1,train,Ann\n": ", line 3: the person 'Ann' is in two folds",
     "path,age,age\n": "' has two columns 'age'; name each column once",
     "path,age\na/0.jpg,1\na/1.jpg\n": ", line 3: 1 fields instead of the header's 2: 'a/1.jpg'",
     "path,age\na/0.jpg,1,2\n": ", line 2: 3 fields instead of the header's 2: 'a/0.jpg,1,2'",
@@ -203,8 +206,6 @@ BROKEN = {
     "path,age\na/0.jpg,40\na/1.jpg,\n": "' has no face with a label: of 2 rows, 1 with an age outside of the classes, 1"
     " without an age",
     "path,age\na/0.jpg,1\na/1.jpg,1\n": "' has the faces of 2 people; 5 folds need 5 people or more",
-    "path,age,fold\na/0.jpg,1,2\na/1.jpg,40,3\n": "': only fold 2 has faces, and two or more are needed: no other has a"
-    " face with a label",
     "path,age,fold\na/0.jpg,1,0\na/9.jpg,1,1\nb/0.jpg,1,1\n": ", line 3: 'a/9.jpg' is not there under '",
 }
 
@@ -221,8 +222,9 @@ def test_a_missing_image_says_how_many_are(folder):
     text = "path,age,fold\na/0.jpg,1,0\na/9.jpg,1,1\nb/0.jpg,1,1\n"
     with pytest.raises(UserError, match=r"; 2 of 3 images are missing \(--allow-missing continues without\)$"):
         load(folder, text)
-    with pytest.raises(UserError, match="only fold 0 has faces, and two or more are needed: 2 images are missing"):
-        load(folder, text, allow_missing=True)
+    assert len(load(folder, text, allow_missing=True)[0]) == 1
+    with pytest.raises(UserError, match=r"2 images are missing under '.*', and no face is left"):
+        load(folder, text.replace("a/0.jpg,1,0\n", ""), allow_missing=True)
 
 
 def test_what_is_no_file_of_text_is_refused(folder):
@@ -446,3 +448,32 @@ def test_names_that_differ_in_capitals_get_a_note(tmp_path):
     report = select_faces(write(tmp_path, text), "strict", THREE, 0)
     assert report.notes == ("2 names of people differ in capitals only, such as Anna, anna",)
     assert report.faces.table.person.tolist() == ["Anna", "anna", "x y", "x y"]
+
+
+def test_a_fixed_split(tmp_path):
+    """The test faces are fold 0; val and train are the rest; a face without a split is left out."""
+    text = "path,age,split\na.jpg,5,train\nb.jpg,20,val\nc.jpg,60,test\nd.jpg,5,\ne.jpg,30,train\n"
+    report = select_faces(write(tmp_path, text), "strict", THREE, 0)
+    assert report.faces.table.fold.tolist() == [1, 1, 0, 1]
+    assert report.left_out["without a split"] == 1 and report.seed is None
+    train, val, test = split_faces(report.faces, 0, 0.0, 0)
+    assert [list(part.table.path) for part in (train, val, test)] == [["a.jpg", "e.jpg"], ["b.jpg"], ["c.jpg"]]
+
+
+def test_labels_are_learned_and_ages_judge(tmp_path):
+    """With both columns the label says its class's years only; without, the age is the label."""
+    text = "path,age,label,fold\na.jpg,5.5,0-12,0\nb.jpg,70,60+,1\nc.jpg,38,0-12,1\n"
+    faces = select_faces(write(tmp_path, text), "strict", THREE, 0).faces
+    assert faces.labels.tolist() == [0, 2, 0]
+    assert faces.ages.tolist() == [5.5, 70, 38]
+    assert faces.intervals.tolist() == [[0, 12], [60, math.inf], [0, 12]]
+    faces = select_faces(write(tmp_path, text.replace("label", "note")), "nearest", THREE, 0).faces
+    assert faces.intervals.tolist() == [[5, 5], [70, 70], [38, 38]]
+    assert faces.fingerprint("") != select_faces(write(tmp_path, text), "strict", THREE, 0).faces.fingerprint("")
+
+
+def test_odd_folds_get_a_note(tmp_path):
+    """Drawn folds: one man has half of the faces; and a class that only he has is in his fold."""
+    rows = [f"{k}.jpg,{30 if k % 2 else 70},{'man' if k < 40 else k}" for k in range(80)]
+    report = select_faces(write(tmp_path, "path,age,person\n" + "\n".join(rows) + "\n"), "strict", THREE, 0)
+    assert "fold 0 holds one person only, 'man', with 40 faces" in report.notes

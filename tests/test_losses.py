@@ -6,12 +6,14 @@ import pytest
 import torch
 from coral_pytorch.dataset import levels_from_labelbatch
 from coral_pytorch.losses import CornLoss, coral_loss
+from scipy.special import logsumexp
+from scipy.stats import norm
 
 import training.losses
 from models.heads import HEADS, binomial_log_masses
 from training.losses import LOSSES, Criterion
 
-EVERY = sorted(LOSSES)
+EVERY = sorted(name for name, loss in LOSSES.items() if not loss.of_ages)
 
 
 def loss_of(name):
@@ -130,3 +132,84 @@ def test_classes_are_weighted():
 
 def test_every_loss_has_a_function_and_a_head():
     assert {loss.head for loss in LOSSES.values()} <= set(HEADS)
+
+
+# Losses of ages. Outputs are mean and scale in years; an age of 34 is all from 33.5 to 34.5.
+
+INTERVALS = [(34, 34), (25, 32), (60, math.inf), (0, 2), (0, 0)]
+OUTPUTS = [(30.0, 5.0), (28.0, 3.0), (55.0, 6.0), (10.0, 2.0), (40.0, 4.0)]
+
+
+def by_scipy(mean, scale, first, last):
+    """-log(cdf(high) - cdf(low)), in the tail where neither is nearly 1."""
+    low, high = (first - 0.5 - mean) / scale, (last + 0.5 - mean) / scale
+    low, high = (-high, -low) if low + high > 0 else (low, high)
+    return -logsumexp([norm.logcdf(high), norm.logcdf(low)], b=[1, -1])
+
+
+def test_normal_is_that_of_scipy():
+    found = training.losses.normal(torch.tensor(OUTPUTS), torch.tensor(INTERVALS))
+    expected = [by_scipy(*outputs, *years) for outputs, years in zip(OUTPUTS, INTERVALS, strict=True)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+    # (30, 5) and 34 years by hand: from 0.7 to 0.9 deviations, 0.8159 - 0.7580 = 0.0579.
+    assert found[0].item() == pytest.approx(-math.log(0.0579), abs=2e-3)
+
+
+def test_its_gradients_are_those_of_finite_differences():
+    found = torch.tensor(OUTPUTS, requires_grad=True)
+    training.losses.normal(found, torch.tensor(INTERVALS)).sum().backward()
+    step = 1e-4
+    for (mean, scale), years, gradient in zip(OUTPUTS, INTERVALS, found.grad.tolist(), strict=True):
+        by_mean = (by_scipy(mean + step, scale, *years) - by_scipy(mean - step, scale, *years)) / (2 * step)
+        by_scale = (by_scipy(mean, scale + step, *years) - by_scipy(mean, scale - step, *years)) / (2 * step)
+        assert gradient == pytest.approx([by_mean, by_scale], rel=2e-3, abs=1e-5)
+
+
+def test_nothing_overflows():
+    """Means a century away, and scales of a quarter of a year."""
+    outputs = torch.tensor([[120.0, 0.25], [0.0, 0.25], [0.0, 0.25], [60.0, 0.25]], requires_grad=True)
+    found = training.losses.normal(outputs, torch.tensor([(0, 0), (100, math.inf), (90, 90), (60, 60)]))
+    found.sum().backward()
+    assert found.isfinite().all() and outputs.grad.isfinite().all()
+    assert found[3].item() == pytest.approx(-math.log(0.9545), abs=1e-3)  # within two deviations
+
+
+def test_l1_by_hand():
+    """The middle of 25-32 is 28.5, that of 60+ is 69.5; the scale's term moves the mean no further."""
+    outputs = torch.tensor([[30.0, 5.0], [60.0, 5.0], [40.0, 5.0]], requires_grad=True)
+    years = torch.tensor([(25, 32), (60, math.inf), (34, 34)])
+    found = training.losses.l1(outputs, years)
+    errors = found - training.losses.normal(outputs, years)
+    assert errors.tolist() == pytest.approx([1.5, 9.5, 6.0], abs=1e-5)
+    found.sum().backward()
+    assert outputs.grad[:, 0].tolist() == [1, -1, 1]
+    assert (outputs.grad[:, 1] != 0).all()
+
+
+@pytest.mark.parametrize("name", ["normal", "l1"])
+def test_going_down_a_loss_of_ages_finds_the_ages(name):
+    ages = torch.tensor([3.0, 21.0, 34.0, 80.0])
+    outputs = torch.tensor([[40.0, 10.0]] * 4, requires_grad=True)
+    optimizer = torch.optim.Adam([outputs], 0.1)
+    for _ in range(1500):
+        optimizer.zero_grad()
+        getattr(training.losses, name)(outputs, ages[:, None].repeat(1, 2)).mean().backward()
+        optimizer.step()
+        with torch.no_grad():
+            outputs[:, 1].clamp_(min=0.25)
+    assert outputs[:, 0].tolist() == pytest.approx(ages.tolist(), abs=0.3)
+
+
+def test_widths_by_hand():
+    """SORD of width 2: softmax(0, -1/2, -1); DLDL of width 2: exp(0, -1/8, -1/2), normalised."""
+    logits = torch.zeros(1, 3, dtype=torch.float64)  # whatever the targets, ln 3
+    assert training.losses.sord(logits, torch.tensor([0]), width=2.0).item() == pytest.approx(math.log(3))
+    logits = torch.tensor([[0.0, 0.0, math.log(2)]], dtype=torch.float64)  # (1/4, 1/4, 1/2)
+    share = math.exp(-1) / (1 + math.exp(-0.5) + math.exp(-1))
+    found = training.losses.sord(logits, torch.tensor([0]), width=2.0).item()
+    assert found == pytest.approx((1 - share) * math.log(4) + share * math.log(2), rel=1e-6)
+    targets = [math.exp(-d * d / 8) for d in range(3)]
+    targets = [target / sum(targets) for target in targets]
+    divergence = sum(t * math.log(t / p) for t, p in zip(targets, (0.25, 0.25, 0.5), strict=True))
+    found = training.losses.dldl_v2(logits, torch.tensor([0]), width=2.0).item()
+    assert found == pytest.approx(divergence + 1.25, rel=1e-6)  # the expectation is 1.25

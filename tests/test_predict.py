@@ -266,7 +266,8 @@ class TestScript:
 
         table = pd.read_csv("out.csv", keep_default_na=False)
         columns = (
-            "photo face faces left top width height detection_confidence angle group confidence p_young p_middle p_old"
+            "photo face faces left top width height detection_confidence angle group confidence age age_low age_high"
+            " p_young p_middle p_old"
         )
         assert list(table) == [*columns.split(), "error"]
         assert table.photo.tolist() == [f"photos/{n}" for n in "a.jpg broken.jpg none.webp b/two.PNG b/two.PNG".split()]
@@ -442,8 +443,8 @@ def test_rows_by_hand():
     face = Face((1.26, -2.0, 30.04, 40.0), 0.95, -3.25, "old", {"young": 0.25, "old": 0.75}, 0.75)
     row = {
         "photo": "x.jpg", "face": 1, "faces": 1, "left": 1.3, "top": -2.0, "width": 30.0, "height": 40.0,
-        "detection_confidence": 0.95, "angle": -3.2, "group": "old", "confidence": 0.75, "p_young": 0.25, "p_old": 0.75,
-        "error": None,
+        "detection_confidence": 0.95, "angle": -3.2, "group": "old", "confidence": 0.75, "age": None, "age_low": None,
+        "age_high": None, "p_young": 0.25, "p_old": 0.75, "error": None,
     }  # fmt: skip
     assert rows_of(Photograph(Path("x.jpg"), [face]), ("young", "old")) == [row]
     nothing = {**dict.fromkeys(row), "photo": "x.jpg"}

@@ -11,7 +11,7 @@ import pytest
 from data.faces import Faces
 from evaluation.evaluation import Evaluation
 from evaluation.fusion import fuse
-from evaluation.metrics import METRICS
+from evaluation.metrics import CLASS_METRICS
 from evaluation.predictions import predictions_digest, read_predictions
 from utils.classes import Classes
 from utils.errors import UserError
@@ -168,4 +168,4 @@ def test_fusion_averages_and_compares_with_the_single_models(predictions):
     assert fused.predicted.tolist() == [0, 1, 0]
     # Single models: 1/3 and (answers 2, 1, 0 to 0, 2, 0) 1/3; fused 2/3.
     assert gains["top1"][0] == pytest.approx(1 / 3)
-    assert set(gains) == set(METRICS)
+    assert set(gains) == set(CLASS_METRICS)

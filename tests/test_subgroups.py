@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from data.faces import Faces
 from evaluation.calibration import expected_calibration_error
 from evaluation.evaluation import Evaluation
-from evaluation.metrics import METRICS
 from evaluation.paired import paired_difference
 from evaluation.subgroups import group_faces, holm, image_statistics, subgroups
 from utils.classes import Classes
@@ -90,7 +89,7 @@ def test_a_constant_column_is_one_group_without_a_gap():
     assert not row["marked"]
     everyone = evaluation.labels, evaluation.predicted, evaluation.probabilities
     assert row["ece"] == expected_calibration_error(*everyone)
-    for name in METRICS:
+    for name in evaluation.metric_names:
         expected = paired_difference(evaluation.per_face(name), np.zeros(200), evaluation.faces.people)
         assert (row[name], row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(expected)
 

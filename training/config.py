@@ -18,7 +18,7 @@ from models.decode import DECODERS
 from training.losses import LOSSES
 from training.optimizers import OPTIMIZERS
 from training.schedule import SCHEDULES
-from utils.classes import Classes, check_names
+from utils.classes import Classes, check_names, expand
 from utils.cli import printable
 from utils.device import DEVICES, PRECISIONS
 from utils.errors import UserError
@@ -205,7 +205,7 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
         check_values(self)
         self.check_combinations()
         if not self.label_width and (widths := LOSSES[self.loss].widths):
-            width = widths[Classes.guess(self.age_groups).are_single_years]
+            width = widths[Classes.guess(expand(self.age_groups)).are_single_years]
             object.__setattr__(self, "label_width", width)
 
     def check_combinations(self):

@@ -70,11 +70,12 @@ class Classes:
 
     @classmethod
     def guess(cls, names):
-        """The classes of a list of names: of ages if every name is one."""
+        """The classes of a list of names, as they are: of ages if every name is one."""
         try:
-            return cls.of_ages(names)
+            classes = cls.of_ages(names)
+            return classes if len(classes) == len(names) else cls(tuple(names))
         except UserError:
-            return cls.named(names)
+            return cls(tuple(names))
 
     @property
     def bounds(self):

@@ -79,6 +79,7 @@
     sure: (a, b) => faces.confidence[b] - faces.confidence[a],
     unsure: (a, b) => faces.confidence[a] - faces.confidence[b] || b - a,
     distance: (a, b) => distance(b) - distance(a) || faces.confidence[b] - faces.confidence[a],
+    years: (a, b) => Math.abs(faces.years[b]) - Math.abs(faces.years[a]),
     true: (a, b) => faces.label[a] - faces.label[b] || faces.prediction[a] - faces.prediction[b],
     path: (a, b) => (faces.path[a] < faces.path[b] ? -1 : faces.path[a] > faces.path[b] ? 1 : 0),
   };
@@ -255,7 +256,7 @@
     const yaw = faces.yaw[face];
     const facts = [["Photograph", faces.path[face]], ["Album", faces.album[face]], ["Person", faces.person[face]],
       ["Gender", genders[faces.gender[face]]], ["Head turned", yaw === null ? "unknown" : yaw + "°"],
-      ["Model", data.models[faces.model[face]]], ["Label in", faces.reference[face]]];
+      ["Age", faces.age[face]], ["Model", data.models[faces.model[face]]], ["Label in", faces.reference[face]]];
     document.getElementById("large-facts").replaceChildren(...facts.filter(([, text]) => text !== "").map(([term, text]) => {
       const row = make("div"), value = make("dd");
       value.append(make("bdi", "", text));

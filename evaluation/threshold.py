@@ -1,0 +1,92 @@
+"""A model as the answer to "is this person T years old or older?".
+
+A face passes a challenge age C, which is T or above it, where P(age >= C) is at least one half. The probability is
+exact where a class begins with that year; nothing is interpolated.
+"""
+
+import numpy as np
+import pandas as pd
+
+from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails
+from utils.errors import UserError
+
+BUFFERS = (0, 2, 5, 7)  # years that a challenge age is above the threshold
+LEAST_YOUNGER = 100  # faces under the threshold
+YEARS_BELOW = 8  # single years under the threshold that have a row
+
+
+def probability_of(probabilities, classes, age):
+    """P(age >= a year), float (N,).
+
+    Args:
+        probabilities: float (N, K).
+        classes: the K Classes, of ages.
+        age: a year with which a class begins.
+
+    Raises:
+        UserError: none does.
+    """
+    firsts = [first for first, _ in classes.years or ()]
+    if age not in firsts:
+        nearest = sorted(sorted(firsts, key=lambda first: abs(first - age))[:2])
+        known = f"; the nearest are {' and '.join(map(str, nearest))}" if nearest else ": the classes are not ages"
+        raise UserError(f"--over {age}: no class of this model begins at {age} years{known}")
+    return np.asarray(probabilities, float)[:, firsts.index(age) :].sum(1)
+
+
+def threshold_table(evaluation, threshold, draws=2000):
+    """How many younger faces pass and how many older ones are refused, at each challenge age.
+
+    Args:
+        evaluation: an Evaluation whose ages are all known.
+        threshold: T, a year with which a class begins.
+
+    Returns:
+        A table with one row per challenge age and group of faces: challenge; group, such as "under 18", "under 18, f",
+        "17" or "18 and over"; faces; share, of younger faces that pass and of older ones that are refused; and its 95 %
+        interval low and high over people, NaN with under LEAST_PEOPLE.
+
+    Raises:
+        UserError: T is no border, the ages are not known, or there are too few younger faces.
+    """
+    probability_of(evaluation.probabilities, evaluation.classes, threshold)
+    ages = evaluation.faces.ages
+    if np.isnan(ages).any():
+        raise UserError(f"--over {threshold}: the ages of these faces are not known")
+    younger = ages < threshold
+    if younger.sum() < LEAST_YOUNGER:
+        found = f"{younger.sum():,} faces are under {threshold} years"
+        raise UserError(f"--over {threshold}: {found}; at least {LEAST_YOUNGER} are needed for a figure")
+    groups = {f"under {threshold}": younger}
+    genders = evaluation.faces.table.get("gender", pd.Series("", evaluation.faces.table.index)).to_numpy()
+    groups |= {f"under {threshold}, {g}": younger & (genders == g) for g in ("f", "m")}
+    groups |= {str(year): np.floor(ages) == year for year in range(max(0, threshold - YEARS_BELOW), threshold)}
+    groups[f"{threshold} and over"] = ~younger
+    firsts, rows = {first for first, _ in evaluation.classes.years}, []
+    for challenge in (threshold + buffer for buffer in BUFFERS if threshold + buffer in firsts):
+        passed = probability_of(evaluation.probabilities, evaluation.classes, challenge) >= 0.5
+        wrong = np.where(younger, passed, ~passed)
+        for name, group in groups.items():
+            if group.any():
+                low, high = interval(wrong[group], evaluation.faces.people[group], draws)
+                share = wrong[group].mean()
+                row = {"challenge": challenge, "group": name, "faces": int(group.sum())}
+                rows.append({**row, "share": share, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def interval(values, people, draws):
+    """The 95 % interval of a mean over people, (nan, nan) with too few of them."""
+    if people.nunique() < LEAST_PEOPLE:
+        return np.nan, np.nan
+    return np.quantile(resampled_means(np.asarray(values, float)[:, None], people, draws)[:, 0], tails(0.95))
+
+
+def roc(evaluation, threshold):
+    """(Share of younger faces that pass, share of older ones that pass), each (M,), as P(age >= T) has to be larger."""
+    score = probability_of(evaluation.probabilities, evaluation.classes, threshold)
+    older = evaluation.faces.ages >= threshold
+    order = np.argsort(-score, kind="stable")
+    last = np.r_[score[order][1:] != score[order][:-1], True]  # faces of one score pass together
+    passed = [np.r_[0, np.cumsum(side[order])[last] / max(1, side.sum())] for side in (~older, older)]
+    return tuple(passed)
