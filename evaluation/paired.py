@@ -1,5 +1,7 @@
 """Whether two models differ on the same faces: McNemar's exact test, and paired differences with intervals."""
 
+import math
+
 import numpy as np
 
 from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails
@@ -41,9 +43,16 @@ def paired_difference(first, second, people, draws=2000, confidence=0.95, seed=0
     Returns:
         (mean of first - mean of second, low, high); low and high are NaN with fewer than LEAST_PEOPLE people.
     """
+    return paired_test(first, second, people, draws, confidence, seed)[:3]
+
+
+def paired_test(first, second, people, draws=2000, confidence=0.95, seed=0):
+    """`paired_difference`, and the two-sided p value of Wald's test with the standard error over the same samples."""
     gains = np.asarray(first, float) - np.asarray(second, float)
+    mean = float(gains.mean())
     if len(np.unique(np.asarray(people))) < LEAST_PEOPLE:
-        return float(gains.mean()), float("nan"), float("nan")
+        return mean, float("nan"), float("nan"), float("nan")
     means = resampled_means(gains[:, None], people, draws, seed)[:, 0]
     low, high = np.quantile(means, tails(confidence))
-    return float(gains.mean()), float(low), float(high)
+    error = means.std(ddof=1)
+    return mean, float(low), float(high), math.erfc(abs(mean) / (error * math.sqrt(2))) if error else float(mean == 0)

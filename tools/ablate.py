@@ -1,15 +1,17 @@
 """Train named variants of one experiment with several seeds, and test which change makes a difference.
 
     python -m tools.ablate --label-dir DIR --image-dir DIR --folds 0 --seeds 0 1 --epochs 8 --image-size 64
-    python -m tools.ablate --demo --only baseline relu --seeds 0
+    python -m tools.ablate --demo --only baseline relu --seeds 0 --variant "lr 0.3: --lr 0.3"
 
 Every variant is `main.py` with the baseline's settings and the few of its own in VARIANTS. The same command again
 resumes where it stopped. It writes ablation.csv, ablation.md and ablation.png into --run-dir.
 """
 
+import argparse
 import dataclasses
 import itertools
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data import make_demo_faces
+from data import DATA_SOURCE, make_demo_faces
 from data.demo import DEMO_DIR
 from evaluation.metrics import METRICS
 from evaluation.paired import paired_difference
@@ -93,7 +95,12 @@ def main():
 def read_command_line():
     """The options of this script, and the settings of main.py that every run shares."""
     parser = Parser(prog="python -m tools.ablate", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="VARIANT", default=list(VARIANTS), help="variants (default: all)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="VARIANT", default=argparse.SUPPRESS, help="variants (default: all)"
+    )
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="TEXT", help="one of your own: 'NAME: --option VALUE ...'"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
     parser.add_argument("--demo", action="store_true", help="use the drawn demo faces")
@@ -103,6 +110,10 @@ def read_command_line():
         fields = [FIELDS[field.name] for field in dataclasses.fields(section) if field.name not in OWN_OPTIONS]
         add_options(parser.add_argument_group(section.title), fields, default_text=f"as in --recipe {RECIPE}")
     options = parser.parse_args()
+    for text in options.variant:
+        add_variant(text)
+    if "only" not in options:
+        options.only = list(VARIANTS)
     if options.list:
         for name, own in VARIANTS.items():
             print(f"{name:<24} {shlex.join(as_flags(own))}")
@@ -118,6 +129,18 @@ def read_command_line():
     shared = {"epochs": default_of(FIELDS["epochs"]), **demo, **shared}
     shared["threads"] = shared.get("threads") or max(1, os.cpu_count() // options.jobs)
     return options, shared
+
+
+def add_variant(text):
+    """Add 'NAME: --option VALUE ...' to VARIANTS. Raises UserError."""
+    name, colon, given = text.partition(":")
+    name = name.strip()
+    if not colon or not re.fullmatch(r"[A-Za-z0-9.+-][A-Za-z0-9 .,+-]*", name) or name in VARIANTS:
+        known = " is taken" if name in VARIANTS else " names none"
+        raise UserError(f"--variant '{text}': '{name}'{known}; expected such as 'lr 0.3: --lr 0.3'")
+    parser = Parser(prog=f"--variant '{name}'", add_help=False)
+    add_options(parser, [FIELDS[name] for name in FIELDS if name not in (*OWN_OPTIONS, *DATA_SOURCE)])
+    VARIANTS[name] = as_tuples(vars(parser.parse_args(shlex.split(given))))
 
 
 def variant_config(variant, seed, shared):

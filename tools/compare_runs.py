@@ -1,11 +1,14 @@
 """Compare finished runs on the same faces with the first of them, the reference.
 
-    python -m tools.compare_runs A B [C ...] [--output changes.csv]
+    python -m tools.compare_runs A B [C ...] [--output changes.csv] [--tex table.tex]
 
 Prints the differences of every metric, fold by fold and for all faces together, with intervals over people and
-McNemar's test. The CSV file has one row per face and run; the faces whose true class changed most come first.
+McNemar's test. The CSV file has one row per face and run; the faces whose true class changed most come first. --tex
+writes the table of a paper: a row per method, where runs that differ in nothing but the seed are one.
 """
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +17,19 @@ import pandas as pd
 from data.faces import Faces
 from evaluation.evaluation import FACE_COLUMNS, Evaluation
 from evaluation.metrics import METRICS
-from evaluation.paired import mcnemar, paired_difference
+from evaluation.paired import mcnemar, paired_difference, paired_test
 from training.results import read_results
 from utils.cli import printable, run_script
 from utils.errors import UserError
-from utils.files import check_output, write_csv
+from utils.files import check_output, refuse_overlaps, write_csv, write_text
 from utils.options import Parser
-from utils.reading import open_regular
+from utils.reading import open_regular, starts_with
 
 OUTPUT_LIMIT = 2048  # MiB
 CHANGES = ("right → wrong", "wrong → right", "both wrong, differently")
 CSV_COLUMNS = "run path fold person label first second p_first p_second gain change".split()
+MARK = "% tools.compare_runs\n"
+SEED = re.compile(r"[_-]?s(?:eed)?[_-]?\d+$")  # at the end of a run's name
 WIDTH = 17  # characters of a column of the printed table
 
 
@@ -33,12 +38,19 @@ def main():
     parser.add_argument("reference", metavar="A", help="run directory of main.py, the reference")
     parser.add_argument("runs", metavar="B", nargs="+", help="run directories to compare with it")
     parser.add_argument("--output", metavar="FILE", default="changes.csv", help="CSV file (default: changes.csv)")
+    parser.add_argument("--tex", metavar="FILE", help="also write a LaTeX table of the methods (needs booktabs)")
     options = parser.parse_args()
+    refuse_overlaps({"--output": options.output, "--tex": options.tex})
+    if options.tex is not None:
+        check_output(options.tex, lambda path: starts_with(path, MARK), "a table of tools.compare_runs")
     check_output(options.output, is_comparison, "our comparison of runs")
     reference, *others = read_runs([options.reference, *options.runs])
     print(comparison_table(reference, others), flush=True)
     write_csv(options.output, pd.concat([face_changes(reference, run) for run in others])[CSV_COLUMNS])
     print(f"\nwrote {printable(options.output)}")
+    if options.tex is not None:
+        write_text(options.tex, paper_table([options.reference, *options.runs], [reference, *others]))
+        print(f"wrote {printable(options.tex)}")
 
 
 def is_comparison(path):
@@ -166,6 +178,53 @@ def comparison_table(reference, others):
             lines.append(f"  {row['name']:9}{''.join(f' {value:>{WIDTH - 1}}' for value in values)}{counts}")
             lines.append(f"{'':11}{''.join(f' {interval:>{WIDTH - 1}}' for interval in intervals)}")
     return "\n".join([*lines, f"lost: faces that only {name} gets right; gained: faces that only the run does"])
+
+
+def paper_table(folders, runs):
+    r"""The methods with mean ± standard deviation over folds and seeds, the best in bold, as LaTeX.
+
+    Runs that differ in nothing but the seed are one method. The last columns compare each with the first: the
+    difference of the first metric of years, or else of top-1, per face and averaged over seeds, its 95 % interval by
+    bootstrap over people, and the p value of Wald's test with the standard error of the same samples.
+
+    Args:
+        folders: the run directories.
+        runs: their Evaluations, of the same faces in one order.
+    """
+    methods = {}
+    for folder, run in zip(folders, runs, strict=True):
+        results, _ = read_results(folder)
+        settings = {name: value for name, value in results["settings"].items() if name != "seed"}
+        methods.setdefault(json.dumps(settings, sort_keys=True), []).append((run, results["folds"]))
+    names = [name for name in runs[0].metric_names if name != "loss"]
+    compared = "mae_years" if "mae_years" in names else "top1"
+    values = [[[fold[name] for _, folds in own for fold in folds] for name in names] for own in methods.values()]
+    means, deviations = np.mean(values, axis=2), [[np.std(v, ddof=min(1, len(v) - 1)) for v in row] for row in values]
+    ranks = [-means[:, k] if METRICS[n].lower_is_better else means[:, k] for k, n in enumerate(names)]
+    best = [None if name == "bias_years" else int(np.argmax(rank)) for name, rank in zip(names, ranks, strict=True)]
+    faces = [np.mean([run.per_face(compared) for run, _ in own], axis=0) for own in methods.values()]
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(names) + 2)}}}", r"\toprule"]
+    titles = [METRICS[name].title for name in names]
+    lines += [" & ".join(["method", *titles, f"difference in {METRICS[compared].title}", "$p$"]) + r" \\", r"\midrule"]
+    for row, own in enumerate(methods.values()):
+        cells = [latex(SEED.sub("", own[0][0].name) or own[0][0].name)]
+        for k, name in enumerate(names):
+            shown = f"{METRICS[name].show(means[row, k])} $\\pm$ {METRICS[name].show(deviations[row][k]).lstrip('+')}"
+            cells.append(rf"\textbf{{{latex(shown)}}}" if best[k] == row else latex(shown))
+        gain, low, high, p = paired_test(faces[row], faces[0], runs[0].faces.people)
+        show = METRICS[compared].show_difference
+        cells += (
+            [f"{show(gain)} ({show(low)} to {show(high)})", "$<$ 0.001" if p < 0.001 else f"{p:.3f}"]
+            if row
+            else ["", ""]
+        )
+        lines.append(" & ".join(cells) + r" \\")
+    return MARK + "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def latex(text):
+    """A name or a number as LaTeX shows it."""
+    return re.sub(r"([%_&#])", r"\\\1", printable(text))
 
 
 if __name__ == "__main__":

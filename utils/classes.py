@@ -50,8 +50,8 @@ class Classes:
         Raises:
             UserError: a name is none of these, or the groups overlap or are not in order.
         """
-        given, years, names = f"{OPTION} {' '.join(names)}", [], expand(names)
         check_names(names)
+        given, years, names = f"{OPTION} {' '.join(names)}", [], expand(names)
         for name in names:
             match = YEARS.fullmatch(name)
             if not match:
