@@ -180,9 +180,9 @@ def threshold_table(evaluation, age):
     table = threshold.threshold_table(evaluation, age)
     challenges = table.challenge.unique()
     lines = [f"as {age} or older: younger faces that pass, older ones that are refused, 95 % over people"]
-    lines.append(f"{'':18}{'faces':>7}" + "".join(f"{f'challenge {age}':>26}" for age in challenges))
+    lines.append(f"{'':18}{'faces':>7}" + "".join(f"{f'challenge {years}':>26}" for years in challenges))
     for group, rows in table.groupby("group", sort=False):
-        cells = (f"{percent(r.share, 2)} ({percent(r.low, 1)} to {percent(r.high, 1)})" for r in rows.itertuples())
+        cells = (f"{percent(r.share, 2)} ({100 * r.low:.1f} to {100 * r.high:.1f})" for r in rows.itertuples())
         lines.append(f"{group:18}{rows.faces.iloc[0]:7,}" + "".join(f"{cell:>26}" for cell in cells))
     return "\n".join([*lines, NO_CERTIFICATE])
 
