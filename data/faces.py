@@ -17,7 +17,8 @@ class Faces:
         table: one row per face with the columns path (below the image directory), label (0 to K-1), fold, person,
             album, gender, yaw (degrees), score, and the file and line that the label comes from. Its index is the row
             of each face in the cache. Further columns serve for subgroups; of these `age` is the age in years, NaN
-            where it is not known, and `split` is "train", "val" or "test" where the data set has a fixed split.
+            where it is not known, `first_year` and `last_year` are learned in its place, and `split` is "train", "val"
+            or "test" where the data set has a fixed split.
         classes: the K Classes.
         folds_drawn: whether the folds were drawn at random, because the data set has none.
         labels_are_ages: whether the labels follow from the ages; otherwise a label says its class's years only.
@@ -34,6 +35,13 @@ class Faces:
     def where(self, mask):
         """The faces for which the boolean mask (N,) is true; they keep their index."""
         return replace(self, table=self.table[mask])
+
+    def coarse(self):
+        """These faces by decade where the classes are too many years for a table, otherwise unchanged."""
+        classes = self.classes.coarse()
+        if classes is self.classes:
+            return self
+        return replace(self, table=self.table.assign(label=self.classes.within(classes)[self.labels]), classes=classes)
 
     @property
     def labels(self):
@@ -55,8 +63,10 @@ class Faces:
         """Float32 (N, 2): the first and the last year that each face's age may have, both included.
 
         These are equal for a known age that is also the label, and otherwise the years of the label's class; infinity
-        ends an open class. NaN where the classes are not ages.
+        ends an open class. NaN where the classes are not ages. Columns of the data set replace them.
         """
+        if "first_year" in self.table:
+            return self.table[["first_year", "last_year"]].to_numpy(np.float32)
         if self.classes.years is None:
             return np.full((len(self), 2), np.nan, np.float32)
         found = np.array(self.classes.years, np.float32)[self.labels]
@@ -75,5 +85,5 @@ class Faces:
         rows = zip(*(column.tolist() for column in columns), strict=True)
         lines = [f"{path}\t{person}\t{fold}\t{label}" for path, person, fold, label in rows]
         if self.labels_are_ages:
-            lines += map(str, self.ages.tolist())
+            lines += map(str, [*self.ages.tolist(), *self.intervals.tolist()])
         return hashlib.sha256("\n".join([pixels_sha256, *lines]).encode()).hexdigest()

@@ -4,9 +4,10 @@
     anna/0001.jpg,12.9,anna,f,phone
 
 Columns: `path`, below the image directory, and `age`, in years or as 50-59 within one class, or `label`, the name of a
-class; with both, the label is learned and the age judges. Optional: `person`, `fold` (0 to 4) or `split` (train, val or
-test), `gender`, `yaw` (degrees) and `score`. Other columns are kept for `test_code.py --by`. Semicolons or tabs may
-separate the columns; numbers may then have decimal commas.
+class; with both, the label is learned and the age judges. Optional: `years`, such as 25-32 or 60+, which a loss of ages
+learns in place of the age, `person`, `fold` (0 to 4) or `split` (train, val or test), `gender`, `yaw` (degrees) and
+`score`. Other columns are kept for `test_code.py --by`. Semicolons or tabs may separate the columns; numbers may then
+have decimal commas.
 """
 
 import math
@@ -29,7 +30,7 @@ from data.labels import (
     select,
 )
 from data.split import draw_folds
-from utils.classes import Classes, expand
+from utils.classes import YEARS, Classes, expand
 from utils.cli import printable
 from utils.errors import UserError
 from utils.reading import read_text
@@ -41,7 +42,16 @@ RESERVED = (
     *("album", "file", "line", "album_size", "image_size", "width", "height", "brightness", "sharpness"),
     *("index", "row", "model", "position", "prediction", "confidence"),
 )
-NO_SUBGROUPS = ("path", "label", "person", "fold", "split", "file", "line")  # columns that subgroups are not made from
+NO_SUBGROUPS = (
+    "path",
+    "label",
+    "years",
+    "person",
+    "fold",
+    "split",
+    "file",
+    "line",
+)  # columns that subgroups are not made from
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 FOLD = re.compile(r"[0-4](?:\.0*)?")  # spreadsheets write 1.0, too
@@ -49,7 +59,7 @@ RANGE = re.compile(r"\d{1,3}-\d{1,3}", re.ASCII)  # of ages
 DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+)", re.ASCII)
 NUMBERS = ("age", "fold", "yaw", "score")
 SPLITS = {"train": 1, "val": 1, "test": 0}  # and the fold of each
-KNOWN = ("path", "label", "person", "split", "gender", *NUMBERS)  # in any case of letters
+KNOWN = ("path", "label", "years", "person", "split", "gender", *NUMBERS)  # in any case of letters
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 GENDERS = {"female": "f", "male": "m"}  # as Adience has them
 
@@ -92,6 +102,7 @@ PROBLEMS = (
         lambda text: text not in ("", *SPLITS),
         "is none; expected train, val or test, or nothing to leave it out",
     ),
+    ("years", lambda text: not YEARS.fullmatch(text), "are none; expected such as 25-32 or 60+"),
     ("yaw", lambda text: not is_number(text), "is not a number"),
     ("score", lambda text: not is_number(text), "is not a number"),
 )
@@ -168,6 +179,10 @@ def select_faces(label_file, policy, age_groups, seed):
         "gaps": gaps,
     }
     facts["labels_are_ages"] = "label" not in rows
+    if "years" in rows:
+        bounds = [YEARS.fullmatch(text).groups() for text in rows.years]
+        table["first_year"] = [float(first) for first, _, _ in bounds]
+        table["last_year"] = [math.inf if plus else float(last or first) for first, last, plus in bounds]
     kept = tuple(name for name in rows if name not in NO_SUBGROUPS)
     return select(table, labels, classes, policy, left_out, kept=kept, dropped=dropped, **facts)
 

@@ -63,9 +63,10 @@ class LabelReport:
 
     @property
     def faces_per_class(self):
-        """{name of the class: faces used}."""
-        names = self.faces.classes.names
-        return dict(zip(names, np.bincount(self.faces.labels, minlength=len(names)).tolist(), strict=True))
+        """{name of the class, or decade: faces used}."""
+        faces = self.faces.coarse()
+        counts = np.bincount(faces.labels, minlength=len(faces.classes)).tolist()
+        return dict(zip(faces.classes.names, counts, strict=True))
 
     def __str__(self):
         reasons = {"repeated rows": self.repeats, **self.left_out, "missing images": self.missing}

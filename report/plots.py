@@ -287,8 +287,8 @@ def plot_augmentation(faces, images, augment):
         images: uint8 (N, 3, S, S), the cache, an array or a tensor.
         augment: an epoch's augmentation of at least PREVIEW_DRAWS faces of each class.
     """
-    labels = faces.classes.within(faces.classes.coarse())[faces.labels] if faces.classes.years else faces.labels
-    rows = [int(faces.table.index[(labels == label).argmax()]) for label in np.unique(labels)]
+    faces = faces.coarse()
+    rows = [int(faces.table.index[(faces.labels == label).argmax()]) for label in np.unique(faces.labels)]
     shown = torch.as_tensor(images[rows])
     batch = shown.repeat(PREVIEW_DRAWS, 1, 1, 1)
     positions = torch.arange(len(batch), device=batch.device)

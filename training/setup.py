@@ -82,6 +82,9 @@ def set_up_fold(config, fold, faces, network, world_size):
     train, val, test = split_faces(faces, fold, config.val_fraction, config.seed)
     if config.decode == "val" and not len(val):
         raise UserError(f"--decode val: --val-fraction {config.val_fraction} leaves no album to choose on")
+    if "first_year" in train.table and not LOSSES[config.loss].of_ages:
+        known = ", ".join(name for name, loss in LOSSES.items() if loss.of_ages)
+        raise UserError(f"--loss {config.loss}: it does not learn the column 'years'; choose from {known}")
     steps = steps_per_epoch(train, config.batch_size, world_size)
     weights = class_weights(train) if config.balance != "none" else None
     teachers = teacher_models(config.teacher, fold, train)
