@@ -230,8 +230,9 @@ def choose_faces(path, record, faces, options):
             raise UserError(f"--set val: none of the albums that '{path}' held out is in these label files")
         return chosen, f"the validation set, {chosen.table.album.nunique()} albums of the training folds"
     source = next((getattr(options, name) for name in ("label_file", "label_dir") if name in options), None)
-    if source and options.fold is None and not people_seen(record) & set(faces.people):
-        return faces, f"all faces of {source}"  # of another data set
+    other = source and not people_seen(record) & set(faces.people)  # another data set, perhaps without folds
+    if other and options.fold is None and (faces.folds_drawn or faces.table.fold.nunique() == 1):
+        return faces, f"all faces of {source}"
     fold = record["fold"] if options.fold is None else options.fold
     chosen = faces.where(faces.table.fold == fold)
     if not len(chosen):

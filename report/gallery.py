@@ -71,7 +71,7 @@ def years_of(evaluation):
     if evaluation.ages is None:
         return {"age": "", "years": np.nan}
     rows, about = zip(*evaluation.ages, strict=True), "" if evaluation.classes.are_single_years else "about "
-    words = [f"{about}{age:.0f} years ({low:.0f} to {high:.0f})" for age, low, high in rows]
+    words = [f"{about}{age:.0f} ({low:.0f}-{high:.0f})" for age, low, high in rows]
     true = evaluation.faces.ages
     words = [text + ("" if age != age else f", truly {age:g}") for text, age in zip(words, true, strict=True)]
     return {"age": words, "years": evaluation.ages[0] - true}
@@ -113,7 +113,6 @@ def face_columns(evaluations, table):
         "gender": [gender if gender in ("f", "m") else "" for gender in table.get("gender", missing)],
         "yaw": [None if yaw is None or yaw != yaw else float(yaw) for yaw in table.get("yaw", missing)],
         "age": table.age,
-        "years": [None if years != years else round(float(years), 1) for years in table.years],
         "model": table.model,
         "fold": table.fold,
         "label": table.label,
@@ -124,6 +123,8 @@ def face_columns(evaluations, table):
         "predicted_map": maps["prediction"],
         "reference": table.reference,
     }
+    if table.years.notna().all():
+        columns["years"] = table.years.round(1)
     return pd.DataFrame(columns, dtype=object), grids
 
 

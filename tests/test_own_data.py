@@ -110,7 +110,8 @@ def test_evaluation_finds_the_data_and_its_folds_again(run, tmp_path, capsys):
     assert reported["top1"] == pytest.approx(result["top1"])
     assert [entry["class"] for entry in reported["classes"]] == GROUPS
     table = pd.read_csv(run / "predictions.csv").merge(pd.read_csv("faces.csv"), on="path")
-    assert table.label.tolist() == [0 if age < 13 else 1 if age < 40 else 2 for age in table.age]
+    assert table.label.tolist() == [0 if age < 13 else 1 if age < 40 else 2 for age in table.age_y]
+    assert table.true_age.tolist() == table.age_y.tolist()  # age_x is the predicted one
     assert (tmp_path / "error" / "index.html").exists()
 
 

@@ -507,7 +507,7 @@ def test_a_run_without_a_finished_fold(tmp_path):
     note = unfinished_note(settings, history, 0)
     assert note.startswith("This run is not finished: 1 of 8 epochs are trained, 0 of 2 folds are done.")
     text = write_and_read(tmp_path, ReportData("t", [], notes=[note], history={0: history[0]}, epochs=4))
-    assert note in text and text.count("No fold is finished yet") == 6
+    assert note in text and text.count("No fold is finished yet") == 7
     assert "1 of 4" in text and not (tmp_path / "suspects.csv").exists()
 
 

@@ -315,7 +315,10 @@ def change_a_bit(text):
     [
         (cut, ""),
         (cut_between_rows, "the 4 rows of fold 3 are not those of its model"),
-        (rename_a_column, "its columns are path, folder, person, fold, label, prediction, p_0-2,"),
+        (
+            rename_a_column,
+            "its columns are path, folder, person, fold, label, prediction, age, age_low, age_high, p_0-2,",
+        ),
         (change_a_bit, "the 8 rows of fold 3 are not those of its model"),
     ],
 )

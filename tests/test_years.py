@@ -1,0 +1,195 @@
+"""A model of 101 single years, all the way: training, evaluation, report, export, prediction, comparison."""
+
+import csv
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import call, small_rows, write_images
+from PIL import Image
+
+import main
+import predict
+import test_code
+from data import load_data
+from models.checkpoint import load_model
+from predict import AgePredictor
+from tools import compare_runs, export, report
+
+TINY = (
+    "--image-size 40 --width 0.125 --epochs 1 --batch-size 8 --lr 0.01 --lr-steps 1 --threads 1 --precision fp32"
+    " --age-groups 0..100+ --no-plots"
+).split()
+MACHINE = ["--threads", 1, "--precision", "fp32"]
+AGES = [1, 5, 10, 17, 28, 40, 50, 77]
+ROWS = small_rows()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Forty pictures of noise, of two people in each of five folds, and a run of two of these."""
+    folder = tmp_path_factory.mktemp("years")
+    write_images(folder / "aligned", ROWS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_labels(Path("faces.csv"))
+        assert (
+            call(
+                main, "--label-file", "faces.csv", "--image-dir", "aligned", *TINY, "--loss", "normal", "--folds", 0, 1
+            )
+            == 0
+        )
+    return folder
+
+
+def write_labels(path, columns=("path", "age", "person", "fold"), change=lambda row: row):
+    with open(path, "w", newline="") as file:
+        table = csv.DictWriter(file, columns, extrasaction="ignore")
+        table.writeheader()
+        for fold in range(5):
+            for k, (album, image, person, *_) in enumerate(ROWS[fold]):
+                face = f"{album}/landmark_aligned_face.{person}.{image}"
+                table.writerow(change({"path": face, "age": AGES[k], "person": f"{fold}{k // 4}", "fold": fold}))
+
+
+@pytest.fixture(autouse=True)
+def within(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def test_the_run_knows_ages(folder):
+    model = load_model("runs/faces/fold_0.pt")
+    assert len(model.classes) == 101 and model.head.borders.tolist()[:2] == [0.5, 1.5]
+    results = json.loads(Path("runs/faces/results.json").read_text())
+    table = pd.read_csv("runs/faces/predictions.csv")
+    assert sorted(table.true_age[table.fold == 0]) == AGES
+    errors = (table.age - table.true_age)[table.fold == 0]
+    # The file has two decimals of a year.
+    assert results["folds"][0]["mae_years"] == pytest.approx(errors.abs().mean(), abs=0.01)
+    assert results["folds"][0]["bias_years"] == pytest.approx(errors.mean(), abs=0.01)
+    assert 0 < model.record["mass"] < 1  # of the other fold
+    assert "MAE years" in Path("runs/faces/results.tex").read_text()
+
+
+def test_evaluation_report_and_comparison(folder, capsys):
+    assert call(test_code, "runs/faces/fold_0.pt", "--by", "label", "age", "--json", "r.json", *MACHINE) == 0
+    printed = capsys.readouterr().out
+    assert "MAE years: " in printed and "\n0-9  " in printed and "\n100+ " in printed and "\n10-19" in printed
+    (reported,) = json.loads(Path("r.json").read_text())
+    (result, _) = json.loads(Path("runs/faces/results.json").read_text())["folds"]
+    assert reported["mae_years"] == pytest.approx(result["mae_years"], abs=1e-4)
+    assert call(test_code, "runs/faces/fold_0.pt", "--over", 18, "--threads", 1) == 2
+    assert "4 faces are under 18 years; at least 100 are needed for a figure" in capsys.readouterr().err
+    assert call(report, "runs/faces", "--threads", 1) == 0
+    text = Path("runs/faces/report.html").read_text()
+    assert "Age in years" in text and "No figure for 18 years or older: " in text
+    command = ["--label-file", "faces.csv", "--image-dir", "aligned", *TINY, "--loss", "l1", "--folds", 0, 1]
+    assert call(main, *command, "--run-dir", "runs/l1") == 0
+    assert call(compare_runs, "runs/faces", "runs/l1", "--tex", "table.tex") == 0
+    rows = Path("table.tex").read_text().splitlines()
+    assert rows[3].startswith(
+        "method & top-1 & one-off & MAE & MAE years & RMSE & CS@5 & bias & coverage & difference in"
+    )
+    assert rows[6].startswith("l1 & ") and "nan" not in rows[5]
+
+
+def test_photographs(folder, capsys):
+    Image.new("RGB", (50, 50)).save("a.png")
+    assert call(predict, "runs/faces/fold_0.pt", "a.png", "--no-detect", "--csv", "a.csv", *MACHINE) == 0
+    (face,) = AgePredictor("runs/faces/fold_0.pt", detect=False, precision="fp32", threads=1)("a.png")
+    low, high = face.age_interval
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f"a.png  face 1 of 1  {face.age:.0f} years ({low:.0f}-{high:.0f})  ")
+    assert re.search(r"\)  \d0-\d9  \d+ %  \(\d0-\d9 ", line)  # decades
+    row = pd.read_csv("a.csv").iloc[0]
+    assert [row.age, row.age_low, row.age_high] == pytest.approx([face.age, low, high], abs=0.06)
+    assert low < face.age < high and len(face.probabilities) == 101
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="requirements-export.txt is not installed")
+def test_the_export_answers_in_years(folder):
+    assert call(export, "runs/faces/fold_0.pt", "--output", "onnx") == 0
+    from models.export import open_session
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save("b.png")
+    (face,) = AgePredictor("runs/faces/fold_0.pt", detect=False, precision="fp32", threads=1)("b.png")
+    images = np.asarray(Image.open("b.png")).transpose(2, 0, 1)[None]
+    (age,) = open_session(Path("onnx/fold_0.onnx").read_bytes()).run(["age"], {"images": images})
+    assert age.tolist() == pytest.approx([face.age], abs=0.01)
+
+
+def test_groups_are_learned_and_years_judge(folder, capsys):
+    """`years` is what a loss of ages learns; another loss would learn the age itself, and is refused."""
+    groups = ["0-9", "0-9", "10-19", "10-19", "20-39", "40-59", "40-59", "60+"]
+    columns = ("path", "age", "years", "person", "fold")
+    write_labels(Path("groups.csv"), columns, lambda row: {**row, "years": groups[AGES.index(row["age"])]})
+    faces, _ = load_data("", "aligned", "strict", False, "groups.csv", ("0..100+",), 0)
+    assert faces.intervals[:8:3].tolist() == [[0, 9], [10, 19], [40, 59]] and faces.intervals[7].tolist() == [
+        60,
+        np.inf,
+    ]
+    command = ["--label-file", "groups.csv", "--image-dir", "aligned", *TINY, "--folds", 0]
+    assert call(main, *command, "--loss", "sord", "--run-dir", "runs/no") == 2
+    assert "--loss sord: it does not learn the column 'years'; choose from normal, l1" in capsys.readouterr().err
+    assert call(main, *command, "--loss", "normal", "--run-dir", "runs/groups") == 0
+    assert "mae_years" in json.loads(Path("runs/groups/results.json").read_text())["folds"][0]
+
+
+def test_another_data_set(folder, capsys):
+    """Other people in one fold, or in folds that are drawn: all faces count, in their own groups too."""
+    write_labels(
+        Path("other.csv"),
+        ("path", "age", "person"),
+        lambda row: {**row, "person": "o" + row["person"] + str(row["age"])},
+    )
+    write_images(folder / "elsewhere", ROWS, seed=5)
+    data = ["--label-file", "other.csv", "--image-dir", "elsewhere", "--threads", 1]
+    assert call(test_code, "runs/faces/fold_0.pt", *data) == 0
+    assert "40 faces, all faces of other.csv" in capsys.readouterr().out
+    assert call(test_code, "runs/faces/fold_0.pt", *data, "--age-groups", "0-9", "10-39", "40+") == 0
+    assert "\n10-39         15 " in capsys.readouterr().out
+    assert call(test_code, "runs/faces/fold_0.pt", *data, "--age-groups", "0-9", "10-60") == 0
+    assert (
+        call(test_code, "runs/faces/fold_0.pt", "--label-file", "other.csv", "--image-dir", "aligned", "--threads", 1)
+        == 2
+    )
+    assert "was trained on pictures of these faces, under other names: 32 of 40 in all faces" in capsys.readouterr().err
+
+
+def test_a_loss_of_ages_needs_ages(folder, capsys):
+    write_labels(
+        Path("named.csv"), ("path", "label", "person", "fold"), lambda row: {**row, "label": "ab"[row["age"] > 20]}
+    )
+    command = [
+        "--label-file",
+        "named.csv",
+        "--image-dir",
+        "aligned",
+        *TINY,
+        "--loss",
+        "normal",
+        "--age-groups",
+        "a",
+        "b",
+    ]
+    assert call(main, *command, "--run-dir", "runs/named") == 2
+    assert "--loss normal: the classes a, b are not ages" in capsys.readouterr().err
+
+
+def test_a_fixed_split_trains_one_model(folder, capsys):
+    splits = {0: "test", 1: "val", 2: "train", 3: "train", 4: "train"}
+    write_labels(
+        Path("split.csv"), ("path", "age", "person", "split"), lambda row: {**row, "split": splits[row["fold"]]}
+    )
+    command = ["--label-file", "split.csv", "--image-dir", "aligned", *TINY, "--loss", "normal", "--decode", "val"]
+    assert call(main, *command) == 0
+    assert sorted(path.name for path in Path("runs/split").glob("fold_*.pt")) == ["fold_0.pt"]
+    record = load_model("runs/split/fold_0.pt").record
+    assert record["train_faces"] == 24 and {"temperature", "mass"} <= record.keys()
+    assert record["val_albums"] == ["10", "11"]  # a CSV file's people
+    assert call(test_code, "runs/split/fold_0.pt", "--set", "val", "--threads", 1) == 0
+    assert "8 faces, the validation set" in capsys.readouterr().out
