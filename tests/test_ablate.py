@@ -240,3 +240,27 @@ def test_a_variant_differs_from_the_baseline_in_its_own_settings_only():
     assert {name: value for name, value in other.items() if baseline[name] != value} == {"zero_init": False}
     assert baseline["recipe"] == "modern"
     assert variant_config("original recipe", 0, {"warmup": 3.0, "lr": 0.02}) == Config(lr=0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("lr 0.3", "names none"),
+        ("relu: --lr 0.3", "'relu' is taken"),
+        ("../up: --lr 0.3", "names none"),
+        ("x: --seed 3", "unrecognized arguments: --seed 3"),
+        ("x: --lr fast", "argument --lr: invalid float value: 'fast'"),
+    ],
+)
+def test_a_wrong_variant_of_ones_own(text, problem, monkeypatch, capsys):
+    monkeypatch.setattr(ablate, "VARIANTS", dict(ablate.VARIANTS))
+    assert call(ablate, "--demo", "--variant", text) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_variant_of_ones_own(monkeypatch, capsys):
+    monkeypatch.setattr(ablate, "VARIANTS", dict(ablate.VARIANTS))
+    assert call(ablate, "--variant", "fast: --lr 0.3 --no-zero-init", "--list") in (None, 0)
+    assert "fast                     --lr 0.3 --no-zero-init" in capsys.readouterr().out
+    config = ablate.variant_config("fast", 1, {"label_dir": "l", "image_dir": "i", "epochs": 2})
+    assert (config.lr, config.zero_init, config.seed) == (0.3, False, 1)

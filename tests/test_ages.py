@@ -12,6 +12,9 @@ from evaluation.evaluation import Evaluation, pool
 from evaluation.predictions import predictions_digest, read_predictions
 from evaluation.threshold import probability_of, roc, threshold_table
 from models.ages import age_quantile, ages_of, fit_mass
+from report import sections
+from report.data import ReportData
+from report.page import write_report
 from report.tables import confusion_table, per_class_table
 from report.tables import threshold_table as printed_threshold
 from utils.classes import Classes
@@ -196,3 +199,26 @@ class TestThreshold:
         faces = dataclasses.replace(evaluation.faces, table=unknown)
         with pytest.raises(UserError, match="the ages of these faces are not known"):
             threshold_table(dataclasses.replace(evaluation, faces=faces), 18)
+
+    def test_the_sections_of_the_report(self, evaluation, tmp_path):
+        data = ReportData("t", [dataclasses.replace(evaluation, name="fold 0")])
+        values = sections.threshold(data)
+        assert (values["problem"], values["challenges"]) == ("", [18, 20, 23, 25])
+        first, last = values["rows"][0], values["rows"][-1]
+        assert (first["name"], first["faces"], first["cells"][0]["value"]) == ("under 18", "200", "25.00 %")
+        assert (last["name"], last["cells"][3]["value"]) == ("18 and over", "10.00 %")
+        # Errors of 16- and 17-year-olds: 50 of 3, 50 of 1, 100 of -2 years; of 30-year-olds 10 of -13.
+        rows = {row["name"]: row["cells"] for row in sections.ages(data)["rows"]}
+        assert [cell["value"] for cell in rows["10 to 19"]] == ["2.00", "+0.00", "100.00 %", "0.00 %"]
+        assert [cell["value"] for cell in rows["30 to 39"]] == ["1.30", "-1.30", "90.00 %", "90.00 %"]
+        assert dict(sections.ages(data)["within"]) == {
+            1: "46.7 %",
+            2: "80.0 %",
+            3: "96.7 %",
+            5: "96.7 %",
+            7: "96.7 %",
+            10: "96.7 %",
+        }
+        write_report(tmp_path / "report.html", data)
+        text = (tmp_path / "report.html").read_text()
+        assert "challenge 25" in text and 'id="threshold"' in text and "most years off first" in text
