@@ -193,3 +193,16 @@ def test_a_fixed_split_trains_one_model(folder, capsys):
     assert record["val_albums"] == ["10", "11"]  # a CSV file's people
     assert call(test_code, "runs/split/fold_0.pt", "--set", "val", "--threads", 1) == 0
     assert "8 faces, the validation set" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("columns", "change", "problem"),
+    [
+        (("path", "age", "split"), {"split": "train"}, "no face has the split 'test', which the model is evaluated on"),
+        (("path", "age", "fold"), {"fold": 3}, "only fold 3 has faces; two or more are needed, or a column 'split'"),
+    ],
+)
+def test_one_fold_is_not_enough_to_train(columns, change, problem, capsys):
+    write_labels(Path("one.csv"), columns, lambda row: {**row, **change})
+    assert call(main, "--label-file", "one.csv", "--image-dir", "aligned", *TINY) == 2
+    assert problem in capsys.readouterr().err

@@ -51,7 +51,9 @@ class Arguments:
         """
         fixed = "split" in faces.table  # one model is trained, and fold 0 is its test set
         present = (0,) if fixed else tuple(sorted({int(fold) for fold in faces.table.fold}))
-        if len(set(faces.table.fold)) < 2:  # one is held out
+        if fixed and 0 not in set(faces.table.fold):
+            raise UserError("no face has the split 'test', which the model is evaluated on")
+        if len(set(faces.table.fold)) < 2:
             raise UserError(f"only fold {present[0]} has faces; two or more are needed, or a column 'split'")
         if not self.folds_given:
             return dataclasses.replace(config, folds=present)
