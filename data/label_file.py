@@ -42,16 +42,8 @@ RESERVED = (
     *("album", "file", "line", "album_size", "image_size", "width", "height", "brightness", "sharpness"),
     *("index", "row", "model", "position", "prediction", "confidence"),
 )
-NO_SUBGROUPS = (
-    "path",
-    "label",
-    "years",
-    "person",
-    "fold",
-    "split",
-    "file",
-    "line",
-)  # columns that subgroups are not made from
+# Columns that subgroups are not made from.
+NO_SUBGROUPS = ("path", "label", "years", "person", "fold", "split", "file", "line")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 FOLD = re.compile(r"[0-4](?:\.0*)?")  # spreadsheets write 1.0, too

@@ -1,6 +1,7 @@
 """The evaluation of a model on a set of faces; all metrics, tables, plots and reports follow from it."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +119,7 @@ class Evaluation:
         """The same probabilities, their classes predicted by another decoder."""
         return dataclasses.replace(self, decoder=decoder, predicted=None)
 
-    @property
+    @functools.cached_property
     def ages(self):
         """(age, low, high), each float64 (N,) in years; None where the classes are not ages."""
         return ages_of(self.probabilities, self.classes, self.mass) if self.classes.years else None
