@@ -13,6 +13,7 @@ SMALLEST = torch.finfo(torch.float32).eps
 
 
 LEAST_SCALE = 0.25  # years
+UNIT = 5.0  # years of the mean per unit of the linear layer's output
 
 
 class SoftmaxHead(nn.Linear):
@@ -86,7 +87,7 @@ class NormalHead(nn.Linear):
 
     Attributes:
         borders: (K - 1,), in years.
-        middle, spread: the mean before training, and the unit of the linear layer's outputs, in years.
+        middle, spread: the mean and, nearly, the scale before training, in years; the scale is at most twice as large.
     """
 
     def __init__(self, in_features, num_classes):
@@ -105,7 +106,8 @@ class NormalHead(nn.Linear):
 
     def forward(self, features):
         mean, scale = super().forward(features).unbind(1)
-        return torch.stack([self.middle + self.spread * mean, LEAST_SCALE + self.spread * F.softplus(scale)], 1)
+        # Bounded: with a scale without limit, no year has a probability, and nothing is learned from it.
+        return torch.stack([self.middle + UNIT * mean, LEAST_SCALE + 2 * self.spread * scale.sigmoid()], 1)
 
     def probabilities(self, outputs):
         mean, scale = at_least_float32(outputs).unbind(1)

@@ -68,11 +68,11 @@ class TestByHand:
         assert found.tolist() == pytest.approx([0.0179, 0.7981, 0.1841], abs=1e-4)
 
     def test_normal_begins_amid_the_ages(self):
-        """Of 21 to 60 years: a mean of 40.5 and a scale of 0.25 + 39 / 4 ln 2 for features of zero."""
+        """Of 21 to 60 years: a mean of 40.5 and a scale of 0.25 + 39 / 4 for features of zero."""
         head = HEADS["normal"](4, 40)
         head.set_years(Classes.of_ages(["21..60"]))
         torch.nn.init.zeros_(head.bias)
-        assert head(torch.zeros(1, 4))[0].tolist() == pytest.approx([40.5, 0.25 + 9.75 * math.log(2)])
+        assert head(torch.zeros(1, 4))[0].tolist() == pytest.approx([40.5, 0.25 + 9.75])
 
     def test_class_probabilities(self):
         assert class_probabilities(torch.tensor([[0.9, 0.4]])).tolist()[0] == pytest.approx([0.1, 0.5, 0.4])
