@@ -3,7 +3,7 @@
     python -m pip install numpy onnxruntime pandas pillow tqdm
     python examples/onnx_predict.py fold_0.onnx face.jpg [face.jpg ...]
 
-    face.jpg  25-32 81 %  (38-43 9 %, 15-20 7 %)
+    face.jpg  about 29 years  25-32 81 %  (38-43 9 %, 15-20 7 %)
 
 `open_model` and `decode_face` are all that a program of your own needs. The latter reads a photograph as the training
 did: upright, in the colours of sRGB, its centre square resized.
@@ -58,8 +58,9 @@ def main():
             images = decode_face(path, size)[None]  # (1, 3, size, size); a larger batch is faster for many faces
         except UserError as error:
             return fail(str(error))
-        probabilities, predicted = session.run(["probabilities", "predicted"], {"images": images})  # (1, K), (1,)
-        print(f"{printable(path)}  {describe(probabilities[0], predicted[0], class_names)}")
+        probabilities, predicted, *age = session.run(None, {"images": images})  # (1, K), (1,), (1,) of classes of ages
+        years = f"about {age[0][0]:.0f} years  " if age else ""
+        print(f"{printable(path)}  {years}{describe(probabilities[0], predicted[0], class_names)}")
     return 0
 
 
