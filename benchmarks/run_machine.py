@@ -404,7 +404,8 @@ def contents(run):
 
 def assert_same_run(run, whole):
     names = sorted(path.name for path in whole.iterdir() if path.name != "cache")
-    assert sorted(path.name for path in run.iterdir() if path.name != "cache") == names
+    found = sorted(path.name for path in run.iterdir() if path.name != "cache")
+    assert found == names, f"other files: {sorted(set(found) ^ set(names))}"
     assert {path.name for path in (run / "cache").glob(".*")} <= {".lock"}
     for name in names:
         if name.endswith(".pt"):

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -543,3 +544,33 @@ class TestWithoutLocks:
         with locked(tmp_path / ".lock"):
             pass
         assert capsys.readouterr().err == f"waiting for the process that holds '{tmp_path}/.lock'\n"
+
+
+def test_a_file_that_another_writer_took_for_a_killed_ones_is_made_again(tmp_path, monkeypatch):
+    """Between its creation and its lock, it looks like one of a process that was killed."""
+    make, calls = tempfile.mkstemp, []
+
+    def make_and_lose(*arguments):
+        descriptor, name = make(*arguments)
+        calls.append(name)
+        if len(calls) == 1:
+            os.unlink(name)
+        return descriptor, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", make_and_lose)
+    write_text(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole" and len(calls) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_a_writer_leaves_is_removed_wherever_it_was_killed(tmp_path):
+    """Its only file has the name of an unfinished one from the first moment on."""
+    pid = os.fork()
+    if not pid:
+        os.replace = os.chmod = lambda *arguments, **settings: os.kill(os.getpid(), signal.SIGKILL)
+        write_text(tmp_path / "a.txt", "x")
+    os.waitpid(pid, 0)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".a.") and left.name.endswith(".unfinished.txt")
+    write_text(tmp_path / "a.txt", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]

@@ -68,19 +68,26 @@ def unfinished_file(target):
         with contextlib.suppress(OSError, UserError), open_regular(stale, ANY_SIZE) as file:
             if try_lock(file.fileno(), stale):
                 stale.unlink()
-    descriptor, name = tempfile.mkstemp(".new", ".", target.parent)
-    unfinished = target.with_name(f".{target.stem}{Path(name).stem}.unfinished{target.suffix}")
+    descriptor, unfinished = locked_file(target)
     try:
-        with contextlib.suppress(UserError):  # without locks, nothing is removed
-            try_lock(descriptor, name)
-        os.rename(name, unfinished)  # it has this name once it is locked
         os.chmod(unfinished, 0o666 & ~UMASK)
         yield unfinished
     finally:
         os.close(descriptor)
-        for path in (Path(name), unfinished):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def locked_file(target):
+    """(Descriptor, path) of a new file beside a target, locked if the file system has locks. Raises OSError."""
+    while True:
+        descriptor, name = tempfile.mkstemp(f".unfinished{target.suffix}", f".{target.stem}.", target.parent)
+        mine = True
+        with contextlib.suppress(UserError):  # without locks, nothing is removed
+            mine = try_lock(descriptor, name)
+        if mine and os.fstat(descriptor).st_nlink:  # another writer did not take it for one of a killed process
+            return descriptor, Path(name)
+        os.close(descriptor)
 
 
 def is_special(path):
