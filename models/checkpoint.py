@@ -134,9 +134,10 @@ def load_model(path):
 
 
 def check_format(path, content):
-    if content.get("format") != FORMAT:
+    if not is_a(content.get("format"), str) or content["format"] != FORMAT:
         raise UserError(f"'{path}' is not a model file: its format is not '{FORMAT}'")
-    if (version := content.get("format_version")) != FORMAT_VERSION:
+    version = content.get("format_version")
+    if not is_a(version, int) or version != FORMAT_VERSION:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         advice = "; a newer version of this code wrote it" if newer else ""
         raise UserError(f"'{path}' has format number {version}; this version reads {FORMAT_VERSION}{advice}")

@@ -239,6 +239,8 @@ DAMAGED = [
     (changed(train_pictures=torch.zeros(3, dtype=torch.uint8)), r"its 'train_pictures' are \(3,\) of torch.uint8"),
     (changed(train_pictures=[[0] * 96] * 3), "is damaged: its 'train_pictures' is not a tensor"),
     (changed(duplicates="album2/a.jpg"), "is damaged: its 'duplicates' is not a list"),
+    (changed(format=torch.zeros(2)), "is not a model file: its format is not 'age-model'"),
+    (changed(format_version=torch.zeros(2)), r"has format number tensor\(\[0., 0.\]\); this version reads 3"),
     (changed(duplicates=[None]), "is damaged: its 'duplicates' holds something that is not a text"),
     (changed(metrics={}), "is damaged: its 'metrics' holds something that is not a finite number"),
     (changed(metrics={"top1": float("inf")}), "its 'metrics' holds something that is not a finite number"),
