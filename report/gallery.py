@@ -70,8 +70,7 @@ def years_of(evaluation):
     """{"age": the predicted age in words, "years": its error, NaN where it is not known} of each face."""
     if evaluation.ages is None:
         return {"age": "", "years": np.nan}
-    rows, about = zip(*evaluation.ages, strict=True), "" if evaluation.classes.are_single_years else "about "
-    words = [f"{about}{age:.0f} ({low:.0f}-{high:.0f})" for age, low, high in rows]
+    words = [f"{age:.0f} ({low:.0f}-{high:.0f})" for age, low, high in zip(*evaluation.ages, strict=True)]
     true = evaluation.faces.ages
     words = [text + ("" if age != age else f", truly {age:g}") for text, age in zip(words, true, strict=True)]
     return {"age": words, "years": evaluation.ages[0] - true}

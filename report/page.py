@@ -90,6 +90,7 @@ def faces_of_page(data, contents):
     pictures = make_thumbnails([photographs.get(path) for path in numbers])
     values = {
         "names": evaluations[0].classes.coarse().names,
+        "about": "" if evaluations[0].classes.are_single_years else "about ",
         "models": [printable(evaluation.name) for evaluation in evaluations],
         "grids": grids,
         "faces": faces.assign(picture=[numbers[path] for path in table.path]).to_dict("list"),

@@ -256,7 +256,7 @@
     const yaw = faces.yaw[face];
     const facts = [["Photograph", faces.path[face]], ["Album", faces.album[face]], ["Person", faces.person[face]],
       ["Gender", genders[faces.gender[face]]], ["Head turned", yaw === null ? "unknown" : yaw + "°"],
-      ["Age", faces.age[face]], ["Model", data.models[faces.model[face]]], ["Label in", faces.reference[face]]];
+      ["Age", faces.age[face] && data.about + faces.age[face]], ["Model", data.models[faces.model[face]]], ["Label in", faces.reference[face]]];
     document.getElementById("large-facts").replaceChildren(...facts.filter(([, text]) => text !== "").map(([term, text]) => {
       const row = make("div"), value = make("dd");
       value.append(make("bdi", "", text));
