@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.reading import open_regular
 
 FILE_LIMIT = 2048  # MiB
-EARLIER_NAMES = {"subject": "person"}  # of columns, in files of earlier versions
+EARLIER_NAMES = {"subject": "person"}  # column names that earlier versions wrote
 
 
 def predictions_digest(table):

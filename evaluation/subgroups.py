@@ -10,12 +10,12 @@ from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails
 from evaluation.metrics import METRICS
 from utils.errors import UserError
 
-LEAST_FACES = 30  # of a group whose metrics are given
+LEAST_FACES = 30  # a smaller group gets no metrics
 SIGNIFICANCE = 0.05
 UNKNOWN = "unknown"
 MISSING = ("", "u", UNKNOWN)  # Adience writes u where the gender cannot be told
-MOST_GROUPS = 200  # of a column
-MOST_VALUES = 12  # of numbers that are groups of their own; more are grouped by quartile
+MOST_GROUPS = 200  # a column with more groups is not compared
+MOST_VALUES = 12  # a column with more distinct numbers is grouped by quartile
 TURNS = (0, 15, 30)  # degrees to either side at which the groups of yaw end, but for the last one
 TURN_NAMES = ("frontal (0)", "over 0 to 15", "over 15 to 30", "over 30")
 CHUNK = 256  # images

@@ -8,7 +8,7 @@ holds the very same.
 import numpy as np
 import torch
 
-MASS = 0.8  # of the interval that is given with an age
+MASS = 0.8  # the probability that an age's interval holds
 
 
 def age_quantile(probabilities, bounds, fraction):

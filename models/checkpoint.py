@@ -170,7 +170,7 @@ def find_problem_of_network(content):
         return f"its 'image_size' is {size} and its 'fold' {content['fold']}"
     if not len(mean) == len(std) == 3 or not all(-100 <= x <= 100 for x in mean + std) or min(std) < 0.001:
         return f"its 'mean' and 'std' are {mean} and {std}; expected three numbers each"
-    temperature = content.get("temperature", 1.0)  # of its probabilities, where there were faces to fit it on
+    temperature = content.get("temperature", 1.0)  # 1.0 where there were no faces to fit it on
     if not is_number(temperature) or not 0 < temperature < 1000:
         return f"its 'temperature' is {temperature}; expected a number over 0"
     if "framing" in content and not is_framing(content["framing"]):

@@ -10,8 +10,6 @@ from torch import nn
 
 # Differences of probabilities are often exactly zero. Since that costs a reported loss 87 nats, no class gets less.
 SMALLEST = torch.finfo(torch.float32).eps
-
-
 LEAST_SCALE = 0.25  # years
 UNIT = 5.0  # years of the mean per unit of the linear layer's output
 

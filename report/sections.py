@@ -322,7 +322,7 @@ def ages(data):
 
 
 def threshold(data):
-    """How many younger faces pass for an age or older, by challenge age; None where it cannot be told."""
+    """How many younger faces pass for an age or older, by challenge age, or the problem that prevents it."""
     pooled = pool(data.evaluations)
     try:
         table = threshold_table(pooled, OVER)

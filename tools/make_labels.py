@@ -29,8 +29,6 @@ GENDERS = {
     "f": "f",
     "male": "m",
     "female": "f",
-    "M": "m",
-    "F": "f",
 }
 COLUMNS = ["path", "age", "label", "person", "gender", "race", "split"]
 
