@@ -18,7 +18,7 @@ from photos.output import STARTS, check_output_file, row_writer
 from photos.photographs import find_photographs
 from photos.predictor import NOTICE, AgePredictor, Face, Photograph
 from training.config import FIELDS
-from utils.cli import percent, printable, run_script
+from utils.cli import percent, printable, run_script, signal_is_caught
 from utils.errors import UserError
 from utils.files import refuse_overlaps
 from utils.options import Parser, add_options, check_limits
@@ -139,6 +139,7 @@ def predict_all(options, predictor, done):
                         tqdm.write(line)  # above the progress bar, where there is one
                     bar.update()
             except (KeyboardInterrupt, SystemExit, OSError) as interruption:
+                signal_is_caught()
                 stopped = interruption
         if stopped is not None:
             raise Stopped

@@ -17,7 +17,7 @@ import time
 import pytest
 from conftest import ROOT
 
-from utils.cli import explain, fail, printable
+from utils.cli import explain, fail, printable, run_script
 from utils.errors import UserError
 from utils.files import atomic_write, check_output, locked, replaced_outputs, write_json, write_text
 from utils.reading import exists, open_regular, read_bytes, read_json, read_text, starts_with
@@ -442,6 +442,38 @@ class TestFail:
         redirection = f"2>{behind}" if behind else "2>&-"
         call = ["sh", "-c", f'"$0" -c "$1" {redirection}', sys.executable, code]
         assert subprocess.run(call, cwd=ROOT).returncode == 2
+
+
+class SignalsItself:
+    """Python drops an exception that __del__ raises, here that of a signal."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_whose_exception_is_dropped_still_ends_the_script(capfd, number, status):
+    cleaned = []
+
+    def main():
+        try:
+            SignalsItself(number)
+            cleaned.append("went on")
+            time.sleep(30)
+        finally:
+            cleaned.append("cleaned up")
+
+    before = time.monotonic()
+    with pytest.raises(SystemExit) as ending:
+        run_script(main)
+    assert ending.value.code == status
+    assert cleaned == ["went on", "cleaned up"]
+    assert time.monotonic() - before < 10
+    assert capfd.readouterr().err == ("\ninterrupted\n" if number == signal.SIGINT else "")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)  # nothing is raised later
 
 
 class TestExplain:

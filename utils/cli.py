@@ -17,6 +17,7 @@ LONGEST_LINE = 500  # characters of an error
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EBADF)
 LOST_CONNECTIONS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # in messages of torch
 SHOW_TRACEBACK = "AGE_TRACEBACK"  # an environment variable
+RAISE_AGAIN = 1.0  # seconds after a signal
 
 
 def prepare_streams():
@@ -42,12 +43,13 @@ def run_script(main):
     prepare_streams()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    # As exceptions, so that what is half-written is cleaned up on the way out.
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(143)}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {number: signal.signal(number, end_script) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
     try:
         status = call(main) or call(sys.stdout.flush)
     finally:
+        signal_is_caught()
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
     try:
@@ -58,13 +60,32 @@ def run_script(main):
         sys.exit(status)
 
 
+def end_script(number, frame=None):
+    """Handle a signal by an exception, so that what is half-written is cleaned up on the way out.
+
+    Python drops an exception that a __del__ method raises, and NumPy some more. So it is raised again each second until
+    `signal_is_caught`, and what was dropped is not printed.
+    """
+    signal.signal(signal.SIGALRM, lambda *_: end_script(number))
+    signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN)
+    sys.unraisablehook = lambda unraisable: None
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def signal_is_caught():
+    """Raise the exception of a signal no more."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def call(function):
     """The exit status of a function; an error is one line on standard error."""
     try:
         return function() or 0
     except SystemExit as ending:
+        signal_is_caught()
         return ending.code or 0
     except KeyboardInterrupt:
+        signal_is_caught()
         with contextlib.suppress(OSError):
             print("\ninterrupted", file=sys.stderr)
         return 130

@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 
-from utils.cli import printable
+from utils.cli import end_script, printable
 
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -34,7 +34,7 @@ class Interruption:
         if self.requested:
             if time.monotonic() - self.requested_at < self.grace:
                 return
-            raise KeyboardInterrupt
+            end_script(signal.SIGINT)
         self.requested, self.requested_at = number, time.monotonic()
         print("\nstopping after this step; a second signal stops at once", file=sys.stderr)
 
