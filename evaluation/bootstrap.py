@@ -1,5 +1,7 @@
 """Confidence intervals by resampling people, not faces, because the faces of one person are alike."""
 
+import math
+
 import numpy as np
 
 LEAST_PEOPLE = 20  # for an interval; an interval of fewer people is too narrow
@@ -30,3 +32,14 @@ def resampled_means(values, people, draws=2000, seed=0):
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(size, draws - start)).astype(float)
         means.append((drawn @ sums) / (drawn @ faces)[:, None])
     return np.concatenate(means)
+
+
+def wald_p(value, samples):
+    """The two-sided p value of Wald's test that a value is zero, with the standard error over samples of people.
+
+    Args:
+        value: of all faces.
+        samples: (draws,), the value over samples; NaN are left out.
+    """
+    error = np.nanstd(samples, ddof=1)
+    return math.erfc(abs(value) / (error * math.sqrt(2))) if error else float(value == 0)

@@ -1,10 +1,8 @@
 """Whether two models differ on the same faces: McNemar's exact test, and paired differences with intervals."""
 
-import math
-
 import numpy as np
 
-from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails
+from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails, wald_p
 
 
 def mcnemar(first_right, second_right):
@@ -37,7 +35,7 @@ def paired_difference(first, second, people, draws=2000, confidence=0.95, seed=0
     replacement.
 
     Args:
-        first, second: (N,) values of the same N faces.
+        first, second: (N,) values of the same N faces; a single second one is that of all.
         people: (N,), the person of each face.
 
     Returns:
@@ -47,12 +45,11 @@ def paired_difference(first, second, people, draws=2000, confidence=0.95, seed=0
 
 
 def paired_test(first, second, people, draws=2000, confidence=0.95, seed=0):
-    """`paired_difference`, and the two-sided p value of Wald's test with the standard error over the same samples."""
+    """`paired_difference`, and the p value of Wald's test with the standard error over the same samples."""
     gains = np.asarray(first, float) - np.asarray(second, float)
     mean = float(gains.mean())
     if len(np.unique(np.asarray(people))) < LEAST_PEOPLE:
         return mean, float("nan"), float("nan"), float("nan")
     means = resampled_means(gains[:, None], people, draws, seed)[:, 0]
     low, high = np.quantile(means, tails(confidence))
-    error = means.std(ddof=1)
-    return mean, float(low), float(high), math.erfc(abs(mean) / (error * math.sqrt(2))) if error else float(mean == 0)
+    return mean, float(low), float(high), wald_p(mean, means)

@@ -46,13 +46,9 @@ def has_feature_maps(model):
 
 
 def last_feature_maps(network):
-    """The module whose outputs are the last feature maps before pooling.
-
-    This is the network's last child with a convolution: `layer4` of a ResNet. If it is a sequence of layers that ends
-    with pooling, as in Levi and Hassner's network, it is the layer before, the last ReLU.
-    """
+    """The network's last child with a convolution, whose outputs are pooled: `layer4` of a ResNet."""
     *_, last = (child for child in network.children() if any(isinstance(m, nn.Conv2d) for m in child.modules()))
-    return last[-2] if isinstance(last, nn.Sequential) and isinstance(last[-1], nn.MaxPool2d) else last
+    return last
 
 
 def min_max(maps):

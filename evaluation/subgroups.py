@@ -1,12 +1,10 @@
 """Subgroups of faces: the metrics of each, and their gap to those of all other faces."""
 
-import math
-
 import numpy as np
 import pandas as pd
 
 from data.duplicates import GREY
-from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails
+from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails, wald_p
 from evaluation.metrics import METRICS
 from utils.errors import UserError
 
@@ -95,8 +93,7 @@ def gap_and_p(own, others, metric, samples):
         if len(side) < LEAST_FACES or side.faces.people.nunique() < LEAST_PEOPLE:
             return np.nan, np.nan
     gap = float(own.per_face(metric).mean() - others.per_face(metric).mean())
-    error = np.nanstd(samples, ddof=1)
-    return gap, math.erfc(abs(gap) / (error * math.sqrt(2))) if error else float(gap == 0)
+    return gap, wald_p(gap, samples)
 
 
 def sampled_metrics(evaluation, masks, draws, seed):

@@ -7,7 +7,7 @@ exact where a class begins with that year; nothing is interpolated.
 import numpy as np
 import pandas as pd
 
-from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails
+from evaluation.paired import paired_difference
 from utils.errors import UserError
 
 BUFFERS = (0, 2, 5, 7)  # years that a challenge age is above the threshold
@@ -68,18 +68,10 @@ def threshold_table(evaluation, threshold, draws=2000):
         wrong = np.where(younger, passed, ~passed)
         for name, group in groups.items():
             if group.any():
-                low, high = interval(wrong[group], evaluation.faces.people[group], draws)
-                share = wrong[group].mean()
+                share, low, high = paired_difference(wrong[group], 0, evaluation.faces.people[group], draws)
                 row = {"challenge": challenge, "group": name, "faces": int(group.sum())}
                 rows.append({**row, "share": share, "low": low, "high": high})
     return pd.DataFrame(rows)
-
-
-def interval(values, people, draws):
-    """The 95 % interval of a mean over people, (nan, nan) with too few of them."""
-    if people.nunique() < LEAST_PEOPLE:
-        return np.nan, np.nan
-    return np.quantile(resampled_means(np.asarray(values, float)[:, None], people, draws)[:, 0], tails(0.95))
 
 
 def roc(evaluation, threshold):

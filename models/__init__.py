@@ -6,18 +6,13 @@ import inspect
 import torch
 
 from models.heads import HEADS
-from models.levi_hassner import LeviHassner
 from models.mobilenet import MobileNet
 from models.resnet import RESNETS
 from utils.errors import UserError
 from utils.options import check_type
 
-MODELS = {
-    **RESNETS,
-    "mobilenet_v3_small": MobileNet,
-    "levi_hassner": LeviHassner,
-}
-LARGEST = 500_000_000  # numbers of a network, 2 GB; levi_hassner at 2048 px would have 780 million
+MODELS = {**RESNETS, "mobilenet_v3_small": MobileNet}
+LARGEST = 500_000_000  # numbers of a network, 2 GB
 
 
 def create_model(name, head, num_classes, **options):

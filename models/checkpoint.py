@@ -21,6 +21,7 @@ FORMAT, FORMAT_VERSION = "age-model", 3
 LARGEST_IMAGE = 2048  # pixels of a side
 OLDEST = 1000  # years
 EARLIER_NAMES = {"twins": "duplicates", "inner_width": "mid_width"}  # in files of earlier versions
+EARLIER_DEFAULTS = {"attention": "none"}  # options that are gone, and the value that changed nothing
 
 # Fields that describe the network: {name: its type, or the type of a list and of its items}.
 NETWORK_FIELDS = {
@@ -106,22 +107,20 @@ def load_model(path):
     Raises:
         UserError: the file is missing, damaged or not a model file. The message names it and says what is wrong.
     """
-    content = {EARLIER_NAMES.get(name, name): value for name, value in load_plain(path).items()}
+    content = today(load_plain(path))
     check_format(path, content)
     if problem := find_problem(content):
         raise UserError(f"'{path}' is damaged: {problem}")
     try:
         description, state = content["network"], content["state_dict"]
         with torch.device("meta"):  # a network that the file does not hold takes no memory
-            model = create_model(**{EARLIER_NAMES.get(name, name): value for name, value in description.items()})
+            model = create_model(**today(description))
         check_weights(model.state_dict(), state)
         model.load_state_dict(state, assign=True)
     except UserError as error:
         raise UserError(f"'{path}': {error}") from None
     except Exception as error:  # damaged descriptions fail anywhere within a constructor
         raise UserError(f"'{path}' does not fit its own description: {first_line(error)}") from None
-    if model.image_size not in (None, content["image_size"]):
-        raise UserError(f"'{path}' is damaged: its network is for {model.image_size} pixels, not its 'image_size'")
     model.image_size = content["image_size"]
     years, names = content.get("class_years"), tuple(content["class_names"])
     years = years and tuple((first, math.inf if last is None else last) for first, last in years)
@@ -131,6 +130,12 @@ def load_model(path):
     own = {"format", "format_version", "class_years", *NETWORK_FIELDS}
     model.record = {name: value for name, value in content.items() if name not in own}
     return model.eval()
+
+
+def today(fields):
+    """The fields of a file of an earlier version by their names of today, without those that mean nothing any more."""
+    kept = {name: value for name, value in fields.items() if EARLIER_DEFAULTS.get(name) != value}
+    return {EARLIER_NAMES.get(name, name): value for name, value in kept.items()}
 
 
 def check_format(path, content):

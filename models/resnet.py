@@ -10,7 +10,6 @@ from functools import partial
 
 from torch import nn
 
-from models.attention import ATTENTION
 from models.network import Network
 
 
@@ -22,7 +21,6 @@ class ResNet(Network):
         make_head: a function from the number of features to the last layer.
         negative_slope: negative slope of LeakyReLU; 0 gives ReLU.
         shortcut: "3x3" (the published network) or "1x1" (the textbook's).
-        attention: a name in ATTENTION, at the end of each residual branch.
         zero_init: whether the blocks start as identities (Goyal et al., 2017, section 5.1).
         width: the number of channels, relative to the paper's 64 to 512.
         mid_width: the number of channels within the blocks, relative to `width`; pruning reduces it.
@@ -40,7 +38,6 @@ class ResNet(Network):
         *,
         negative_slope=0.2,
         shortcut="3x3",
-        attention="none",
         zero_init=False,
         init="pytorch",
         width=1.0,
@@ -48,14 +45,13 @@ class ResNet(Network):
     ):
         super().__init__()
         check_choice("shortcut", shortcut, ("3x3", "1x1"))
-        check_choice("attention", attention, ATTENTION)
         check_choice("init", init, ("pytorch", "he"))
         check_range("width", width, 1 / 16, 4)
         check_range("mid_width", mid_width, 1 / 64, 1)
         check_range("negative_slope", negative_slope, 0, 1)
         block, counts = LAYOUTS[depth]
         channels = [round(width * paper) for paper in (64, 128, 256, 512)]
-        make_block = partial(block, slope=negative_slope, shortcut=shortcut, attention=attention, mid_width=mid_width)
+        make_block = partial(block, slope=negative_slope, shortcut=shortcut, mid_width=mid_width)
         self.conv1 = nn.Conv2d(3, channels[0], 7, stride=2, padding=3, bias=shortcut == "3x3")
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.act = nn.LeakyReLU(negative_slope, inplace=True)
@@ -88,18 +84,16 @@ class ResNet(Network):
 class Block(nn.Module):
     """A residual branch beside a shortcut. A subclass makes the layers of its branch and applies them."""
 
-    def __init__(self, in_channels, width, stride, slope, shortcut, attention, mid_width=1.0):
+    def __init__(self, in_channels, width, stride, slope, shortcut, mid_width=1.0):
         super().__init__()
         out_channels, mid_channels = width * self.expansion, max(1, round(mid_width * width))
         self.make_branch(in_channels, mid_channels, out_channels, stride, bias=shortcut == "3x3")
-        self.attn = ATTENTION[attention](out_channels)
         self.act = nn.LeakyReLU(slope, inplace=True)
         self.downsample = make_downsample(in_channels, out_channels, stride, shortcut)
 
     def forward(self, x):
-        out = self.attn(self.branch(x))
         identity = x if self.downsample is None else self.downsample(x)
-        return self.act(out + identity)
+        return self.act(self.branch(x) + identity)
 
     def zero_init_last(self):
         """Start as the identity (Goyal et al., 2017, section 5.1)."""

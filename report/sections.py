@@ -13,8 +13,9 @@ from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails
 from evaluation.calibration import BINS, brier_score, reliability, risk_coverage
 from evaluation.evaluation import pool
 from evaluation.metrics import METRICS, Metric, largest_class, per_class
+from evaluation.paired import paired_difference
 from evaluation.subgroups import LEAST_FACES
-from evaluation.threshold import interval, roc, threshold_table
+from evaluation.threshold import roc, threshold_table
 from models import create_model
 from models.network import layer_groups
 from report.data import DRAWS, subgroup_table, with_temperatures
@@ -302,9 +303,7 @@ def ages(data):
         {
             "name": name,
             "faces": f"{mask.sum():,}",
-            "cells": [
-                cell(METRICS[m], values[m][mask].mean(), *interval(values[m][mask], people[mask], DRAWS)) for m in names
-            ],
+            "cells": [cell(METRICS[m], *paired_difference(values[m][mask], 0, people[mask], DRAWS)) for m in names],
         }
         for name, mask in {**groups, "all": decades >= 0}.items()
     ]

@@ -155,13 +155,12 @@ class TestNetworkOptions:
         assert Config(negative_slope=0.1).network_options() == {
             "negative_slope": 0.1,
             "shortcut": "3x3",
-            "attention": "none",
             "init": "pytorch",
             "zero_init": False,
             "width": 1.0,
             "mid_width": 1.0,
         }
-        assert Config(model="levi_hassner", image_size=64).network_options() == {"image_size": 64}
+        assert Config(model="mobilenet_v3_small", width=0.5).network_options() == {"width": 0.5}
 
     @pytest.mark.parametrize("model", MODELS)
     @pytest.mark.parametrize("recipe", RECIPES)
@@ -169,9 +168,9 @@ class TestNetworkOptions:
         Config(model=model, recipe=recipe).network_options()
 
     def test_an_option_that_a_network_does_not_have_is_an_error(self):
-        message = "--attention se: levi_hassner has no such option; its options are --image-size"
+        message = "--shortcut 1x1: mobilenet_v3_small has no such option; its options are --width"
         with pytest.raises(UserError, match=re.escape(message)):
-            Config(model="levi_hassner", attention="se")
+            Config(model="mobilenet_v3_small", shortcut="1x1")
 
 
 def test_every_field_has_a_section_and_a_help_text():

@@ -130,8 +130,8 @@ class BlocksNet(Network):
 
     def __init__(self):
         super().__init__()
-        self.layer1 = resnet.BasicBlock(3, 8, 2, 0.2, "3x3", "se")
-        self.layer2 = resnet.Bottleneck(8, 4, 2, 0.0, "1x1", "none")
+        self.layer1 = resnet.BasicBlock(3, 8, 2, 0.2, "3x3")
+        self.layer2 = resnet.Bottleneck(8, 4, 2, 0.0, "1x1")
         self.fc = HEADS["softmax"](16, 3)
         self.image_size, self.classes = 33, CLASSES
 
@@ -284,7 +284,8 @@ def test_normalisation_and_head_stay_in_32_bits():
 
 def small_model(temperature=None):
     torch.manual_seed(0)
-    model = create_model("levi_hassner", "softmax", 8, image_size=SIZE)
+    model = create_model("resnet18", "softmax", 8, width=0.125)
+    model.image_size = SIZE
     model.classes = Classes(("0-2", "4-6", "8-13", "15-20", "25-32", "38-43", "48-53", "60+"))
     model.record = {"temperature": temperature}
     return model.eval()

@@ -176,10 +176,6 @@ def test_bad_files(content, message, start, tmp_path, capsys):
             "--pretrained",
             "resnet18-f37072fd.pth: <urlopen error no network>; fetch it where there is a network, and give",
         ),
-        (
-            "--pretrained --model levi_hassner --image-size 227",
-            "--pretrained: torchvision has no weights of levi_hassner",
-        ),
     ],
 )
 def test_bad_options(options, message, start, monkeypatch, capsys):

@@ -98,8 +98,6 @@ def test_the_default_initialisation_is_pytorchs():
 def test_unknown_names():
     with pytest.raises(ValueError, match="shortcut is '5x5'; it is '3x3' or '1x1'"):
         resnet(shortcut="5x5")
-    with pytest.raises(ValueError, match="attention is 'much'; it is 'none' or 'se'"):
-        resnet(attention="much")
     with pytest.raises(ValueError, match="init is 'zero'; it is 'pytorch' or 'he'"):
         resnet(init="zero")
 

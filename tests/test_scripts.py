@@ -487,8 +487,8 @@ class TestBadInput:
             (["--label-dir", "x" * 5000, "--image-dir", "y"], "does not exist or is not a folder"),
             (["--resume", "--run-dir", "x"], "--resume: 'x' holds no run to resume"),
             (
-                [*SOMEWHERE, "--model", "levi_hassner", "--attention", "se"],
-                "--attention se: levi_hassner has no such option; its options are --image-size",
+                [*SOMEWHERE, "--model", "mobilenet_v3_small", "--shortcut", "1x1"],
+                "--shortcut 1x1: mobilenet_v3_small has no such option; its options are --width",
             ),
         ],
     )

@@ -55,7 +55,6 @@ VARIANTS = {
     "1x1 shortcuts": {"shortcut": "1x1"},
     "no zero init": {"zero_init": False},
     "pytorch init": {"init": "pytorch", "zero_init": False},
-    "squeeze and excitation": {"attention": "se"},
     "no flip": {"flip": 0.0},
     "no rotation, scale, shift": GEOMETRY_OFF,
     "rotation 10": {"rotation": 10.0, "scale": 0.1, "shift": 0.05},

@@ -13,7 +13,6 @@ from augment import AugmentConfig
 from data import DATA_SOURCE
 from data.adience import DEFAULT_GROUPS, FOLDS, LABEL_POLICIES
 from models import MODELS, model_options
-from models.attention import ATTENTION
 from models.decode import DECODERS
 from training.losses import LOSSES
 from training.optimizers import OPTIMIZERS
@@ -65,7 +64,6 @@ class NetworkConfig:
     shortcut: str = option(
         "3x3", "down-sampling shortcuts: 3x3 as published, 1x1 as in the textbook", choices=("3x3", "1x1")
     )
-    attention: str = option("none", "attention module in each ResNet block", choices=tuple(ATTENTION))
     # The report names no initial weights, so PyTorch's own are the default.
     init: str = option("pytorch", "initial weights of the convolutions", choices=("pytorch", "he"))
     zero_init: bool = option(False, "initialise each ResNet block as the identity")
@@ -245,7 +243,7 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
         for name in NETWORK_OPTIONS:
             # A recipe's choice for ResNets does not concern other networks.
             unchosen = (default_of(FIELDS[name]), RECIPES[self.recipe].get(name))
-            if name not in known and name != "image_size" and getattr(self, name) not in unchosen:
+            if name not in known and getattr(self, name) not in unchosen:
                 chosen, options = f"{flag(name)} {getattr(self, name)}", ", ".join(map(flag, sorted(known)))
                 raise UserError(f"{chosen}: {self.model} has no such option; its options are {options}")
         return {name: getattr(self, name) for name in NETWORK_OPTIONS if name in known}
@@ -253,7 +251,7 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # Options of the network itself; these other fields of NetworkConfig concern its kind and its initial weights.
-OTHER_FIELDS = ("model", "init_from", "pretrained", "freeze")
+OTHER_FIELDS = ("model", "image_size", "init_from", "pretrained", "freeze")
 NETWORK_OPTIONS = [field.name for field in dataclasses.fields(NetworkConfig) if field.name not in OTHER_FIELDS]
 
 
