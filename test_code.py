@@ -290,6 +290,7 @@ def run_model(prepared, config, options, runtime):
     found = evaluate(model, dataset, config.batch_size, runtime)
     evaluation = dataclasses.replace(prepared, probabilities=found.probabilities, seconds=found.seconds)
     report = make_report(evaluation, measure_latency(model, dataset, config.batch_size, runtime), runtime)
+    report["labels"] = config.label_file or config.label_dir
     print_report(report, evaluation)
     views = {"plain": evaluation.probabilities}
     for name in options.views:

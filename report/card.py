@@ -48,7 +48,7 @@ def model_card(evaluations, licences, results):
     recorded = [evaluation.model.record["metrics"] for evaluation in evaluations]
     text = environment.get_template("model_card.md").render(
         models=[describe(*model) for model in zip(evaluations, results, strict=True)],
-        class_names=evaluations[0].classes.names,
+        classes=evaluations[0].classes,
         licences=dict.fromkeys(licences),
         METRICS={name: metric for name, metric in METRICS.items() if any(name in values for values in recorded)},
         subgroups=subgroups,

@@ -568,6 +568,26 @@ def test_card_by_hand(monkeypatch):
         assert name not in text
 
 
+def test_a_card_of_single_years_names_the_first_and_the_last(monkeypatch):
+    monkeypatch.setattr(card.subgroups, "subgroups", lambda evaluation: groups_table())
+    evaluation = card_evaluation(NAMES, faces=0)
+    evaluation.model.classes = Classes.of_ages(("0..100+",))
+    evaluation = Evaluation(Faces(evaluation.faces.table, evaluation.model.classes), model=evaluation.model, name="a")
+    lines = card.model_card([evaluation], ["Research only."], [{}]).splitlines()
+    found = lines.index("## Description")
+    assert lines[found + 2 : found + 8] == [
+        "The network takes one cropped face and gives a probability for each of 101 age groups, single years from 0 to"
+        " 100+.",
+        "",
+        "**Input** `images`: uint8, RGB, (N, 3, S, S); any number N of faces, of 48 px. Normalisation is"
+        " part of the file.",
+        "",
+        "**Outputs** `probabilities`: float32, (N, 101); `predicted`: int64, (N,), the answer by the decoder of the"
+        " model; `age`: float32, (N,), the median in years.",
+        "",
+    ]
+
+
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "[link](http://evil.example) ![image](x.png) www.evil.example a@evil.example",

@@ -1,0 +1,67 @@
+"""The table of models across data sets, worked by hand."""
+
+import json
+
+import pytest
+
+from tests.conftest import call
+from tools import cross_data
+
+
+def report(model, labels, **metrics):
+    return {"model": model, "labels": labels, **metrics}
+
+
+@pytest.fixture
+def reports(tmp_path):
+    home = [report(f"runs/a_s{s}/fold_{k}.pt", "sets/home.csv", mae_years=v) for s, k, v in [(0, 0, 5.0), (1, 0, 6.0)]]
+    away = [report("runs/a_s0/fold_0.pt", "away.csv", mae_years=9.0), {"fusion": {"mae_years": 1.0}}]
+    files = {"home.json": home, "away.json": away, "b.json": [report("runs/b/fold_0.pt", "away.csv", mae_years=8.5)]}
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    return [tmp_path / name for name in files]
+
+
+def test_by_hand(reports, tmp_path, capsys):
+    """The mean of 5 and 6 is 5.5; their standard deviation is the root of (0.25 + 0.25) / 1, 0.71."""
+    assert call(cross_data, *reports, "--tex", tmp_path / "t.tex") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "MAE years, mean ± standard deviation over folds and seeds"
+    assert [line.split() for line in lines[1:4]] == [
+        ["home", "away"],
+        ["a", "5.50", "±", "0.71", "9.00"],
+        ["b", "–", "8.50"],
+    ]
+    assert (tmp_path / "t.tex").read_text().splitlines() == [
+        "% tools.cross_data",
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r" & home & away \\",
+        r"\midrule",
+        r"a & 5.50 $\pm$ 0.71 & 9.00 \\",
+        r"b & – & 8.50 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert call(cross_data, *reports, "--tex", tmp_path / "t.tex") == 0  # its own file is replaced
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"model": "a/b.pt", "labels": "x.csv", "top1": 0.5}], "without 'mae_years'"),
+        ([{"model": 3, "labels": "x.csv", "mae_years": 0.5}], "without 'model'"),
+        ([{"model": "a/b.pt", "labels": "x.csv", "mae_years": None}], "without 'mae_years'"),
+        ([3], "is no report of test_code.py --json"),
+        ([], "holds no report of a model"),
+        ({}, "it holds a dict, not a list"),
+    ],
+)
+def test_files_that_are_no_report(content, message, tmp_path, capsys):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(content))
+    assert call(cross_data, path) == 2
+    assert message in capsys.readouterr().err
+    (tmp_path / "t.tex").write_text("mine")
+    assert call(cross_data, path, "--tex", tmp_path / "t.tex") == 2
+    assert (tmp_path / "t.tex").read_text() == "mine"
