@@ -1,7 +1,8 @@
 """Find copies of one picture in sets of images, whatever their scale or compression, mirrored or not.
 
-A picture's signature is 96 bytes: a difference hash of 256 bits and the picture at 8 x 8 grey pixels. The hash finds
-candidates; aligned faces of different people can come near, too, so that the correlation of the small pictures decides.
+A picture's signature is 96 bytes: a difference hash of 256 bits and the picture at 8 x 8 grey pixels. Two pictures are
+the same where few bits differ and the small pictures are nearly proportional; aligned faces of different people can
+come near in one of them alone.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ LEAST_CORRELATION = 0.99
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow
 BLOCK = 1024
 MOST_PAIRS = 2_000_000
+# Of two unit vectors with the least correlation, and a little for rounding.
+LARGEST_DISTANCE = (2 * (1 - LEAST_CORRELATION)) ** 0.5 + 1e-3
+AXES = 8  # of the points that are compared first; the distance of faces is mostly along a few axes
+LEAF, COLUMNS = 128, 384  # points that are compared at once; larger products are divided among all cores
+BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1)  # that are set in a byte
 
 
 def signatures_of(images):
@@ -76,21 +82,60 @@ def same_pictures(signatures, others=None, each_pair_once=False):
         UserError: so many pairs are the same that these cannot be photographs.
     """
     second, upper = signatures if others is None else others, others is None or each_pair_once
-    hashes, second_hashes = as_signs(signatures), as_signs(second)
     small, second_small = unit_pictures(signatures), unit_pictures(second)
+    axes = np.linalg.eigh(second_small.T @ second_small)[1][:, -AXES:]  # the longest
+    points, second_points = small @ axes, second_small @ axes
     found, count = [np.zeros((0, 2), np.int64)], 0
-    for start in range(0, len(signatures), BLOCK):
-        rows, columns = slice(start, start + BLOCK), slice(start if upper else 0, None)
-        # Signs multiply to +1 where bits agree, so a matrix product counts agreements minus differences.
-        same = hashes[rows] @ second_hashes[columns].T >= HASH_SIDE**2 - 2 * MOST_DIFFERING_BITS
-        same &= small[rows] @ second_small[columns].T >= LEAST_CORRELATION
-        pairs = np.argwhere(np.triu(same, 1) if upper else same)
-        found.append(pairs + np.array([start, columns.start]))
+    for rows, columns in near_pairs(points, second_points, LARGEST_DISTANCE):
+        kept = rows < columns if upper else np.ones(len(rows), bool)
+        kept[kept] = (small[rows[kept]] * second_small[columns[kept]]).sum(1) >= LEAST_CORRELATION
+        differing = BITS[signatures[rows[kept], :HASH_BYTES] ^ second[columns[kept], :HASH_BYTES]].sum(1)
+        kept[kept] = differing <= MOST_DIFFERING_BITS
+        found.append(np.stack([rows[kept], columns[kept]], axis=1))
         count += len(found[-1])
         if count > MOST_PAIRS:
             problem = f"more than {MOST_PAIRS:,} pairs of images show the same picture"
             raise UserError(f"{problem}; is this the right folder?")
-    return np.concatenate(found)
+    pairs = np.concatenate(found)
+    return pairs[np.lexsort(pairs.T[::-1])]
+
+
+def near_pairs(first, second, distance):
+    """Find all pairs of a first and a second point within a distance of each other.
+
+    The first points are halved along their longest side until few are left. The second ones go with each half that
+    they can be near to, so that each pair is found once.
+
+    Args:
+        first, second: float (N, D) and (M, D).
+
+    Yields:
+        (rows, columns), two int64 arrays, in parts; a few pairs beyond the distance may be among them.
+    """
+    stack = [(np.arange(len(first)), np.arange(len(second)))]
+    while stack:
+        rows, columns = stack.pop()
+        if not len(rows) or not len(columns):
+            continue
+        sides = np.ptp(first[rows], axis=0)
+        axis = sides.argmax()
+        if len(rows) > LEAF and sides[axis] > 0:
+            values, second_values = first[rows, axis], second[columns, axis]
+            middle = np.median(values)
+            below = values <= middle if (values > middle).any() else values < middle
+            stack.append((rows[below], columns[second_values <= middle + distance]))
+            stack.append((rows[~below], columns[second_values >= middle - distance]))
+            continue
+        for row in range(0, len(rows), LEAF):
+            own = rows[row : row + LEAF]
+            points, ones = first[own], np.ones((len(own), 1), first.dtype)
+            weights = np.hstack([-2 * points, (points**2).sum(1, keepdims=True), ones])
+            for column in range(0, len(columns), COLUMNS):
+                others = columns[column : column + COLUMNS]
+                points, ones = second[others], np.ones((len(others), 1), second.dtype)
+                squares = weights @ np.hstack([points, ones, (points**2).sum(1, keepdims=True)]).T
+                near = np.flatnonzero(squares <= distance**2)
+                yield own[near // len(others)], others[near % len(others)]
 
 
 def find_pairs(signatures):
@@ -104,11 +149,6 @@ def find_pairs(signatures):
     """
     turned = same_pictures(*signatures, each_pair_once=True)
     return np.unique(np.concatenate([same_pictures(signatures[0]), turned]), axis=0)
-
-
-def as_signs(signatures):
-    bits = np.unpackbits(signatures[:, :HASH_BYTES], axis=1)
-    return np.where(bits, 1, -1).astype(np.float32)  # (N, 256)
 
 
 def unit_pictures(signatures):

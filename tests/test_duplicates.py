@@ -201,6 +201,21 @@ class TestSamePictures:
         images[[1023, 1024, 2499]] = images[[5, 1025, 1025]]
         assert same_pictures(signatures_of(images)).tolist() == [[5, 1023], [1024, 1025], [1024, 2499], [1025, 2499]]
 
+    @pytest.mark.parametrize(("count", "others"), [(1500, 0), (700, 900)])
+    def test_the_same_pairs_as_a_comparison_of_all(self, count, others):
+        """Pictures in close families, as faces are: near to each other, some of them the same."""
+        rng = np.random.default_rng(count)
+        parents = rng.normal(0, 40, (30, 3, 8, 8))[rng.integers(0, 30, count + others)]
+        noise = rng.normal(0, rng.uniform(0, 12, (count + others, 1, 1, 1)), parents.shape)
+        images = (128 + parents + noise).clip(0, 255).astype(np.uint8).repeat(8, 2).repeat(8, 3)
+        first, second = np.split(signatures_of(images), [count])
+        second = second if others else first
+        bits = np.unpackbits(first[:, None, :32] ^ second[None, :, :32], axis=2).sum(2, dtype=int)
+        alike = (bits <= 30) & (np.corrcoef(first[:, 32:], second[:, 32:])[: len(first), len(first) :] >= 0.99)
+        expected = np.argwhere(alike if others else np.triu(alike, 1))
+        assert len(expected) > 1000 and (bits <= 30).sum() > 2 * len(expected)
+        assert np.array_equal(same_pictures(first, second if others else None), expected)
+
     def test_two_sets(self):
         """Positions in the first and in the second; a set is not compared with itself."""
         rng = np.random.default_rng(0)
