@@ -403,8 +403,9 @@ def break_bytes(path, chance):
 
 
 def cache_case(chance):
-    folder = next(path for path in Path("cache").iterdir() if path.is_dir())
-    path = folder / chance.choice(["images.npy", "images.npy", "index.npz", "index.npz", "../.lock", "mine.txt"])
+    folder, pairs = next(Path("cache").glob("faces_*")), next(Path("cache").glob("pairs_*.npz"))
+    names = ["images.npy", "images.npy", "index.npz", "index.npz", "mine.txt"]
+    path = chance.choice([*(folder / name for name in names), pairs, folder.with_name(f".{folder.name}.lock")])
     broken, how = [path], chance.choice(["place", "bytes"])
     if path.name == "mine.txt":  # a stranger in a cache that is damaged, too
         path.write_text("precious\n")

@@ -1,16 +1,18 @@
-"""Every face decoded and resized once, into one memory-mapped array.
+"""Every face decoded and resized once, into memory-mapped arrays of up to 8,192 faces, the shards.
 
-A cache is a folder with two files:
+A shard is a folder with two files:
 
-    images.npy   uint8 (N, 3, S, S)
-    index.npz    SHA-256 of images.npy, its size, times and inode at that moment, and the signatures and pairs of
-                 duplicates.py; the last 32 bytes are the SHA-256 of the others
+    images.npy   uint8 (n, 3, S, S)
+    index.npz    SHA-256 of images.npy, its size, times and inode at that moment; SHA-256, times and inode of the
+                 photographs; the signatures of duplicates.py; the last 32 bytes are the SHA-256 of the others
 
-The folder's name is a hash of the images' paths, lengths, times and inodes and of the size, so that a changed list, a
-replaced image or another size is another cache. images.npy is read again when its size, times or inode are not those
-of the index. Where a checksum differs, the cache is built anew.
+The folder's name is a hash of the photographs' paths below the image directory, lengths and modification times and of
+the size, so that a changed list, a replaced image or another size is another shard. Where only the inode or the other
+times of a photograph differ, as after a copy of the folder, its content is compared. images.npy is read again when its
+size, times or inode are not those of the index. Where a checksum differs, the shard is built anew.
 """
 
+import contextlib
 import errno
 import fnmatch
 import functools
@@ -27,17 +29,41 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.duplicates import Pictures
-from data.images import decode_face, in_threads
+from data.duplicates import Pictures, both_signatures, find_pairs
+from data.images import IMAGE_LIMIT, decode_face, in_threads
 from utils.errors import UserError, is_out_of_memory
 from utils.files import atomic_write, locked
 from utils.reading import ANY_SIZE, MIB, open_regular, read_bytes, reason
 
-FORMAT = 7  # raised when decoding, signatures or the search for pairs change
+FORMAT = 8  # raised when decoding, signatures or the search for pairs change
+SHARD = 8192  # faces
 IMAGES, INDEX = "images.npy", "index.npz"
 FILES = (IMAGES, INDEX, ".index.*.unfinished.npz")  # the last ones are of processes that were killed
 INDEX_LIMIT = 1024  # MiB
 SETTLED = 0.1  # seconds after which a change of a file also changes its times
+
+
+class Shards:
+    """Arrays of shape (up to SHARD, ...), one behind the other, of which rows are read like those of one array."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+        self.shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+        self.dtype, self.nbytes = arrays[0].dtype, sum(array.nbytes for array in arrays)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        """A row, or a copy of several: a slice, or int (B,)."""
+        if isinstance(rows, slice):
+            rows = np.arange(len(self))[rows]
+        if np.ndim(rows) == 0:
+            return self.arrays[rows // SHARD][rows % SHARD]
+        found, shards = np.empty((len(rows), *self.shape[1:]), self.dtype), rows // SHARD
+        for shard in np.unique(shards):
+            found[shards == shard] = self.arrays[shard][rows[shards == shard] % SHARD]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,20 +71,47 @@ class Cache:
     """The decoded images of a data set.
 
     Attributes:
-        images: uint8 (N, 3, S, S), memory-mapped and read-only.
-        sha256: the checksum of their file.
+        images: uint8 (N, 3, S, S), memory-mapped and read-only: an array, or Shards.
+        sha256: the checksum of their files.
         pictures: the Pictures that they show.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Shards
     sha256: str
     pictures: Pictures
 
 
-def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
-    """Open the cache of a list of images; build it where it does not exist.
+@dataclass(frozen=True)
+class Sources:
+    """The photographs of a shard.
 
-    Nothing of one cache is reused in another: where the list or any image changed, all images are decoded again.
+    Attributes:
+        image_dir: their folder.
+        paths: relative to it.
+        described: for each path its size, times and inode.
+    """
+
+    image_dir: str
+    paths: list
+    described: list
+
+    @property
+    def files(self):
+        return [os.path.join(self.image_dir, path) for path in self.paths]
+
+    def name(self, size):
+        kept = [[path, *described[:2]] for path, described in zip(self.paths, self.described, strict=True)]
+        return f"faces_{size}px_{hashlib.sha256(json.dumps([FORMAT, size, kept]).encode()).hexdigest()[:16]}"
+
+
+class Busy(Exception):
+    """Another process builds this shard."""
+
+
+def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
+    """Open the cache of a list of images; build the shards that do not exist.
+
+    Several processes build different shards at the same time. An interrupted build goes on with the next shard.
 
     Args:
         image_dir: the folder of the images.
@@ -75,42 +128,68 @@ def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
         UserError: an image cannot be decoded, so many images are the same that these cannot be photographs, or the
             cache cannot be written.
     """
-    image_dir, cache_dir = Path(image_dir).resolve(), Path(cache_dir)
-    files = [os.path.join(image_dir, path) for path in paths]
-    name = hashlib.sha256(json.dumps([FORMAT, size, [describe_source(file) for file in files]]).encode())
-    folder = cache_dir / f"faces_{size}px_{name.hexdigest()[:16]}"
-    shape = (len(files), 3, size, size)
+    image_dir, cache_dir, paths = Path(image_dir).resolve(), Path(cache_dir), list(paths)
+    shards = []
+    for start in range(0, len(paths), SHARD):
+        own = paths[start : start + SHARD]
+        shards.append(Sources(image_dir, own, [describe_source(os.path.join(image_dir, path)) for path in own]))
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        opened = open_shards(shards, size, cache_dir, workers, progress)
+        images, checksums, signatures = zip(*opened, strict=True)
+        signatures = np.concatenate(signatures, axis=1)
+        sha256 = checksums[0] if len(checksums) == 1 else hashlib.sha256("".join(checksums).encode()).hexdigest()
+        pairs = open_pairs(cache_dir, sha256, signatures)
+    except OSError as error:
+        size = f"{shard_bytes(paths, size) / MIB:,.0f} MiB"
+        raise UserError(f"cannot write the cache in '{cache_dir}' ({size}): {reason(error)}") from None
+    return Cache(images[0] if len(images) == 1 else Shards(images), sha256, Pictures(signatures, pairs))
 
-    def when_busy():
+
+def open_shards(shards, size, cache_dir, workers, progress):
+    """Open the shards, Sources, and build those that no other process is building; then wait for these.
+
+    Returns:
+        A list of (images, SHA-256 of their file, signatures).
+
+    Raises:
+        OSError or UserError.
+    """
+    opened = [open_sound(cache_dir / shard.name(size), shard, size) for shard in shards]
+    missing = [number for number, found in enumerate(opened) if found is None]
+    new = [shards[number] for number in missing if not (cache_dir / shards[number].name(size)).exists()]
+    refuse_full_disk(sum(shard_bytes(shard.paths, size) for shard in new), cache_dir)
+
+    def be_busy():
+        raise Busy
+
+    def say_busy():
         if progress:
             tqdm.write(f"cache: waiting for another process that builds in {cache_dir}")
 
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        cache = open_sound(folder, shape)
-        if cache is None:
-            with locked(cache_dir / ".lock", when_busy):
-                cache = open_sound(folder, shape, reread=True)
-                if cache is None:
-                    build(folder, files, shape, workers, progress)
-                    cache = open_sound(folder, shape, reread=True)
-        if cache is None:
-            raise OSError("its files changed while they were written")
-    except OSError as error:
-        size = f"{np.prod(shape, dtype=float) / MIB:,.0f} MiB"
-        raise UserError(f"cannot write the cache '{folder}' ({size}): {reason(error)}") from None
-    return cache
+    for when_busy in (be_busy, say_busy):
+        for number in (number for number in missing if opened[number] is None):
+            folder, title = cache_dir / shards[number].name(size), f"decoding faces {number + 1}/{len(shards)}"
+            title = title if len(shards) > 1 else "decoding faces"
+            with contextlib.suppress(Busy), locked(cache_dir / f".{folder.name}.lock", when_busy):
+                opened[number] = open_sound(folder, shards[number], size, may_read=True)
+                if opened[number] is None:
+                    build(folder, shards[number], size, title, workers, progress)
+                    opened[number] = open_sound(folder, shards[number], size, may_read=True)
+                if opened[number] is None:
+                    raise OSError("its files changed while they were written")
+    return opened
 
 
 def describe_source(path):
-    """Path and status of an image file, on which its decoded pixels depend. Raises UserError."""
+    """Size, times and inode of an image file. Raises UserError."""
     try:
         status = os.stat(path)
     except OSError as error:
         raise UserError(f"cannot read the image '{path}': {reason(error)}") from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"'{path}' is no image: it is not a regular file")
-    return [path, *describe_status(status)]
+    return describe_status(status)
 
 
 def describe_status(status):
@@ -122,49 +201,87 @@ def describe_status(status):
     return [str(number) for number in (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)]
 
 
-def open_sound(folder, shape, reread=False):
-    """Open a finished cache.
+def open_sound(folder, sources, size, may_read=False):
+    """Open a finished shard.
 
     Args:
-        folder: the cache.
-        shape: (N, 3, S, S).
-        reread: read images.npy where its status is not that of the index, and record the status if the checksum is
-            the same. Other processes must be locked out.
+        folder: the shard.
+        sources: its Sources.
+        size: side of its images.
+        may_read: read images.npy and photographs where their status is not that of the index, and record the status
+            if the content is the same. Other processes must be locked out.
 
     Returns:
-        A Cache; None if there is none, or if its files are not, byte for byte, what was written.
+        (images, SHA-256 of their file, signatures); None if there is none, if its files are not, byte for byte, what
+        was written, or if a photograph changed.
     """
     try:
-        index = read_index(folder)
+        index, changed = read_index(folder / INDEX), {}
         if index["status"].tolist() != describe_status(os.stat(folder / IMAGES)):
-            checked = check_images(folder) if reread else {}
-            if checked.get("sha256") != index["sha256"]:
-                return None
-            write_index(folder, index | checked)
-        images = np.load(folder / IMAGES, mmap_mode="r")
-        if (images.shape, images.dtype) != (shape, np.uint8):
+            changed |= check_images(folder) if may_read else {"sha256": ""}
+        moved = (index["sources"] != np.array(sources.described)).any(axis=1)
+        if moved.any():
+            files = [file for file, other in zip(sources.files, moved, strict=True) if other]
+            same = may_read and [digest_of(file) for file in files] == index["contents"][moved].tolist()
+            changed |= {"sources": np.array(sources.described)} if same else {"sha256": ""}
+        if (index | changed)["sha256"] != index["sha256"]:
             return None
+        images = np.load(folder / IMAGES, mmap_mode="r")
+        if (images.shape, images.dtype) != ((len(sources.paths), 3, size, size), np.uint8):
+            return None
+        if changed:
+            write_index(folder / INDEX, index | changed)
     except Exception as error:  # any other content may fail in any way
         if is_out_of_memory(error):
             raise
         return None
-    return Cache(images, str(index["sha256"]), Pictures(index["signatures"], index["pairs"]))
+    return images, str(index["sha256"]), index["signatures"]
 
 
-def read_index(folder):
-    """{name: array} of a cache. Raises UserError where the file is not what was written."""
-    content = read_bytes(folder / INDEX, INDEX_LIMIT)
+def digest_of(file):
+    return hashlib.sha256(read_bytes(file, IMAGE_LIMIT)).hexdigest()
+
+
+def open_pairs(cache_dir, sha256, signatures):
+    """The pairs of the same picture in a whole data set, from a file that is written where it is not there.
+
+    Args:
+        cache_dir: its folder.
+        sha256: the checksum of the data set's images.
+        signatures: uint8 (2, N, 96).
+
+    Returns:
+        int64 (P, 2).
+
+    Raises:
+        OSError or UserError.
+    """
+    path = cache_dir / f"pairs_{hashlib.sha256(f'{FORMAT} {sha256}'.encode()).hexdigest()[:16]}.npz"
+    with locked(path.with_suffix(".lock")):
+        try:
+            return read_index(path)["pairs"]
+        except Exception as error:  # as above
+            if is_out_of_memory(error):
+                raise
+        pairs = find_pairs(signatures)
+        write_index(path, {"pairs": pairs})
+        return pairs
+
+
+def read_index(path):
+    """{name: array} of an .npz file. Raises UserError where it is not what was written."""
+    content = read_bytes(path, INDEX_LIMIT)
     if hashlib.sha256(content[:-32]).digest() != content[-32:]:
-        raise UserError(f"'{folder / INDEX}' is damaged")
+        raise UserError(f"'{path}' is damaged")
     with np.load(io.BytesIO(content[:-32])) as arrays:
         return dict(arrays)
 
 
-def write_index(folder, arrays):
-    """Write {name: array}. Raises UserError."""
+def write_index(path, arrays):
+    """Write {name: array} to an .npz file. Raises UserError."""
     content = io.BytesIO()
     np.savez(content, **arrays)
-    with atomic_write(folder / INDEX) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_bytes(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
 
 
@@ -176,23 +293,20 @@ def check_images(folder):
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "status": status}
 
 
-def build(folder, paths, shape, workers, progress):
-    """Write the cache to another folder and rename that once it is complete. Raises OSError or UserError."""
-    for stale in folder.parent.glob(".faces_*px_*.unfinished"):  # left by a killed process; this one has the lock
-        remove_own(stale)
-    needed, free = np.prod(shape, dtype=float), shutil.disk_usage(folder.parent).free
-    if needed > free:
-        raise OSError(f"only {free / MIB:,.0f} MiB are free there")
+def build(folder, sources, size, title, workers, progress):
+    """Write a shard to another folder and rename that once it is complete. Raises OSError or UserError."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
+    remove_own(unfinished)  # left by a killed process; this one has the lock
     unfinished.mkdir()
     try:
+        shape = (len(sources.paths), 3, size, size)
         images = np.lib.format.open_memmap(unfinished / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         allocate(unfinished / IMAGES)
-        decode_all(images, paths, workers, progress)
+        contents = decode_all(images, sources.files, title, workers, progress)
         images.flush()
-        pictures = vars(Pictures.of(images))
+        arrays = {"sources": sources.described, "contents": contents, "signatures": both_signatures(images)}
         del images
-        write_index(unfinished, {**check_images(unfinished), **pictures})
+        write_index(unfinished / INDEX, {**check_images(unfinished), **arrays})
         remove_own(folder)  # a damaged one
         os.rename(unfinished, folder)
     finally:
@@ -220,13 +334,34 @@ def allocate(path):
                     raise
 
 
-def decode_all(images, paths, workers, progress):
-    """Decode the images into uint8 (N, 3, S, S). Raises UserError that names the first image that failed."""
+def decode_all(images, files, title, workers, progress):
+    """Decode image files into uint8 (n, 3, S, S).
+
+    Returns:
+        The SHA-256 of each file, as texts.
+
+    Raises:
+        UserError: some cannot be decoded; it names the first.
+    """
 
     def decode(position):
-        images[position] = decode_face(paths[position], images.shape[-1])
+        content = read_bytes(files[position], IMAGE_LIMIT)
+        images[position] = decode_face(files[position], images.shape[-1], content)
+        return hashlib.sha256(content).hexdigest()
 
-    _, errors = in_threads(decode, range(len(paths)), "decoding faces", workers, progress)
+    contents, errors = in_threads(decode, range(len(files)), title, workers, progress)
     if errors:
         more = f" (and {len(errors) - 1:,} more images)" if len(errors) > 1 else ""
         raise UserError(errors[0] + more)
+    return contents
+
+
+def refuse_full_disk(needed, folder):
+    """Raise OSError where the disk has less room than that, in bytes."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(f"only {free / MIB:,.0f} MiB are free there")
+
+
+def shard_bytes(paths, size):
+    return len(paths) * 3.0 * size**2

@@ -44,8 +44,13 @@ def skip_ancillary_checksum(chunks, cid, data, check=PngImagePlugin.ChunkStream.
 PngImagePlugin.ChunkStream.crc = skip_ancillary_checksum
 
 
-def decode_face(path, size):
+def decode_face(path, size, content=None):
     """Decode an image file: resize its shorter side to `size` and cut out the centre.
+
+    Args:
+        path: the file.
+        size: in pixels.
+        content: of the file, where it is read already.
 
     Returns:
         uint8 array (3, size, size).
@@ -53,7 +58,7 @@ def decode_face(path, size):
     Raises:
         UserError: see `open_image`.
     """
-    with open_image(path) as image:
+    with open_image(path, content) as image:
         # A JPEG decodes straight to 1/2, 1/4 or 1/8 of its size, which skips most of the work.
         image.draft("RGB", (size, size))
         square = centre_square(to_rgb(image), size)
@@ -61,8 +66,12 @@ def decode_face(path, size):
 
 
 @contextlib.contextmanager
-def open_image(path):
+def open_image(path, content=None):
     """Open an image file, which is decoded within the block, where any error of Pillow's becomes a UserError.
+
+    Args:
+        path: the file.
+        content: of the file, where it is read already.
 
     Yields:
         A PIL image, not decoded yet.
@@ -71,7 +80,8 @@ def open_image(path):
         UserError: the file is not an image, is damaged, or has more pixels than a face image can have.
     """
     try:
-        with open_regular(path, IMAGE_LIMIT) as file, Image.open(file, formats=IMAGE_FORMATS) as image:
+        opened = open_regular(path, IMAGE_LIMIT) if content is None else io.BytesIO(content)
+        with opened as file, Image.open(file, formats=IMAGE_FORMATS) as image:
             reduced = image.format in ("JPEG", "MPO") and "progressive" not in image.info
             most = MOST_JPEG_PIXELS if reduced else MOST_PIXELS
             if image.width * image.height > most:

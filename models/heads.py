@@ -11,7 +11,6 @@ from torch import nn
 # Differences of probabilities are often exactly zero. Since that costs a reported loss 87 nats, no class gets less.
 SMALLEST = torch.finfo(torch.float32).eps
 LEAST_SCALE = 0.25  # years
-UNIT = 5.0  # years of the mean per unit of the linear layer's output
 
 
 class SoftmaxHead(nn.Linear):
@@ -80,32 +79,32 @@ class CornHead(nn.Linear):
 class NormalHead(nn.Linear):
     """Mean and scale, in years, of a normal distribution of the age (D = 2).
 
-    A class has the probability between its borders, where one class's years end and the next one's begin; what lies
-    beyond the first and the last class belongs to these.
+    They are the mean and the standard deviation of a softmax over the classes' middle years, so that both are bounded
+    by these. A class has the probability between its borders, where one class's years end and the next one's begin;
+    what lies beyond the first and the last class belongs to these.
 
     Attributes:
+        years: (K,), the middle year of each class.
         borders: (K - 1,), in years.
-        middle, spread: the mean and, nearly, the scale before training, in years; the scale is at most twice as large.
     """
 
     def __init__(self, in_features, num_classes):
-        super().__init__(in_features, 2)
+        super().__init__(in_features, num_classes)
         self.num_classes = num_classes
+        self.register_buffer("years", torch.arange(num_classes).float())
         self.register_buffer("borders", torch.arange(num_classes - 1) + 0.5)
-        self.register_buffer("middle", torch.tensor((num_classes - 1) / 2))
-        self.register_buffer("spread", torch.tensor(num_classes / 4))
 
     def set_years(self, classes):
-        """Take the borders of Classes that are ages."""
+        """Take the years of Classes that are ages."""
         first, last = torch.tensor(classes.bounds, dtype=torch.float32).T
+        self.years.copy_((first + last) / 2)
         self.borders.copy_((last[:-1] + first[1:]) / 2)
-        self.middle.copy_((first[0] + last[-1]) / 2)
-        self.spread.copy_((last[-1] - first[0]) / 4)
 
     def forward(self, features):
-        mean, scale = super().forward(features).unbind(1)
-        # Bounded: with a scale without limit, no year has a probability, and nothing is learned from it.
-        return torch.stack([self.middle + UNIT * mean, LEAST_SCALE + 2 * self.spread * scale.sigmoid()], 1)
+        weights = super().forward(features).softmax(1)  # (B, K)
+        mean = weights @ self.years
+        variance = (weights * (self.years - mean[:, None]).square()).sum(1)
+        return torch.stack([mean, (variance + LEAST_SCALE**2).sqrt()], 1)  # (B, 2)
 
     def probabilities(self, outputs):
         mean, scale = at_least_float32(outputs).unbind(1)

@@ -106,12 +106,12 @@ def test_real_photographs_agree_with_torchvision():
         assert np.abs(decode_face(path, 100).astype(int) - full_decode(path)).mean() < 1.0
 
 
-def test_a_replaced_picture_rebuilds_the_whole_cache(pictures, monkeypatch):
+def test_a_replaced_picture_rebuilds_its_shard(pictures, monkeypatch):
     folder, paths, _ = pictures
     open_small(pictures)
     save(folder / paths[2], np.full((40, 40, 3), 200))
     decoded = []
-    monkeypatch.setattr("data.cache.decode_face", lambda path, size: decoded.append(path) or decode_face(path, size))
+    monkeypatch.setattr("data.cache.decode_face", lambda path, *rest: decoded.append(path) or decode_face(path, *rest))
     assert colours(pictures) == [0, 10, 200, 30, 40, 50]
     assert sorted(decoded) == [str(folder / path) for path in paths]
 
@@ -136,7 +136,7 @@ def test_broken_pictures_are_named_and_nothing_is_left(pictures, content, messag
     (folder / paths[4]).write_bytes(content)
     with pytest.raises(UserError, match=rf"{paths[3]}' {message}.*\(and 1 more images\)"):
         open_small(pictures)
-    assert [p.name for p in cache.iterdir()] == [".lock"]
+    assert all(p.name.endswith(".lock") for p in cache.iterdir())
 
 
 def bomb(path, side):
@@ -252,7 +252,7 @@ def test_a_palette_with_transparency_prints_nothing(tmp_path):
 def everything(pictures):
     """All that a cache says, in plain values."""
     cache = open_small(pictures)
-    return cache.images.tobytes(), cache.sha256, cache.pictures.signatures.tolist(), cache.pictures.pairs.tolist()
+    return cache.images[:].tobytes(), cache.sha256, cache.pictures.signatures.tolist(), cache.pictures.pairs.tolist()
 
 
 class TestTheCacheIsWhatWasWritten:
@@ -274,7 +274,7 @@ class TestTheCacheIsWhatWasWritten:
         assert {path.name for path in file.parent.iterdir()} == {"images.npy", "index.npz"}
         assert content[-32:] == hashlib.sha256(content[:-32]).digest()
         assert sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-        recorded = cache_module.read_index(file.parent)["status"].tolist()
+        recorded = cache_module.read_index(index)["status"].tolist()
         assert recorded == list(map(str, (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)))
         assert pairs == [[1, 4]]
         assert signatures == both_signatures(np.frombuffer(images, np.uint8).reshape(6, 3, 40, 40)).tolist()
@@ -349,13 +349,14 @@ class TestTheCacheIsWhatWasWritten:
     def test_an_array_of_objects_runs_nothing(self, pictures, name):
         """NumPy's files may hold pickles, which run code; with a right checksum, too, they are not opened."""
         first, folder = everything(pictures), cached_file(pictures).parent
-        trap, index = np.array([Trap(pictures[2] / "sprung")], dtype=object), cache_module.read_index(folder)
+        trap = np.array([Trap(pictures[2] / "sprung")], dtype=object)
+        index = cache_module.read_index(folder / "index.npz")
         if name == "images.npy":
             np.save(folder / name, trap, allow_pickle=True)
             index |= cache_module.check_images(folder)
         else:
-            index["pairs"] = trap
-        cache_module.write_index(folder, index)
+            index["signatures"] = trap
+        cache_module.write_index(folder / "index.npz", index)
         assert everything(pictures) == first
         assert not (pictures[2] / "sprung").exists()
 
@@ -389,9 +390,12 @@ class TestNothingForeignIsRemoved:
         assert (open_small(pictures).images == expected).all()
         assert (file.parent / "notes.txt").read_text() == "keep"
 
-    def test_a_folder_that_looks_like_an_unfinished_cache(self, pictures):
-        mine = pictures[2] / ".faces_40px_mine.unfinished"
-        mine.mkdir(parents=True)
+    def test_a_folder_that_looks_like_an_unfinished_shard(self, pictures):
+        open_small(pictures)
+        folder = cached_file(pictures).parent
+        mine = folder.with_name(f".{folder.name}.unfinished")
+        shutil.rmtree(folder)
+        mine.mkdir()
         (mine / "notes.txt").write_text("keep")
         with pytest.raises(UserError, match=r"' holds 'notes\.txt', which is no part of a cache; move it away$"):
             open_small(pictures)
@@ -414,8 +418,9 @@ class TestNothingForeignIsRemoved:
         assert folder.read_text() == "keep" if kind == "file" else folder.is_symlink()
 
     def test_something_else_with_the_name_of_the_lock(self, pictures):
-        lock = pictures[2] / ".lock"
-        lock.parent.mkdir()
+        open_small(pictures)
+        lock = cached_file(pictures, "").with_name(f".{cached_file(pictures, '').name}.lock")
+        shutil.rmtree(cached_file(pictures, ""))
         lock.write_text("keep")
         with pytest.raises(UserError, match=r"\.lock' is no lock file, which is an empty regular one; move it away$"):
             open_small(pictures)
@@ -426,16 +431,16 @@ def test_a_cache_that_is_larger_than_the_disk_is_refused_before_anything_is_deco
     """Three times 6 * (10^7)^2 bytes."""
     folder, paths, cache = pictures
     monkeypatch.setattr("data.cache.decode_face", lambda *_: pytest.fail("decoded"))
-    message = r"^cannot write the cache '.*' \(1,716,613,770 MiB\): only [0-9,]+ MiB are free there$"
+    message = r"^cannot write the cache in '.*' \(1,716,613,770 MiB\): only [0-9,]+ MiB are free there$"
     with pytest.raises(UserError, match=message):
         open_cache(folder, paths, 10_000_000, cache, progress=False)
-    assert [path.name for path in cache.iterdir()] == [".lock"]
+    assert not list(cache.iterdir())
 
 
 def test_a_cache_folder_that_cannot_be_written_is_an_error(pictures):
     folder, paths, cache = pictures
     cache.write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"cannot write the cache '.*' \(0 MiB\)"):
+    with pytest.raises(UserError, match=r"cannot write the cache in '.*' \(0 MiB\)"):
         open_cache(folder, paths, 40, cache, progress=False)
 
 
@@ -443,10 +448,10 @@ BUILD_SLOWLY = """
 import sys, time
 import data.cache
 decode = data.cache.decode_face
-def slow(path, size):
+def slow(*face):
     print("started", flush=True)
     time.sleep(0.3)
-    return decode(path, size)
+    return decode(*face)
 data.cache.decode_face = slow
 data.cache.open_cache(sys.argv[1], sys.argv[3:], 40, sys.argv[2], workers=1, progress=False)
 """
@@ -476,6 +481,91 @@ def test_a_killed_builder_locks_nobody_out(pictures):
     assert len(list(pictures[2].glob(".*.unfinished"))) == 1
     assert colours(pictures) == [0, 10, 20, 30, 40, 50]
     assert not list(pictures[2].glob(".*.unfinished"))
+
+
+class TestShards:
+    """Shards of four, so that the six pictures have two; other processes build them, too."""
+
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch):
+        monkeypatch.setattr(cache_module, "SHARD", 4)
+
+    @pytest.fixture
+    def decoded(self, monkeypatch):
+        """The names of the files that are decoded."""
+        names = []
+        record = lambda path, *rest: names.append(os.path.basename(path)) or decode_face(path, *rest)  # noqa: E731
+        monkeypatch.setattr(cache_module, "decode_face", record)
+        return names
+
+    def test_rows_are_read_as_from_one_array(self, pictures):
+        images = open_small(pictures).images
+        whole = np.concatenate(images.arrays)
+        assert [len(array) for array in images.arrays] == [4, 2]
+        assert (images.shape, images.dtype, images.nbytes, len(images)) == (whole.shape, whole.dtype, whole.nbytes, 6)
+        rows = np.array([5, 0, 3, 4, 4])
+        assert (images[rows] == whole[rows]).all()
+        assert (images[2:5] == whole[2:5]).all() and (images[5] == whole[5]).all() and (images[:] == whole).all()
+        assert images[rows[:0]].shape == (0, 3, 40, 40)
+
+    def test_signatures_pairs_and_checksum_are_those_of_all(self, pictures):
+        noise = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3))
+        noise[5] = noise[1]  # in different shards
+        for path, pixels in zip(pictures[1], noise, strict=True):
+            save(pictures[0] / path, pixels)
+        cache = open_small(pictures)
+        assert cache.pictures.pairs.tolist() == [[1, 5]]
+        assert (cache.pictures.signatures == both_signatures(cache.images[:])).all()
+        sums = [hashlib.sha256(open(array.filename, "rb").read()).hexdigest() for array in cache.images.arrays]
+        assert cache.sha256 == hashlib.sha256("".join(sums).encode()).hexdigest()
+
+    def test_only_the_shard_of_a_changed_picture_is_decoded(self, pictures, decoded):
+        open_small(pictures)
+        decoded.clear()
+        save(pictures[0] / pictures[1][5], np.full((40, 40, 3), 200))
+        assert colours(pictures) == [0, 10, 20, 30, 40, 200]
+        assert sorted(decoded) == ["4.png", "5.png"]
+
+    def test_a_build_that_is_interrupted_goes_on(self, pictures, decoded):
+        whole = (pictures[0] / "album/5.png").read_bytes()
+        (pictures[0] / "album/5.png").write_bytes(b"damaged")
+        with pytest.raises(UserError, match=r"5\.png' is no image"):
+            open_small(pictures)
+        (pictures[0] / "album/5.png").write_bytes(whole)
+        decoded.clear()
+        assert colours(pictures) == [0, 10, 20, 30, 40, 50]
+        assert sorted(decoded) == ["4.png", "5.png"]
+
+    @pytest.mark.parametrize("how", ["moved", "copied with its times"])
+    def test_a_folder_elsewhere_is_not_decoded_again(self, pictures, decoded, how):
+        folder, paths, cache = pictures
+        first = everything(pictures)
+        decoded.clear()
+        (shutil.move if how == "moved" else shutil.copytree)(folder, folder.with_name("elsewhere"))
+        elsewhere = folder.with_name("elsewhere"), paths, cache
+        assert everything(elsewhere) == first and not decoded
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cache_module, "digest_of", lambda file: pytest.fail("compared again"))
+            assert everything(elsewhere) == first
+
+    def test_another_picture_in_a_copied_folder_is_noticed(self, pictures):
+        """With the size and the time of the one that it replaces."""
+        folder, paths, cache = pictures
+        open_small(pictures)
+        shutil.copytree(folder, folder.with_name("elsewhere"))
+        path = folder.with_name("elsewhere") / paths[2]
+        old = path.stat()
+        save(path, np.full((40, 40, 3), 70))
+        assert path.stat().st_size == old.st_size
+        os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+        assert colours((folder.with_name("elsewhere"), paths, cache)) == [0, 10, 70, 30, 40, 50]
+
+    def test_two_processes_build_a_shard_each(self, pictures, decoded):
+        builder = start_slow_builder(pictures)  # it has begun with the first shard, of all six
+        assert colours(pictures) == [0, 10, 20, 30, 40, 50]
+        assert builder.wait() == 0
+        builder.stdout.close()
+        assert sorted(decoded) == [f"{k}.png" for k in range(6)]
 
 
 def test_a_photograph_of_108_megapixels(tmp_path):

@@ -67,12 +67,20 @@ class TestByHand:
         assert found.tolist() == pytest.approx([norm.cdf(-2.1), norm.cdf(0.9) - norm.cdf(-2.1), norm.sf(0.9)], abs=1e-7)
         assert found.tolist() == pytest.approx([0.0179, 0.7981, 0.1841], abs=1e-4)
 
-    def test_normal_begins_amid_the_ages(self):
-        """Of 21 to 60 years: a mean of 40.5 and a scale of 0.25 + 39 / 4 for features of zero."""
-        head = HEADS["normal"](4, 40)
-        head.set_years(Classes.of_ages(["21..60"]))
-        torch.nn.init.zeros_(head.bias)
-        assert head(torch.zeros(1, 4))[0].tolist() == pytest.approx([40.5, 0.25 + 9.75])
+    def test_normal_takes_mean_and_scale_of_a_softmax_over_the_years(self):
+        """Of 0-19, 20-29 and 40+ with the middle years 9.5, 24.5 and 49.5 (ten years are taken for the last)."""
+        head = HEADS["normal"](1, 3)
+        head.set_years(Classes.of_ages(["0-19", "20-29", "40+"]))
+        middle = head.years.tolist()
+        assert middle[:2] == [9.5, 24.5] and middle[2] > 40
+        with torch.no_grad():
+            head.weight.copy_(torch.tensor([[0.0], [0.0], [math.log(2)]]))
+            head.bias.zero_()
+        found = head(torch.tensor([[1.0], [0.0]]))  # probabilities of 1/4, 1/4, 1/2, and a third each
+        for row, shares in zip(found.tolist(), ([0.25, 0.25, 0.5], [1 / 3] * 3), strict=True):
+            mean = sum(share * year for share, year in zip(shares, middle, strict=True))
+            variance = sum(share * (year - mean) ** 2 for share, year in zip(shares, middle, strict=True))
+            assert row == pytest.approx([mean, math.sqrt(variance + 0.25**2)])
 
     def test_class_probabilities(self):
         assert class_probabilities(torch.tensor([[0.9, 0.4]])).tolist()[0] == pytest.approx([0.1, 0.5, 0.4])

@@ -149,6 +149,7 @@ def by_scipy(mean, scale, first, last):
 
 def test_normal_is_that_of_scipy():
     found = training.losses.normal(torch.tensor(OUTPUTS), torch.tensor(INTERVALS))
+    assert torch.equal(found, training.losses.negative_log_probability(torch.tensor(OUTPUTS), torch.tensor(INTERVALS)))
     expected = [by_scipy(*outputs, *years) for outputs, years in zip(OUTPUTS, INTERVALS, strict=True)]
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
     # (30, 5) and 34 years by hand: from 0.7 to 0.9 deviations, 0.8159 - 0.7580 = 0.0579.
@@ -162,7 +163,8 @@ def test_its_gradients_are_those_of_finite_differences():
     for (mean, scale), years, gradient in zip(OUTPUTS, INTERVALS, found.grad.tolist(), strict=True):
         by_mean = (by_scipy(mean + step, scale, *years) - by_scipy(mean - step, scale, *years)) / (2 * step)
         by_scale = (by_scipy(mean, scale + step, *years) - by_scipy(mean, scale - step, *years)) / (2 * step)
-        assert gradient == pytest.approx([by_mean, by_scale], rel=2e-3, abs=1e-5)
+        weight = scale**2 / 25  # beta = 1 in Seitzer et al.
+        assert gradient == pytest.approx([weight * by_mean, weight * by_scale], rel=2e-3, abs=1e-5)
 
 
 def test_nothing_overflows():
@@ -179,7 +181,7 @@ def test_l1_by_hand():
     outputs = torch.tensor([[30.0, 5.0], [60.0, 5.0], [40.0, 5.0]], requires_grad=True)
     years = torch.tensor([(25, 32), (60, math.inf), (34, 34)])
     found = training.losses.l1(outputs, years)
-    errors = found - training.losses.normal(outputs, years)
+    errors = found - training.losses.negative_log_probability(outputs, years)
     assert errors.tolist() == pytest.approx([1.5, 9.5, 6.0], abs=1e-5)
     found.sum().backward()
     assert outputs.grad[:, 0].tolist() == [1, -1, 1]

@@ -254,11 +254,12 @@ def test_a_resume_that_is_started_while_the_run_still_trains(small_faces_once, w
     assert_same_run(run, whole_long)
 
 
-def test_two_starts_at_once_in_one_directory(small_faces_once, tmp_path):
+def test_two_starts_at_once_in_one_directory(small_faces_once, whole_long, tmp_path):
     """Both have found an empty directory; the lock of their cache holds them there until both have arrived."""
     run, seeds, cache = tmp_path / "shared", (3, 7), tmp_path / "cache"
     cache.mkdir()
-    with locked(cache / ".lock", when_busy=lambda: pytest.fail("it is free")):
+    (shard,) = (whole_long.parent / "cache").glob("faces_*")
+    with locked(cache / f".{shard.name}.lock", when_busy=lambda: pytest.fail("it is free")):
         processes = [start([*options(small_faces_once, run, LONG), "--seed", str(seed)]) for seed in seeds]
         for process in processes:
             assert any("cache: waiting for another process" in line for line in process.stdout)

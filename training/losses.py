@@ -16,6 +16,7 @@ from utils.classes import OPEN_YEARS
 SMOOTHING = 0.1  # of label_smoothing
 DLDL_WEIGHT = 1.0  # of the expectation's error
 FAR = 1e4  # years
+TYPICAL_SCALE = 5.0  # years, of which the gradient has the weight 1
 LOWEST = -1e4  # standard deviations; the logarithm of the normal distribution below is too large for float32
 MEAN_WEIGHT, VARIANCE_WEIGHT = 0.2, 0.05  # Pan et al.'s
 
@@ -80,7 +81,19 @@ def corn(outputs, labels):
 
 
 def normal(outputs, intervals):
-    """Negative log probability that a normal distribution gives to the years of the label.
+    """Negative log probability of the label's years, its gradient weighted by the variance.
+
+    Without the weight, faces of a large scale teach the mean little, and it stays where it is (Seitzer et al., "On the
+    Pitfalls of Heteroscedastic Uncertainty Estimation with Probabilistic Neural Networks", ICLR 2022, equation 5 with
+    beta = 1). The value is the negative log probability itself.
+    """
+    value = negative_log_probability(outputs, intervals)
+    weight = (outputs[:, 1].detach() / TYPICAL_SCALE).square()
+    return value.detach() + weight * (value - value.detach())
+
+
+def negative_log_probability(outputs, intervals):
+    """Negative log probability that a normal distribution gives to the years of the label, (B,).
 
     Args:
         outputs: (B, 2) of the normal head, mean and scale in years.
@@ -98,14 +111,14 @@ def normal(outputs, intervals):
 
 
 def l1(outputs, intervals):
-    """The mean's absolute error in years, from the middle of the label's years; the scale learns as in `normal`.
+    """The mean's absolute error in years, from the middle of the label's years; the scale learns by its probability.
 
     An open class counts as OPEN_YEARS. The scale's term does not move the mean.
     """
     first, last = intervals.unbind(1)
     middle = (first + torch.minimum(last, first + OPEN_YEARS - 1)) / 2
     mean, scale = outputs.unbind(1)
-    return (mean - middle).abs() + normal(torch.stack([mean.detach(), scale], 1), intervals)
+    return (mean - middle).abs() + negative_log_probability(torch.stack([mean.detach(), scale], 1), intervals)
 
 
 def older_than(outputs, labels):
