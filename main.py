@@ -108,6 +108,9 @@ def train_fold(setup, images, run, interruption, find_framing):
 
 def report_results(run, label_report, command):
     """Write the results, print the table, and write the plots and the HTML report, which shows the command."""
+    if not run.evaluations:  # a model of all faces
+        print(f"{printable(run.model_path(run.config.folds[0]))} is trained on all {len(run.faces):,} faces")
+        return
     results = write_results(run)
     config, faces, images = run.config, run.faces, run.cache.images
     print(f"\n{tables.cross_validation_table(results, run.evaluations)}\n")

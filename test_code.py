@@ -27,7 +27,7 @@ from evaluation.subgroups import check_columns
 from evaluation.threshold import probability_of
 from evaluation.views import VIEWS, enlarged_size, ten_crop_probabilities
 from models.ages import MASS
-from models.checkpoint import load_model, model_files
+from models.checkpoint import NO_FOLD, load_model, model_files
 from models.decode import DECODERS
 from models.network import parameter_count, size_mib
 from photos.crop import cut_largest_face
@@ -234,6 +234,8 @@ def choose_faces(path, record, faces, options):
     if other and options.fold is None and (faces.folds_drawn or faces.table.fold.nunique() == 1):
         return faces, f"all faces of {source}"
     fold = record["fold"] if options.fold is None else options.fold
+    if fold == NO_FOLD:
+        raise UserError(f"'{path}' was trained on all faces; --label-file names other ones")
     chosen = faces.where(faces.table.fold == fold)
     if not len(chosen):
         asked = f"--fold {fold}" if options.fold is not None else f"'{path}' held out fold {fold}"

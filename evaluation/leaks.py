@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from data.duplicates import SIGNATURE_BYTES, same_pictures
+from models.checkpoint import NO_FOLD
 from utils.errors import UserError
 
 
@@ -76,8 +77,9 @@ def refuse_seen(path, record, faces, split, signatures=None):
     for kind, seen in seen_faces(path, record, faces, signatures).items():
         if seen.any():
             names = ", under other names" if kind == "pictures" else ""
+            held_out = f"fold {record['fold']}" if record["fold"] != NO_FOLD else "none"
             raise UserError(
                 f"'{path}' was trained on {kind} of these faces{names}: {int(seen.sum()):,} of {len(seen):,} in"
-                f" {split}, first {faces.table.path[seen].iloc[0]}; it held out fold {record['fold']}"
+                f" {split}, first {faces.table.path[seen].iloc[0]}; it held out {held_out}"
             )
     return faces

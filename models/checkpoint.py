@@ -20,6 +20,7 @@ from utils.serialization import first_line, load_plain, save_plain
 FORMAT, FORMAT_VERSION = "age-model", 3
 LARGEST_IMAGE = 2048  # pixels of a side
 OLDEST = 1000  # years
+NO_FOLD = 5  # of a model that is trained on all faces; seeds follow from the number
 EARLIER_NAMES = {"twins": "duplicates", "inner_width": "mid_width"}  # in files of earlier versions
 EARLIER_DEFAULTS = {"attention": "none"}  # options that are gone, and the value that changed nothing
 
@@ -34,7 +35,7 @@ NETWORK_FIELDS = {
 }
 # Fields that record its training.
 RECORD_FIELDS = {
-    "fold": int,
+    "fold": int,  # NO_FOLD where none was held out
     "train_people": (list, str),
     "train_faces": int,
     "train_pictures": torch.Tensor,  # uint8 (train_faces, 96), see data/duplicates.py
@@ -91,10 +92,11 @@ def save_model(path, model, record):
 
 def model_files(paths):
     """Model files as a list of texts; a run directory stands for the models of its folds."""
-    found = [
-        (path, sorted(Path(path).glob("fold_?.pt")) if exists(path) and Path(path).is_dir() else []) for path in paths
-    ]
-    return [str(file) for path, files in found for file in files or [path]]
+    found = []
+    for path in paths:
+        patterns = ("fold_?.pt", "all.pt") if exists(path) and Path(path).is_dir() else ()
+        found += map(str, [file for pattern in patterns for file in sorted(Path(path).glob(pattern))] or [path])
+    return found
 
 
 def load_model(path):
@@ -204,7 +206,9 @@ def find_problem_of_training(content):
     if rows and len(rows) != epochs:
         return f"its 'history' has {len(rows)} epochs instead of {epochs}"
     for name, row in [("metrics", content["metrics"]), *(("history", row) for row in rows)]:
-        if not row or not all(isinstance(key, str) and is_number(value) for key, value in row.items()):
+        if not (row or (name == "metrics" and content["fold"] == NO_FOLD)) or not all(
+            isinstance(key, str) and is_number(value) for key, value in row.items()
+        ):
             return f"its '{name}' holds something that is not a finite number"
     return None
 

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -516,7 +517,8 @@ class TestShards:
         cache = open_small(pictures)
         assert cache.pictures.pairs.tolist() == [[1, 5]]
         assert (cache.pictures.signatures == both_signatures(cache.images[:])).all()
-        sums = [hashlib.sha256(open(array.filename, "rb").read()).hexdigest() for array in cache.images.arrays]
+        files = [Path(array.filename).read_bytes() for array in cache.images.arrays]
+        sums = [hashlib.sha256(content).hexdigest() for content in files]
         assert cache.sha256 == hashlib.sha256("".join(sums).encode()).hexdigest()
 
     def test_only_the_shard_of_a_changed_picture_is_decoded(self, pictures, decoded):

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -297,3 +298,30 @@ def test_tables_have_room_for_long_names():
         "a long name of a class       3   33.33%   100.00%",
         "b                            7   57.14%   100.00%",
     ]
+
+
+def test_one_model_of_all_faces(own, images, capsys):
+    """No fold is held out: it has no metrics, and no face of its training may be evaluated by what starts from it."""
+    command = ["--label-file", own[1], "--image-dir", images, "--age-groups", *GROUPS, *TINY]
+    assert call(main, *command, "--folds", "none", "--run-dir", "runs/all") == 0
+    output = capsys.readouterr().out
+    assert "run: runs/all, 2 epochs, one model of all faces" in output
+    assert "all faces  epoch   2/2" in output and " test " not in output.split("all faces  epoch")[1]
+    assert output.endswith("runs/all/all.pt is trained on all 40 faces\n")
+    record = load_plain("runs/all/all.pt")
+    assert (record["fold"], record["train_faces"], len(record["train_people"])) == (5, 40, 20)
+    assert {path.name for path in Path("runs/all").glob("[!.]*")} == {
+        *("all.pt", "config.json", "folds.csv", "log.csv")
+    }
+    written = Path("runs/all/all.pt").read_bytes()
+    assert call(main, "--run-dir", "runs/all", "--resume") == 0
+    assert Path("runs/all/all.pt").read_bytes() == written
+    for arguments, message in (
+        (["--folds", 0, "--init-from", "runs/all"], "was trained on people of these faces: "),
+        (["--folds", "none", 1], "--folds none with other folds: a model of all faces holds none out"),
+        (["--folds", "no"], "argument --folds: invalid int value: 'no'"),
+    ):
+        assert call(main, *command, *arguments, "--run-dir", "runs/other") == 2
+        assert message in capsys.readouterr().err
+    assert call(test_code, "runs/all") == 2
+    assert "'runs/all/all.pt' was trained on all faces; --label-file names other ones" in capsys.readouterr().err

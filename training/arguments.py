@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.demo import DEMO_DIR
+from models.checkpoint import NO_FOLD
 from training.config import (
     DEMO_DEFAULTS,
     FIELDS,
@@ -49,6 +50,8 @@ class Arguments:
             config: this config, or one made from it.
             faces: the Faces of all folds.
         """
+        if NO_FOLD in config.folds:
+            return config
         fixed = "split" in faces.table  # one model is trained, and fold 0 is its test set
         present = (0,) if fixed else tuple(sorted({int(fold) for fold in faces.table.fold}))
         if fixed and 0 not in set(faces.table.fold):

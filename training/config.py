@@ -11,8 +11,10 @@ from typing import ClassVar
 
 from augment import AugmentConfig
 from data import DATA_SOURCE
-from data.adience import DEFAULT_GROUPS, FOLDS, LABEL_POLICIES
+from data.adience import DEFAULT_GROUPS, LABEL_POLICIES
+from data.labels import FOLDS
 from models import MODELS, model_options
+from models.checkpoint import NO_FOLD
 from models.decode import DECODERS
 from training.losses import LOSSES
 from training.optimizers import OPTIMIZERS
@@ -35,7 +37,10 @@ class DataConfig:
         metavar="FILE",
     )  # fmt: skip
     run_dir: str = option("runs/adience", "folder for everything the run writes; of a FACES.csv runs/FACES")
-    folds: tuple = option(FOLDS, "folds to hold out, one model each (default: all folds of the data)", choices=FOLDS)
+    folds: tuple = option(
+        FOLDS, "folds to hold out, one model each (default: all folds of the data); none: one model of all faces",
+        choices=(*FOLDS, NO_FOLD), words={"none": NO_FOLD}, metavar="FOLD",
+    )  # fmt: skip
     age_groups: tuple = option(
         DEFAULT_GROUPS,
         "classes of --label-file: ages, such as 0-12 13-19 20+, single years, such as 0..100+, or its labels in order",
@@ -226,6 +231,8 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
             raise UserError(f"--plot-format {given}: name each format once, out of png, pdf, svg")
         if not self.folds or len(set(self.folds)) < len(self.folds):
             raise UserError(f"--folds {' '.join(map(str, self.folds))}: name each fold once, out of 0 to 4")
+        if NO_FOLD in self.folds and len(self.folds) > 1:
+            raise UserError("--folds none with other folds: a model of all faces holds none out")
         self.network_options()
 
     @property

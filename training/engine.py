@@ -102,14 +102,14 @@ def evaluate_faces(config, images, faces, state, runtime):
 
 
 def evaluate_fold(config, images, setup, state, runtime):
-    """The Evaluations of the held-out faces and of the validation faces, None if there are none."""
+    """The Evaluations of the held-out faces and of the validation faces, each None if there are none."""
     return [evaluate_faces(config, images, faces, state, runtime) for faces in (setup.test, setup.val)]
 
 
 def final_evaluations(config, images, setup, state, runtime):
     """The same, with the decoder that is best on the validation faces if --decode val asks for it."""
     tested, validated = evaluate_fold(config, images, setup, state, runtime)
-    if config.decode == "val":
+    if config.decode == "val" and tested is not None:
         tested = tested.with_decoder(best_decoder(validated.probabilities, validated.labels))
     return tested, validated
 

@@ -45,7 +45,8 @@ def initial_weights(path, pretrained, network, fold):
         path: a file, a run directory, or "".
         pretrained: whether torchvision's ImageNet weights are wanted.
         network: the name of the network.
-        fold: the held-out fold; of a run directory, its model that held out the same fold is taken.
+        fold: the held-out fold; of a run directory, its model that held out the same fold is taken, or that of all
+            faces.
     """
     if pretrained:
         state = download_state(network)
@@ -53,7 +54,7 @@ def initial_weights(path, pretrained, network, fold):
     if not path:
         return None
     if Path(path).is_dir():
-        path = str(Path(path) / f"fold_{fold}.pt")
+        path = str(next((file for file in Path(path).glob("all.pt")), Path(path) / f"fold_{fold}.pt"))
     content = load_state(path)
     if content.get("format") == FORMAT:
         model = load_model(path)

@@ -6,6 +6,7 @@ import time
 from tqdm import tqdm
 
 from evaluation.metrics import METRICS
+from models.checkpoint import NO_FOLD
 from models.network import parameter_count, size_mib
 from training.provenance import current_commit
 from utils.cli import printable
@@ -45,7 +46,7 @@ class FoldProgress:
         self.bar.close()
 
     def description(self):
-        return f"fold {self.fold} epoch {min(self.state.epoch + 1, self.epochs)}/{self.epochs}"
+        return f"{fold_name(self.fold)} epoch {min(self.state.epoch + 1, self.epochs)}/{self.epochs}"
 
     def update(self, meter):
         """Show the meter after a step. Reading it waits for the device, so that happens once a second."""
@@ -65,7 +66,7 @@ class FoldProgress:
         """Print an epoch's row of the log."""
         self.bar.update(self.state.step * self.batch_size - self.bar.n)
         self.bar.set_description(self.description(), refresh=False)
-        parts = [f"fold {self.fold}  epoch {row['epoch'] + 1:3d}/{self.epochs}  lr {row['lr']:.2g}"]
+        parts = [f"{fold_name(self.fold)}  epoch {row['epoch'] + 1:3d}/{self.epochs}  lr {row['lr']:.2g}"]
         parts.append(f"train loss {row['train_loss']:.3f} top-1 {row['train_top1']:6.2%}")
         for split in ("test", "val"):
             if f"{split}_top1" in row:
@@ -82,11 +83,16 @@ class FoldProgress:
             sys.stdout.flush()
 
 
+def fold_name(fold):
+    return "all faces" if fold == NO_FOLD else f"fold {fold}"
+
+
 def describe(config, network, runtime):
     """Print the network to train, the device and the run."""
     print(f"model: {config.model}, {parameter_count(network):,} parameters, {size_mib(network):.2f} MiB")
     print(f"device: {runtime}; code: {current_commit() or 'unknown commit'}")
-    print(f"run: {printable(config.run_dir)}, {config.epochs} epochs, folds {' '.join(map(str, config.folds))}")
+    folds = f"folds {' '.join(map(str, config.folds))}" if NO_FOLD not in config.folds else "one model of all faces"
+    print(f"run: {printable(config.run_dir)}, {config.epochs} epochs, {folds}")
     late = [step for step in config.lr_steps if step >= config.epochs]
     if late and config.schedule == "step":
         print(f"note: --lr-steps {' '.join(map(str, late))}: the --epochs {config.epochs} end before")

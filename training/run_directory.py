@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.adience import FOLDS
+from data.labels import FOLDS
 from evaluation.predictions import read_predictions
 from models.ages import MASS
-from models.checkpoint import load_model, save_model
+from models.checkpoint import NO_FOLD, load_model, save_model
 from training.config import differences, read_config
 from training.engine import EpochMeter
 from training.record import (
@@ -34,7 +34,16 @@ from utils.serialization import first_line, save_plain
 
 # The outputs of a run. Without a config.json, such a file belongs to something else.
 OUTPUTS = (
-    *("fold_*.pt", "log.csv", "predictions.csv", "results.json", "results.tex", "report.html", "suspects.csv"),
+    *(
+        "fold_*.pt",
+        "all.pt",
+        "log.csv",
+        "predictions.csv",
+        "results.json",
+        "results.tex",
+        "report.html",
+        "suspects.csv",
+    ),
     *("folds.csv", "*curves.???", "confusion.???", "augmentation.???"),
 )
 LOG_LIMIT = 256  # MiB
@@ -60,10 +69,10 @@ class RunDirectory:
         self.history, self.evaluations, self.fingerprints = {}, {}, set()
 
     def model_path(self, fold):
-        return self.folder / f"fold_{fold}.pt"
+        return self.folder / ("all.pt" if fold == NO_FOLD else f"fold_{fold}.pt")
 
     def progress_path(self, fold):
-        return self.folder / f"fold_{fold}.progress.pt"
+        return self.model_path(fold).with_suffix(".progress.pt")
 
     def is_finished(self, fold):
         return exists(self.model_path(fold))
@@ -84,7 +93,7 @@ class RunDirectory:
             UserError: a file is damaged.
         """
         models = {}
-        for fold in FOLDS:
+        for fold in (*FOLDS, NO_FOLD):
             if fold in self.evaluations or not self.has_begun(fold):
                 continue
             path, finished = self.progress_path(fold), self.is_finished(fold)
@@ -96,6 +105,7 @@ class RunDirectory:
             self.fingerprints.add(record["data_fingerprint"])
             if record["history"]:
                 self.history[fold] = list(record["history"])
+        models.pop(NO_FOLD, None)  # it predicts no held-out face
         if models:
             digests = {fold: model.record.get("predictions_sha256") for fold, model in models.items()}
             predictions = read_predictions(self.folder / "predictions.csv", digests)
@@ -269,7 +279,7 @@ class RunDirectory:
         Args:
             setup: the FoldSetup.
             state: the TrainState.
-            tested, validated: the Evaluations of the held-out fold and the validation faces; None without these.
+            tested, validated: the Evaluations of the held-out fold and the validation faces, each None without these.
             framing: position of the face in the training images, a list of numbers, or None.
         """
         if not self.writes:
@@ -278,8 +288,9 @@ class RunDirectory:
         model.record = model_record(self, setup, tested, validated, framing)
         with self.lock():
             self.read()  # folds that other jobs finished meanwhile
-            self.add(fold, tested, model)
-            self.save_predictions()
+            if tested is not None:
+                self.add(fold, tested, model)
+                self.save_predictions()
             save_model(self.model_path(fold), model, model.record)
         self.progress_path(fold).unlink(missing_ok=True)
 

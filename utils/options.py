@@ -19,7 +19,7 @@ def option(default, text, **limits):
         default: the value where nothing else is chosen; a tuple for an option that takes several values.
         text: its help text.
         limits: choices (a collection of values), or low and high (both included); metavar, the word that stands for a
-            value in the help text.
+            value in the help text; words, {text: the value that it means}.
     """
     return dataclasses.field(default=UNSET, metadata={"default": default, "help": text, **limits})
 
@@ -110,7 +110,10 @@ def add_options(parser, fields, default_text=None):
             shown = "on" if default else "off"
         else:
             usual = "{" + ",".join(map(str, choices)) + "}" if choices else {int: "N", float: "X", str: "DIR"}[kind]
-            settings = {"type": kind, "metavar": field.metadata.get("metavar", usual)}
+            words = field.metadata.get("words", {})
+            parse = lambda text, kind=kind, words=words: words[text] if text in words else kind(text)  # noqa: E731
+            parse.__name__ = kind.__name__  # in argparse's messages
+            settings = {"type": parse, "metavar": field.metadata.get("metavar", usual)}
             shown = str(default)
         if isinstance(default, tuple):
             settings["nargs"] = "*"
