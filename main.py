@@ -56,7 +56,10 @@ def main():
     print(label_report)
     config = arguments.choose_folds(config, faces)
     network, setups = set_up_folds(config, faces, runtime.distributed.world_size)
-    cache = open_cache(config.image_dir, faces.table.path, config.image_size, config.cache_dir)
+    cache = open_cache(config.image_dir, faces.table.path, config.image_size, config.cache_dir, config.skip_damaged)
+    if cache.damaged:
+        faces = cache.readable(faces)
+        network, setups = set_up_folds(config, faces, runtime.distributed.world_size)
     describe(config, network, runtime)
     describe_duplicates(cache.pictures.across_folds(faces), faces)
     check_origins(setups.values(), cache.pictures.signatures)
@@ -116,7 +119,12 @@ def report_results(run, label_report, command):
     print(f"\n{tables.cross_validation_table(results, run.evaluations)}\n")
     tables.write_latex_table(run.folder / "results.tex", results)
     if config.plots:
-        source = {"faces": faces, "images": images, "pairs": run.cache.pictures.pairs, "labels": label_report}
+        source = {
+            "faces": faces,
+            "images": images,
+            "pairs": run.cache.pictures.pairs_among(faces),
+            "labels": label_report,
+        }
         report_data = data.run_data(run.settings, run.evaluations, run.history, **source, command=command)
         page.write_report(run.folder / "report.html", report_data, config.plot_format)
         augment = preview_augment(config, plots.PREVIEW_DRAWS * len(faces.classes))

@@ -43,7 +43,7 @@ from utils.options import Parser, add_options, default_of
 from utils.reading import read_json
 from utils.serialization import digest
 
-SETTINGS = "label_dir label_file image_dir age_groups allow_missing batch_size".split()
+SETTINGS = "label_dir label_file image_dir age_groups allow_missing skip_damaged batch_size".split()
 MACHINE = "device precision threads".split()
 FRAMED = 30  # images in which the detector searches for the framing
 PIXELS_PER_BATCH = 512 * 224**2  # the most that a model file may ask for; --batch-size may ask for more
@@ -152,7 +152,8 @@ def prepare(path, options):
     check = leave_out_seen if options.leave_out_seen else refuse_seen
     if not options.leave_out_seen:
         refuse_seen(path, model.record, chosen, split)  # by people, before any image is decoded
-    cache = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir)
+    cache = open_cache(config.image_dir, faces.table.path, model.image_size, config.cache_dir, config.skip_damaged)
+    chosen = cache.readable(chosen)
     chosen = check(path, model.record, chosen, split, cache.pictures.signatures[:, chosen.table.index])
     images = cache.images
     if options.detect:
@@ -299,7 +300,8 @@ def run_model(prepared, config, options, runtime):
         views[name] = evaluate(model, dataset, config.batch_size, runtime, view=VIEWS[name]).probabilities
     if options.crops == 10:
         faces = dataclasses.replace(faces, table=faces.table.reset_index(drop=True))
-        enlarged = open_cache(config.image_dir, faces.table.path, enlarged_size(model.image_size), config.cache_dir)
+        size = enlarged_size(model.image_size)
+        enlarged = open_cache(config.image_dir, faces.table.path, size, config.cache_dir)
         crops = FaceDataset(enlarged.images, faces)
         views["10 crops"] = ten_crop_probabilities(model, crops, config.batch_size, runtime)
     return evaluation, views, report

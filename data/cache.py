@@ -74,11 +74,17 @@ class Cache:
         images: uint8 (N, 3, S, S), memory-mapped and read-only: an array, or Shards.
         sha256: the checksum of their files.
         pictures: the Pictures that they show.
+        damaged: {row: the problem} of photographs that cannot be read; their images are black.
     """
 
     images: np.ndarray | Shards
     sha256: str
     pictures: Pictures
+    damaged: dict
+
+    def readable(self, faces):
+        """The Faces whose photographs are not damaged."""
+        return faces.where(~faces.table.index.isin(list(self.damaged)))
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class Busy(Exception):
     """Another process builds this shard."""
 
 
-def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
+def open_cache(image_dir, paths, size, cache_dir, skip_damaged=0, workers=None, progress=True):
     """Open the cache of a list of images; build the shards that do not exist.
 
     Several processes build different shards at the same time. An interrupted build goes on with the next shard.
@@ -118,6 +124,7 @@ def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
         paths: the N images, relative to `image_dir`.
         size: side in pixels; the shorter side of an image is resized to it and the centre is cut out.
         cache_dir: the folder of all caches; it is created where it does not exist.
+        skip_damaged: the number of images that may be unreadable.
         workers: the number of decoding threads; by default one per core.
         progress: show a progress bar.
 
@@ -125,7 +132,7 @@ def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
         A Cache.
 
     Raises:
-        UserError: an image cannot be decoded, so many images are the same that these cannot be photographs, or the
+        UserError: more images cannot be decoded, so many images are the same that these cannot be photographs, or the
             cache cannot be written.
     """
     image_dir, cache_dir, paths = Path(image_dir).resolve(), Path(cache_dir), list(paths)
@@ -136,21 +143,23 @@ def open_cache(image_dir, paths, size, cache_dir, workers=None, progress=True):
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         opened = open_shards(shards, size, cache_dir, workers, progress)
-        images, checksums, signatures = zip(*opened, strict=True)
+        images, checksums, signatures, problems = zip(*opened, strict=True)
+        damaged = {row: problem for row, problem in enumerate(np.concatenate(problems).tolist()) if problem}
+        refuse_damaged(list(damaged.values()), skip_damaged)
         signatures = np.concatenate(signatures, axis=1)
         sha256 = checksums[0] if len(checksums) == 1 else hashlib.sha256("".join(checksums).encode()).hexdigest()
         pairs = open_pairs(cache_dir, sha256, signatures)
     except OSError as error:
         size = f"{shard_bytes(paths, size) / MIB:,.0f} MiB"
         raise UserError(f"cannot write the cache in '{cache_dir}' ({size}): {reason(error)}") from None
-    return Cache(images[0] if len(images) == 1 else Shards(images), sha256, Pictures(signatures, pairs))
+    return Cache(images[0] if len(images) == 1 else Shards(images), sha256, Pictures(signatures, pairs), damaged)
 
 
 def open_shards(shards, size, cache_dir, workers, progress):
     """Open the shards, Sources, and build those that no other process is building; then wait for these.
 
     Returns:
-        A list of (images, SHA-256 of their file, signatures).
+        A list of what `open_sound` returns.
 
     Raises:
         OSError or UserError.
@@ -212,8 +221,8 @@ def open_sound(folder, sources, size, may_read=False):
             if the content is the same. Other processes must be locked out.
 
     Returns:
-        (images, SHA-256 of their file, signatures); None if there is none, if its files are not, byte for byte, what
-        was written, or if a photograph changed.
+        (images, SHA-256 of their file, signatures, problems of the photographs or ""); None if there is none, if its
+        files are not, byte for byte, what was written, or if a photograph changed or can be read again.
     """
     try:
         index, changed = read_index(folder / INDEX), {}
@@ -229,13 +238,15 @@ def open_sound(folder, sources, size, may_read=False):
         images = np.load(folder / IMAGES, mmap_mode="r")
         if (images.shape, images.dtype) != ((len(sources.paths), 3, size, size), np.uint8):
             return None
+        if any(can_read(sources.files[k], size) for k in np.flatnonzero(index["problems"])):
+            return None
         if changed:
             write_index(folder / INDEX, index | changed)
     except Exception as error:  # any other content may fail in any way
         if is_out_of_memory(error):
             raise
         return None
-    return images, str(index["sha256"]), index["signatures"]
+    return images, str(index["sha256"]), index["signatures"], index["problems"]
 
 
 def digest_of(file):
@@ -302,9 +313,10 @@ def build(folder, sources, size, title, workers, progress):
         shape = (len(sources.paths), 3, size, size)
         images = np.lib.format.open_memmap(unfinished / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         allocate(unfinished / IMAGES)
-        contents = decode_all(images, sources.files, title, workers, progress)
+        contents, problems = decode_all(images, sources.files, title, workers, progress)
         images.flush()
-        arrays = {"sources": sources.described, "contents": contents, "signatures": both_signatures(images)}
+        arrays = {"sources": sources.described, "contents": contents, "problems": problems}
+        arrays["signatures"] = both_signatures(images)
         del images
         write_index(unfinished / INDEX, {**check_images(unfinished), **arrays})
         remove_own(folder)  # a damaged one
@@ -338,22 +350,37 @@ def decode_all(images, files, title, workers, progress):
     """Decode image files into uint8 (n, 3, S, S).
 
     Returns:
-        The SHA-256 of each file, as texts.
-
-    Raises:
-        UserError: some cannot be decoded; it names the first.
+        (SHA-256 of each file, problem of each file or ""), lists of texts.
     """
 
     def decode(position):
-        content = read_bytes(files[position], IMAGE_LIMIT)
-        images[position] = decode_face(files[position], images.shape[-1], content)
-        return hashlib.sha256(content).hexdigest()
+        content = b""
+        try:
+            content = read_bytes(files[position], IMAGE_LIMIT)
+            images[position] = decode_face(files[position], images.shape[-1], content)
+            return hashlib.sha256(content).hexdigest(), ""
+        except UserError as error:
+            return hashlib.sha256(content).hexdigest(), str(error)
 
-    contents, errors = in_threads(decode, range(len(files)), title, workers, progress)
-    if errors:
-        more = f" (and {len(errors) - 1:,} more images)" if len(errors) > 1 else ""
-        raise UserError(errors[0] + more)
-    return contents
+    results, _ = in_threads(decode, range(len(files)), title, workers, progress)
+    return tuple(zip(*results, strict=True))
+
+
+def can_read(file, size):
+    try:
+        return decode_face(file, size) is not None
+    except UserError:
+        return False
+
+
+def refuse_damaged(problems, allowed):
+    """Raise UserError where more photographs than that cannot be read."""
+    if len(problems) > allowed:
+        if not allowed:
+            more = f" (and {len(problems) - 1:,} more images)" if len(problems) > 1 else ""
+            raise UserError(problems[0] + more)
+        first = "; ".join(problems[:3])
+        raise UserError(f"--skip-damaged {allowed}: {len(problems):,} images cannot be read, first {first}")
 
 
 def refuse_full_disk(needed, folder):

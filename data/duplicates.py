@@ -183,7 +183,13 @@ class Pictures:
         shown = pairs[np.isin(pairs[:, 1], others.table.index), 0]
         return faces.table.index.isin(shown)
 
+    def pairs_among(self, faces):
+        """The pairs of these Faces, as their positions (P, 2)."""
+        positions = faces.table.index.get_indexer(self.pairs.ravel()).reshape(-1, 2)
+        return positions[(positions >= 0).all(axis=1)]
+
     def across_folds(self, faces):
-        """The pairs whose pictures are in different folds, of all Faces, as rows (P, 2)."""
-        folds = faces.table.fold.to_numpy()[self.pairs]
-        return self.pairs[folds[:, 0] != folds[:, 1]]
+        """The pairs whose pictures are in different folds, as positions (P, 2) of these Faces."""
+        pairs = self.pairs_among(faces)
+        folds = faces.table.fold.to_numpy()[pairs]
+        return pairs[folds[:, 0] != folds[:, 1]]

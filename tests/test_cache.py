@@ -128,7 +128,7 @@ def test_a_changed_list_and_another_size_are_other_caches(pictures):
     ("content", "message"),
     [(b"not a picture", "is no image"), (b"", "is no image"), ("truncated", "is truncated or damaged")],
 )
-def test_broken_pictures_are_named_and_nothing_is_left(pictures, content, message):
+def test_broken_pictures_are_named_or_left_out(pictures, content, message):
     folder, paths, cache = pictures
     if content == "truncated":
         whole = save(folder / "whole.jpg", smooth(300, 300)).read_bytes()
@@ -137,7 +137,26 @@ def test_broken_pictures_are_named_and_nothing_is_left(pictures, content, messag
     (folder / paths[4]).write_bytes(content)
     with pytest.raises(UserError, match=rf"{paths[3]}' {message}.*\(and 1 more images\)"):
         open_small(pictures)
-    assert all(p.name.endswith(".lock") for p in cache.iterdir())
+    with pytest.raises(UserError, match=rf"--skip-damaged 1: 2 images cannot be read, first '.*{paths[3]}' .*; '"):
+        open_cache(folder, paths, 40, cache, skip_damaged=1, progress=False)
+    found = open_cache(folder, paths, 40, cache, skip_damaged=2, progress=False)
+    assert list(found.damaged) == [3, 4] and message in found.damaged[3]
+    assert [int(image.max()) for image in found.images] == [0, 10, 20, 0, 0, 50]
+    save(folder / paths[3], np.full((40, 40, 3), 70))
+    save(folder / paths[4], np.full((40, 40, 3), 80))
+    assert colours(pictures) == [0, 10, 20, 70, 80, 50]
+
+
+def test_an_image_that_can_be_read_again_is_read(pictures, monkeypatch):
+    """A network drive may fail for a moment."""
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module, "decode_face", raise_error)
+        assert len(open_cache(*pictures[:2], 40, pictures[2], skip_damaged=6, progress=False).damaged) == 6
+    assert colours(pictures) == [0, 10, 20, 30, 40, 50]
+
+
+def raise_error(*_):
+    raise UserError("the network is down")
 
 
 def bomb(path, side):

@@ -325,3 +325,30 @@ def test_one_model_of_all_faces(own, images, capsys):
         assert message in capsys.readouterr().err
     assert call(test_code, "runs/all") == 2
     assert "'runs/all/all.pt' was trained on all faces; --label-file names other ones" in capsys.readouterr().err
+
+
+def test_damaged_images_are_left_out(own, images, capsys):
+    """Two of forty, counted and named; the model is evaluated without them, too."""
+    shutil.copytree(images, "aligned")
+    table = pd.read_csv(own[1])
+    for path in table.path[[3, 17]]:
+        Path("aligned", path).write_bytes(b"damaged")
+    command = ["--label-file", own[1], "--image-dir", "aligned", "--age-groups", *GROUPS, *TINY, "--folds", 0, 1]
+    assert call(main, *command, "--skip-damaged", 1, "--run-dir", "runs/few") == 2
+    assert "--skip-damaged 1: 2 images cannot be read, first '" in capsys.readouterr().err
+    assert call(main, *command, "--skip-damaged", 2, "--run-dir", "runs/few") == 0
+    assert "damaged: 2 images are left out; runs/few/damaged.csv names them" in capsys.readouterr().out
+    named = pd.read_csv("runs/few/damaged.csv").problem
+    assert [path in problem for path, problem in zip(table.path[[3, 17]], named, strict=True)] == [True, True]
+    results = json.loads(Path("runs/few/results.json").read_text())
+    assert results["damaged"] == 2
+    folds = pd.read_csv("runs/few/folds.csv")
+    assert len(folds) == 38
+    for fold in results["folds"]:
+        assert fold["test_faces"] == (folds.fold == fold["fold"]).sum()
+        assert fold["train_faces"] == (folds.fold != fold["fold"]).sum()
+    assert call(test_code, "runs/few", "--json", "few.json") == 0
+    assert [report["faces"] for report in json.loads(Path("few.json").read_text())] == [
+        fold["test_faces"] for fold in results["folds"]
+    ]
+    assert call(report, "runs/few", "--output", "few.html") == 0

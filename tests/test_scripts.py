@@ -515,7 +515,6 @@ class TestBadInput:
         assert call(main, *arguments) == 2
         assert "landmark_aligned_face.1.1.jpg' is truncated or damaged" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
-        assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".lock")] == []
 
     def test_a_run_directory_in_use(self, experiment, small_faces_once, capsys):
         arguments = [*paths(small_faces_once, experiment[0]), *TINY, "--run-dir", experiment[0] / "run"]

@@ -71,10 +71,11 @@ def read_data(config, cache_dir, run, required):
     if labels.missing:
         print(f"note: {labels.missing:,} photographs are missing: without all of them it is not known whose these are")
         return {}
-    cache = open_cache(config.image_dir, faces.table.path, config.image_size, cache_dir)
+    cache = open_cache(config.image_dir, faces.table.path, config.image_size, cache_dir, config.skip_damaged)
+    faces = cache.readable(faces)
     if run.fingerprints - {faces.fingerprint(cache.sha256)}:
         raise UserError(f"'{config.run_dir}' was trained on other faces, labels or pixels than these")
-    return {"faces": faces, "images": cache.images, "pairs": cache.pictures.pairs, "labels": labels}
+    return {"faces": faces, "images": cache.images, "pairs": cache.pictures.pairs_among(faces), "labels": labels}
 
 
 def main_command(config):

@@ -57,6 +57,7 @@ class DataConfig:
         0.0, "fraction of the training faces held out for validation, as whole albums", low=0, high=0.9
     )
     allow_missing: bool = option(False, "skip missing images instead of stopping")
+    skip_damaged: int = option(0, "number of images that may be unreadable and are then left out", low=0)
     cache_dir: str = option("cache", "folder of the decoded images")
 
 

@@ -102,11 +102,11 @@ def describe_duplicates(pairs, faces):
     """Print how many faces show a picture that is in another fold too.
 
     Args:
-        pairs: the rows (P, 2) of such pictures.
-        faces: all Faces.
+        pairs: such pictures, as positions (P, 2).
+        faces: the Faces.
     """
     if len(pairs):
-        first, second = (printable(faces.table.path[row]) for row in pairs[0])
+        first, second = (printable(faces.table.path.iloc[position]) for position in pairs[0])
         count = len(set(pairs.ravel()))
         print(f"duplicates: {count:,} faces show a picture that is in another fold too, such as {first}")
         print(f"  and {second}; results.json names them and has every metric without them")

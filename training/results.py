@@ -38,6 +38,7 @@ def write_results(run):
         results = {
             "commit": current_commit(),
             "data_fingerprint": run.data_fingerprint,
+            "damaged": len(run.cache.damaged),
             "settings": settings,
             "class_names": list(next(iter(run.evaluations.values())).classes.names),
             "folds": folds,

@@ -34,18 +34,9 @@ from utils.serialization import first_line, save_plain
 
 # The outputs of a run. Without a config.json, such a file belongs to something else.
 OUTPUTS = (
-    *(
-        "fold_*.pt",
-        "all.pt",
-        "log.csv",
-        "predictions.csv",
-        "results.json",
-        "results.tex",
-        "report.html",
-        "suspects.csv",
-    ),
-    *("folds.csv", "*curves.???", "confusion.???", "augmentation.???"),
-)
+    "fold_*.pt all.pt log.csv predictions.csv results.json results.tex report.html suspects.csv folds.csv damaged.csv"
+    " *curves.??? confusion.??? augmentation.???"
+).split()
 LOG_LIMIT = 256  # MiB
 
 
@@ -170,6 +161,10 @@ class RunDirectory:
             write_json(self.folder / "config.json", {**to_record(self.config), "folds": sorted(folds)})
             for fold in self.evaluations:  # left by a kill just after the fold was finished
                 self.progress_path(fold).unlink(missing_ok=True)
+            if self.cache.damaged:
+                table = pd.DataFrame({"problem": list(self.cache.damaged.values())})
+                write_csv(self.folder / "damaged.csv", table)
+                print(f"damaged: {len(table):,} images are left out; {printable(self.folder)}/damaged.csv names them")
             if self.faces.folds_drawn:
                 names = [self.faces.classes.names[label] for label in self.faces.labels]
                 table = self.faces.table.assign(label=names)[["path", "label", "person", "fold"]]
