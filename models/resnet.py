@@ -61,7 +61,7 @@ class ResNet(Network):
         self.layer3 = make_layer(make_block, counts[2], channels[1] * block.expansion, channels[2], stride=2)
         self.layer4 = make_layer(make_block, counts[3], channels[2] * block.expansion, channels[3], stride=2)
         self.fc = make_head(channels[3] * block.expansion)
-        if init == "he":
+        if init == "he" and not self.conv1.weight.is_meta:  # there PyTorch would import its compiler, for seconds
             he_init(self, negative_slope)
         if zero_init:
             for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):

@@ -120,3 +120,10 @@ def test_outputs_are_fp32_under_autocast():
         outputs = Constant()(torch.zeros(3, 3, 8, 8))
     assert outputs.tolist() == [[1.0, 1.0 + 2**-10]] * 3
     assert outputs.dtype == torch.float32
+
+
+def test_a_network_without_values_draws_none(monkeypatch):
+    """On the "meta" device PyTorch would import its compiler for it, which takes seconds at each start."""
+    monkeypatch.setattr("models.resnet.he_init", lambda *_: pytest.fail("drawn"))
+    with torch.device("meta"):
+        create_model("resnet18", "softmax", 8, init="he", width=0.125)
