@@ -1,5 +1,6 @@
 """Several processes train one model: averaged gradients, the same weights in each, every file written once."""
 
+import datetime
 import json
 import os
 import signal
@@ -208,6 +209,16 @@ def test_an_address_that_does_not_resolve_is_named(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"^MASTER_ADDR 'no\.such\.invalid' cannot be resolved: "):
+        Distributed.join()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_stays_alone_says_so(monkeypatch, rank):
+    values = {"WORLD_SIZE": 2, "RANK": rank, "MASTER_PORT": free_port(), "MASTER_ADDR": "127.0.0.1"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("utils.distributed.MEETING", datetime.timedelta(seconds=2))
+    with pytest.raises(UserError, match=r"^the 2 processes do not find each other at 127\.0\.0\.1:[0-9]+: "):
         Distributed.join()
 
 

@@ -20,6 +20,8 @@ from torch import nn
 from utils.errors import UserError
 
 SECONDS_BEFORE_LINE = 30
+MEETING = datetime.timedelta(minutes=10)  # until all processes have started
+EXCHANGE = datetime.timedelta(hours=3)  # until all have decoded their part of the photographs
 PATIENCE = datetime.timedelta(seconds=5)  # with the other processes, at the end
 
 
@@ -102,7 +104,7 @@ SINGLE_PROCESS = Distributed()
 
 
 def connect(address, size):
-    """Wait for the other processes, for a few minutes. Raises UserError; SIGINT and SIGTERM end this process."""
+    """Wait for the other processes, for MEETING. Raises UserError; SIGINT and SIGTERM end this process."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # The library waits in C++, where Python's own handlers would not be called.
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -111,7 +113,10 @@ def connect(address, size):
     timer.daemon = True
     timer.start()
     try:
-        dist.init_process_group(backend)
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=MEETING))
+        store.set(f"started/{rank}", "")
+        store.wait([f"started/{number}" for number in range(world_size)], MEETING)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=EXCHANGE)
     except (RuntimeError, ValueError) as error:
         problem = str(error).splitlines()[0]
         raise UserError(f"the {size} processes do not find each other at {address}: {problem}") from None
