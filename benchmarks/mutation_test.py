@@ -85,7 +85,7 @@ def make_home(home):
     """Faces, and what the scripts make of them.
 
     labels/, aligned/: forty faces; mixed/: the same people in pictures of all formats.
-    own.csv: the faces of aligned/ with ages in years; runs/own: fold 0 of it.
+    own.csv: the faces of aligned/ with ages in years; runs/own: fold 0 of it; years.csv: the same with a fixed split.
     runs/done: folds 0 and 1 of labels/.
     """
     home.mkdir(parents=True)
@@ -115,6 +115,12 @@ def make_faces(rng):
             own.append(f"{face},{10 * k + 0.5},{person // 2},f")
         Path("labels", f"fold_{fold}_data.txt").write_text("\n".join(lines) + "\n")
     Path("own.csv").write_text("\n".join(own) + "\n")
+    splits, years = (
+        ("split", *("train", "train", "val", "val", "train", "train", "test", "test") * 5),
+        ("years", *("0-19", "20-39", "34", "40+") * 10),
+    )
+    rows = [",".join(cells) for cells in zip(own, splits, years, strict=False)]
+    Path("years.csv").write_text("\n".join(rows) + "\n")
 
 
 def expect_success(script, *arguments):
@@ -351,8 +357,11 @@ def label_case(chance):
 
 
 def own_label_case(chance):
-    path = Path("own.csv")
+    path = Path(chance.choice(["own.csv", "own.csv", "years.csv"]))
     how = break_labels(path, chance)
+    if path.name == "years.csv":
+        years = ["--label-file", str(path), "--image-dir", "aligned", "--age-groups", "0..90+", "--loss", "normal"]
+        return Case("main", [*years, "--run-dir", "runs/new", *SETTINGS], [path], how, outputs=("cache", "runs/new"))
     if chance.random() < 0.5:
         return Case("test_code", ["runs/own/fold_0.pt", "--threads", "1"], [path], how, outputs=("cache",))
     arguments = [*OWN, "--run-dir", "runs/new", "--folds", "0", *SETTINGS]
