@@ -359,7 +359,7 @@ def test_memory_that_runs_out_in_training(scripts, trained):
     assert "device: CPU" in done.stdout  # it was about to train
 
 
-@pytest.mark.parametrize("seconds", [0, 0.5, 1, 2, 3])
+@pytest.mark.parametrize("seconds", [0, 0.5, 2])
 def test_ctrl_c_at_any_moment(tmp_path, seconds):
     """While it imports, draws the faces, decodes them or trains."""
     process = subprocess.Popen([sys.executable, MAIN, "--demo"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
