@@ -131,7 +131,7 @@ def finished(whole, tmp_path):
 def open_run(run, config, fingerprint):
     """Resume a run on the faces with a fingerprint."""
     faces = SimpleNamespace(fingerprint=lambda pixels: fingerprint, folds_drawn=False)
-    return RunDirectory(run).open(config, CPU, faces, SimpleNamespace(sha256=""), resume=True)
+    return RunDirectory(run).open(config, CPU, faces, SimpleNamespace(sha256="", damaged={}), resume=True)
 
 
 def stop_after(step):
