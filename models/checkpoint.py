@@ -136,7 +136,7 @@ def load_model(path):
 
 def today(fields):
     """The fields of a file of an earlier version by their names of today, without those that mean nothing any more."""
-    kept = {name: value for name, value in fields.items() if EARLIER_DEFAULTS.get(name) != value}
+    kept = {name: value for name, value in fields.items() if (name, value) not in EARLIER_DEFAULTS.items()}
     return {EARLIER_NAMES.get(name, name): value for name, value in kept.items()}
 
 
