@@ -11,7 +11,10 @@ from models.resnet import RESNETS
 from utils.errors import UserError
 from utils.options import check_type
 
-MODELS = {**RESNETS, "mobilenet_v3_small": MobileNet}
+MODELS = {
+    **RESNETS,
+    "mobilenet_v3_small": MobileNet,
+}
 LARGEST = 500_000_000  # numbers of a network, 2 GB
 
 
