@@ -97,7 +97,7 @@ class Sources:
         described: for each path its size, times and inode.
     """
 
-    image_dir: str
+    image_dir: Path
     paths: list
     described: list
 
@@ -156,7 +156,11 @@ def open_cache(image_dir, paths, size, cache_dir, skip_damaged=0, workers=None, 
 
 
 def open_shards(shards, size, cache_dir, workers, progress):
-    """Open the shards, Sources, and build those that no other process is building; then wait for these.
+    """Open the shards, build the missing ones, and wait for other processes that build some of them.
+
+    Args:
+        shards: a list of Sources.
+        size, cache_dir, workers, progress: as for `open_cache`.
 
     Returns:
         A list of what `open_sound` returns.
@@ -226,19 +230,20 @@ def open_sound(folder, sources, size, may_read=False):
     """
     try:
         index, changed = read_index(folder / INDEX), {}
+        files, described = sources.files, np.array(sources.described)
         if index["status"].tolist() != describe_status(os.stat(folder / IMAGES)):
             changed |= check_images(folder) if may_read else {"sha256": ""}
-        moved = (index["sources"] != np.array(sources.described)).any(axis=1)
+        moved = (index["sources"] != described).any(axis=1)
         if moved.any():
-            files = [file for file, other in zip(sources.files, moved, strict=True) if other]
-            same = may_read and [digest_of(file) for file in files] == index["contents"][moved].tolist()
-            changed |= {"sources": np.array(sources.described)} if same else {"sha256": ""}
+            rows = np.flatnonzero(moved)
+            same = may_read and [digest_of(files[row]) for row in rows] == index["contents"][rows].tolist()
+            changed |= {"sources": described} if same else {"sha256": ""}
         if (index | changed)["sha256"] != index["sha256"]:
             return None
         images = np.load(folder / IMAGES, mmap_mode="r")
-        if (images.shape, images.dtype) != ((len(sources.paths), 3, size, size), np.uint8):
+        if (images.shape, images.dtype) != ((len(files), 3, size, size), np.uint8):
             return None
-        if any(can_read(sources.files[k], size) for k in np.flatnonzero(index["problems"])):
+        if any(can_read(files[k], size) for k in np.flatnonzero(index["problems"])):
             return None
         if changed:
             write_index(folder / INDEX, index | changed)

@@ -20,9 +20,9 @@ LEAST_CORRELATION = 0.99
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow
 BLOCK = 1024
 MOST_PAIRS = 2_000_000
-# Of two unit vectors with the least correlation, and a little for rounding.
+# Two unit vectors with the least correlation have this distance, apart from a little for rounding.
 LARGEST_DISTANCE = (2 * (1 - LEAST_CORRELATION)) ** 0.5 + 1e-3
-AXES = 8  # of the points that are compared first; the distance of faces is mostly along a few axes
+AXES = 8  # faces differ mostly along a few axes, so that points of these axes are compared first
 LEAF, COLUMNS = 128, 384  # points that are compared at once; larger products are divided among all cores
 BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1)  # that are set in a byte
 

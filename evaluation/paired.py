@@ -21,7 +21,7 @@ def mcnemar(first_right, second_right):
     first, second = np.asarray(first_right, bool), np.asarray(second_right, bool)
     fewer, more = sorted((int((first & ~second).sum()), int((second & ~first).sum())))
     total = fewer + more
-    ways = tail = 1  # of 2 ** total: whole numbers, so that nothing is rounded before the division
+    ways = tail = 1  # whole numbers, divided by 2 ** total in the end, so that nothing is rounded before
     for chosen in range(fewer):
         ways = ways * (total - chosen) // (chosen + 1)
         tail += ways

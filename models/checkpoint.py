@@ -20,7 +20,7 @@ from utils.serialization import first_line, load_plain, save_plain
 FORMAT, FORMAT_VERSION = "age-model", 3
 LARGEST_IMAGE = 2048  # pixels of a side
 OLDEST = 1000  # years
-NO_FOLD = 5  # of a model that is trained on all faces; seeds follow from the number
+NO_FOLD = 5  # the number of a model that is trained on all faces; its seeds follow from it
 EARLIER_NAMES = {"twins": "duplicates", "inner_width": "mid_width"}  # in files of earlier versions
 EARLIER_DEFAULTS = {"attention": "none"}  # options that are gone, and the value that changed nothing
 
@@ -135,7 +135,7 @@ def load_model(path):
 
 
 def today(fields):
-    """The fields of a file of an earlier version by their names of today, without those that mean nothing any more."""
+    """Rename the fields of an earlier version's file as they are named today, and drop options that are gone."""
     kept = {name: value for name, value in fields.items() if (name, value) not in EARLIER_DEFAULTS.items()}
     return {EARLIER_NAMES.get(name, name): value for name, value in kept.items()}
 

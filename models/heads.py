@@ -134,7 +134,7 @@ def binomial_log_masses(outputs, num_classes):
     logit, temperature = outputs[:, :1], F.softplus(outputs[:, 1:]) + 0.05
     k = torch.arange(num_classes, device=outputs.device, dtype=outputs.dtype)
     trials = num_classes - 1
-    log_factorials = k.clamp_min(1).log().cumsum(0)  # of 0 to K - 1; ONNX has no lgamma
+    log_factorials = k.clamp_min(1).log().cumsum(0)  # log k! for k from 0 to K - 1; ONNX has no lgamma
     log_coefficients = log_factorials[-1] - log_factorials - log_factorials.flip(0)
     log_masses = log_coefficients + k * F.logsigmoid(logit) + (trials - k) * F.logsigmoid(-logit)  # (B, K)
     return log_masses / temperature

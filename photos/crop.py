@@ -131,7 +131,7 @@ def cut_square(image, square, size):
     """
     factor = 2 ** max(0, math.floor(math.log2(square.side / size)))
     angle = math.radians(square.angle)
-    reach = square.side * (abs(math.cos(angle)) + abs(math.sin(angle)))  # of the upright square around it
+    reach = square.side * (abs(math.cos(angle)) + abs(math.sin(angle)))  # side of the upright square around it
     left, right, *across, x = clip(square.x, reach, image.width, factor)
     top, bottom, *down, y = clip(square.y, reach, image.height, factor)
     region = image.crop((left, top, right, bottom)).reduce(factor)

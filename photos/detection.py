@@ -15,7 +15,7 @@ from utils.cli import require_package
 from utils.errors import UserError
 
 THRESHOLD = 0.7
-SURE = 91  # of 100; of 40 upright portraits 36 are surer, of the same 40 turned by any quarter none or two
+SURE = 91  # a score; 36 of 40 upright portraits have more, and none or two of the same 40 turned by any quarter
 # Bounds of an image's longer side. The detector misses large faces in images over 1000 pixels and needs time that grows
 # with the area; small images are enlarged, since their boxes are coarse otherwise.
 SHORTEST_SIDE, LONGEST_SIDE = 160, 640
@@ -52,7 +52,7 @@ def load_detector():
     facedetect_cnn.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
 
     def detect(image):
-        set_threads(1)  # of the thread that calls
+        set_threads(1)  # for the thread that calls
         result = np.zeros(RESULT_BYTES, np.uint8)
         pixels = np.ascontiguousarray(image[:, :, ::-1])  # BGR
         facedetect_cnn(result.ctypes.data, pixels.ctypes.data, pixels.shape[1], pixels.shape[0], pixels.strides[0])

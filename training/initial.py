@@ -10,7 +10,7 @@ from models.network import layer_groups
 from models.pruning import pruned_state
 from utils.cli import printable
 from utils.errors import UserError, is_out_of_memory
-from utils.reading import open_regular
+from utils.reading import exists, open_regular
 from utils.serialization import check_archive, check_content, digest, first_line
 
 STATE_DICT_LIMIT = 4096  # MiB
@@ -54,7 +54,7 @@ def initial_weights(path, pretrained, network, fold):
     if not path:
         return None
     if Path(path).is_dir():
-        path = str(next((file for file in Path(path).glob("all.pt")), Path(path) / f"fold_{fold}.pt"))
+        path = str(Path(path) / ("all.pt" if exists(Path(path) / "all.pt") else f"fold_{fold}.pt"))
     content = load_state(path)
     if content.get("format") == FORMAT:
         model = load_model(path)
