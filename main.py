@@ -28,7 +28,7 @@ from training.engine import (
 from training.progress import FoldProgress, describe, describe_duplicates
 from training.results import write_results
 from training.run_directory import RunDirectory, check_folder
-from training.setup import check_origins, make_state, set_up_folds
+from training.setup import check_origins, choose_shuffle, make_state, set_up_folds
 from utils.cli import printable, python_command, run_script
 from utils.device import Runtime, keep_large_buffers
 from utils.signals import Interruption
@@ -60,6 +60,7 @@ def main():
     if cache.damaged:
         faces = cache.readable(faces)
         network, setups = set_up_folds(config, faces, runtime.distributed.world_size)
+    config = choose_shuffle(config, cache.images, runtime.distributed)
     describe(config, network, runtime)
     describe_duplicates(cache.pictures.across_folds(faces), faces)
     check_origins(setups.values(), cache.pictures.signatures)

@@ -187,7 +187,7 @@ def cut_faces(model, faces, image_dir):
     """
     key = model.record.get("framing", USUAL_FRAMING), model.image_size
     paths = [Path(image_dir) / path for path in faces.table.path]
-    crops, _ = in_threads(lambda path: cut_largest_face(path, *key), paths, "finding faces")
+    crops = [crop for crop, _ in in_threads(lambda path: cut_largest_face(path, *key), paths, "finding faces")]
     found = [crop is not None for crop in crops]
     print(f"note: in {found.count(False):,} of {len(faces):,} photographs no face is found; they are left out")
     if not any(found):

@@ -1,10 +1,15 @@
 """Measure how starting a training grows with the number of faces.
 
-python benchmarks/scale.py --folder DIR [--counts 10000 100000] [--signatures 500000]
+python benchmarks/scale.py --folder DIR [--counts 10000 100000] [--simulated 500000]
+python benchmarks/scale.py --folder DIR --read
 
 Draws photographs (220 px, JPEG) into the folder once, 6 KB each, and starts main.py on them up to the first training
 step, with a cold and a warm cache, each in a process of its own. Prints a table in Markdown: seconds and memory, and
-the exponent of their growth from the first to the last count.
+the exponent of their growth from the first to the last count. Then starts it with simulated signatures, empty files as
+photographs and empty images, and searches these signatures for the same picture.
+
+With --read, reads an epoch of the largest cache in both orders of --shuffle, from the disk: in a container with less
+memory than the cache, "all" is slow.
 """
 
 import argparse
@@ -31,14 +36,27 @@ STAGES = ("load_data", "set_up_folds", "open_cache", "check_origins")  # functio
 SEARCHES = ("open_pairs",)  # of data/cache.py
 
 
-def draw_photographs(folder, count):
-    """Pictures like faces for the search: smooth, alike in light and position, and each another one."""
-    rng = np.random.default_rng(0)
+def draw_faces(rng, count):
+    """Small grey pictures (count, 8, 8) that differ from each other as faces do, which decides how fast a search is.
+
+    A bright head, and cosines whose amplitudes fall with the 1.5th power of the frequency. The eigenvalues of 22,373
+    faces of UTKFace fall alike: as shares of all, the 1st is 0.30 (here 0.20), the 8th 0.027 (0.024), the 32nd 0.0025
+    (0.0023).
+    """
     y, x = np.mgrid[-1:1:8j, -1:1:8j]
-    head = 90 * np.exp(-2 * (x**2 + y**2))
+    frequency = np.arange(8)
+    cosines = np.cos(np.pi * frequency[:, None] * (frequency + 0.5) / 8)
+    amplitudes = 50 / (1 + frequency[:, None] ** 2 + frequency**2) ** 0.75
+    amplitudes[0, 0] = 0
+    waves = cosines.T @ (rng.normal(size=(count, 8, 8)) * amplitudes) @ cosines
+    return 90 + 60 * np.exp(-2 * (x**2 + y**2)) + waves
+
+
+def draw_photographs(folder, count):
+    rng = np.random.default_rng(0)
     for number in range(count):
         path = folder / f"{number // PER_FOLDER}" / f"{number}.jpg"
-        pixels = 90 + head[..., None] + rng.normal(0, 30, (8, 8, 1)) + rng.normal(0, 5, (8, 8, 3))
+        pixels = draw_faces(rng, 1)[0, :, :, None] + rng.normal(0, 5, (8, 8, 3))
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
@@ -53,16 +71,31 @@ def write_labels(path, count):
         csv.writer(file).writerows([["path", "age", "person"], *rows])
 
 
-def start(folder, count, cache):
+def start(folder, count, *options):
     """{stage: seconds}, and "memory" in MiB, of a start of main.py up to its first step."""
     begun = time.time()
-    command = [sys.executable, __file__, "--folder", folder, "--start", str(count), "--cache-dir", cache]
+    command = [sys.executable, __file__, "--folder", folder, "--start", str(count), *options]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     values = json.loads(done.stdout.splitlines()[-1])
     return values | {"start to first step": values.pop("first step at") - begun}
 
 
-def start_here(folder, count, cache):
+def simulated_cache(image_dir, paths, size, cache_dir, skip_damaged):
+    """A Cache of empty images in files of the usual size, which take no room on the disk."""
+    from data.cache import SHARD, Cache, Shards
+    from data.duplicates import Pictures, find_pairs
+
+    folder, shards = Path(cache_dir), []
+    folder.mkdir(exist_ok=True)
+    for begin in range(0, len(paths), SHARD):
+        shape, mode = (min(SHARD, len(paths) - begin), 3, size, size), {"dtype": np.uint8, "mode": "w+"}
+        np.lib.format.open_memmap(folder / f"{begin}.npy", shape=shape, **mode)
+        shards.append(np.load(folder / f"{begin}.npy", mmap_mode="r"))
+    signatures = draw_signatures(len(paths))
+    return Cache(Shards(shards), "simulated", Pictures(signatures, find_pairs(signatures)), {})
+
+
+def start_here(folder, count, simulated):
     """In a process of its own: main.py, whose first step ends it."""
     import main
     from data import cache as cache_module
@@ -90,20 +123,14 @@ def start_here(folder, count, cache):
         for name in names:
             setattr(module, name, timed(getattr(module, name)))
     main.train_one_epoch = one_step
+    if simulated:
+        main.open_cache = simulated_cache
     shutil.rmtree(folder / "run", ignore_errors=True)
     options = f"--age-groups 0..100+ --recipe modern --width 0.25 --image-size {SIZE} --epochs 1 --folds 0 --threads 1"
-    paths = [
-        "--label-file",
-        f"{count}.csv",
-        "--image-dir",
-        "photographs",
-        "--cache-dir",
-        str(cache),
-        "--run-dir",
-        "run",
-    ]
+    images, cache = ("empty", "empty/cache") if simulated else ("photographs", "cache")
+    paths = f"--label-file {count}.csv --image-dir {images} --cache-dir {cache} --run-dir run"
     os.chdir(folder)
-    sys.argv = ["main.py", *paths, *options.split()]
+    sys.argv = ["main.py", *paths.split(), *options.split()]
     main.main()
 
 
@@ -113,42 +140,76 @@ def decoding_rate(folder, count):
 
     files = [folder / "photographs" / f"{k // PER_FOLDER}" / f"{k}.jpg" for k in range(count)]
     begun = time.perf_counter()
-    in_threads(lambda file: decode_face(file, SIZE).sum(), files, "", progress=False)
+    list(in_threads(lambda file: decode_face(file, SIZE).sum(), files, "", progress=False))
     return count / (time.perf_counter() - begun)
+
+
+def draw_signatures(count):
+    from data.duplicates import both_signatures
+
+    rng, parts = np.random.default_rng(0), []
+    for begin in range(0, count, 5000):
+        pixels = draw_faces(rng, min(5000, count - begin)).clip(0, 255).astype(np.uint8)
+        images = pixels[:, None].repeat(3, 1).repeat(4, 2).repeat(4, 3)  # (B, 3, 32, 32)
+        parts.append(both_signatures(images))
+    return np.concatenate(parts, axis=1)
 
 
 def search_here(count):
     """In a process of its own: the search for the same picture among this many simulated signatures."""
-    from data.duplicates import both_signatures, find_pairs
+    from data.duplicates import find_pairs
 
-    rng, parts = np.random.default_rng(0), []
-    y, x = np.mgrid[-1:1:8j, -1:1:8j]
-    head = 90 * np.exp(-2 * (x**2 + y**2))
-    for begin in range(0, count, 5000):
-        pixels = 90 + head + rng.normal(0, 30, (min(5000, count - begin), 1, 8, 8))
-        images = pixels.clip(0, 255).astype(np.uint8).repeat(4, 2).repeat(4, 3)  # (B, 1, 32, 32)
-        parts.append(both_signatures(np.repeat(images, 3, axis=1)))
-    signatures = np.concatenate(parts, axis=1)
+    signatures = draw_signatures(count)
     begun = time.perf_counter()
     pairs = find_pairs(signatures)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": time.perf_counter() - begun, "pairs": len(pairs), "memory": memory}))
 
 
+def read_both_orders(cache):
+    """Print the faces per second of a first epoch, for two minutes at most, in both orders of --shuffle."""
+    import pandas as pd
+
+    from data.cache import Shards
+    from data.dataset import FaceDataset, shuffled_batches
+    from data.faces import Faces
+    from utils.classes import Classes
+    from utils.seeds import make_generator
+
+    files = sorted(cache.glob(f"faces_{SIZE}px_*/images.npy"), key=lambda file: -file.stat().st_size)
+    for order in ("all", "shards"):
+        for file in files:  # forget what is in memory
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        images = Shards([np.load(file, mmap_mode="r") for file in files])
+        faces = Faces(pd.DataFrame({"label": np.zeros(len(images), int)}), Classes.named("ab"))
+        begun, count = time.perf_counter(), 0
+        for batch in shuffled_batches(FaceDataset(images, faces), 128, make_generator(0), by_shards=order == "shards"):
+            count += len(batch.images)
+            seconds = time.perf_counter() - begun
+            if seconds > 120:
+                break
+        print(f"--shuffle {order}: {count:,} faces of {images.nbytes >> 20:,} MiB, {count / seconds:,.0f} faces/s")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--signatures", type=int, default=500_000)
+    parser.add_argument("--simulated", type=int, default=500_000)
+    parser.add_argument("--read", action="store_true")
     parser.add_argument("--start", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--search", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--cache-dir", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--empty", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder = options.folder.resolve()
     if options.start:
-        start_here(folder, options.start, options.cache_dir)
+        start_here(folder, options.start, options.empty)
     elif options.search:
         search_here(options.search)
+    elif options.read:
+        read_both_orders(folder / "cache")
     else:
         measure(folder, options)
 
@@ -160,8 +221,8 @@ def measure(folder, options):
         write_labels(folder / f"{count}.csv", count)
         shutil.rmtree(folder / "cache", ignore_errors=True)
         rate = decoding_rate(folder, min(options.counts))
-        cold = start(folder, count, folder / "cache")
-        warm = start(folder, count, folder / "cache")
+        cold = start(folder, count)
+        warm = start(folder, count)
         rows[count] = {f"cold: {name}": value for name, value in cold.items()}
         rows[count] |= {f"warm: {name}": value for name, value in warm.items()}
         rows[count]["cold: decoding alone"] = count / rate
@@ -171,9 +232,15 @@ def measure(folder, options):
     for name in first:
         growth = math.log(last[name] / first[name]) / math.log(options.counts[-1] / options.counts[0])
         print(f"| {name} | {' | '.join(f'{row[name]:,.2f}' for row in rows.values())} | {growth:.2f} |")
-    for count in (options.signatures // 5, options.signatures):
+    for count in (options.simulated // 5, options.simulated):
+        write_labels(folder / f"{count}.csv", count)
+        for number in range(count):
+            path = folder / "empty" / f"{number // PER_FOLDER}" / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        print(f"\nstart with {count:,} simulated faces: {json.dumps(start(folder, count, '--empty'))}", flush=True)
         command = [sys.executable, __file__, "--folder", str(folder), "--search", str(count)]
-        print(f"\nsearch among {count:,} signatures: {subprocess.check_output(command, text=True).strip()}", flush=True)
+        print(f"search among {count:,} signatures: {subprocess.check_output(command, text=True).strip()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from training.engine import EpochMeter, epoch_pipeline, train_one_epoch
 from training.provenance import current_commit
 from training.setup import FoldSetup, build_model, make_state
 from utils.cli import run_script
-from utils.device import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, Runtime, choose_precision, keep_large_buffers
+from utils.device import DEVICES, M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, Runtime, choose_precision, keep_large_buffers
 from utils.seeds import make_generator
 
 ADIENCE_SIDE = 816
@@ -73,7 +73,7 @@ def main():
     parser.add_argument("--faces", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--device", default="auto", choices=DEVICES)
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()

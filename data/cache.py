@@ -29,13 +29,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.duplicates import Pictures, both_signatures, find_pairs
+from data.duplicates import BLOCK, Pictures, both_signatures, find_pairs
 from data.images import IMAGE_LIMIT, decode_face, in_threads
 from utils.errors import UserError, is_out_of_memory
 from utils.files import atomic_write, locked
 from utils.reading import ANY_SIZE, MIB, open_regular, read_bytes, reason
 
-FORMAT = 8  # raised when decoding, signatures or the search for pairs change
+FORMAT = 9  # raised when decoding, signatures or the search for pairs change
 SHARD = 8192  # faces
 IMAGES, INDEX = "images.npy", "index.npz"
 FILES = (IMAGES, INDEX, ".index.*.unfinished.npz")  # the last ones are of processes that were killed
@@ -318,12 +318,11 @@ def build(folder, sources, size, title, workers, progress):
         shape = (len(sources.paths), 3, size, size)
         images = np.lib.format.open_memmap(unfinished / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         allocate(unfinished / IMAGES)
-        contents, problems = decode_all(images, sources.files, title, workers, progress)
+        arrays = decode_all(images, sources.files, title, workers, progress)
         images.flush()
-        arrays = {"sources": sources.described, "contents": contents, "problems": problems}
-        arrays["signatures"] = both_signatures(images)
         del images
-        write_index(unfinished / INDEX, {**check_images(unfinished), **arrays})
+        status = describe_status(os.stat(unfinished / IMAGES))
+        write_index(unfinished / INDEX, {"sources": sources.described, "status": status, **arrays})
         remove_own(folder)  # a damaged one
         os.rename(unfinished, folder)
     finally:
@@ -352,10 +351,15 @@ def allocate(path):
 
 
 def decode_all(images, files, title, workers, progress):
-    """Decode image files into uint8 (n, 3, S, S).
+    """Decode the image files of a shard; this thread hashes each block of images while others decode the next one.
+
+    Args:
+        images: the uint8 (n, 3, S, S) to fill, which map images.npy.
+        files: the n files.
+        title, workers, progress: as for `in_threads`.
 
     Returns:
-        (SHA-256 of each file, problem of each file or ""), lists of texts.
+        {name: array} of the index: contents, problems, signatures and the sha256 of images.npy.
     """
 
     def decode(position):
@@ -367,8 +371,18 @@ def decode_all(images, files, title, workers, progress):
         except UserError as error:
             return hashlib.sha256(content).hexdigest(), str(error)
 
-    results, _ = in_threads(decode, range(len(files)), title, workers, progress)
-    return tuple(zip(*results, strict=True))
+    with open(images.filename, "rb") as file:
+        sha256 = hashlib.sha256(file.read(images.offset))  # the header
+    results, signatures = [], []
+    for result, _ in in_threads(decode, range(len(files)), title, workers, progress):
+        results.append(result)
+        if len(results) % BLOCK == 0 or len(results) == len(files):
+            block = images[(len(results) - 1) // BLOCK * BLOCK : len(results)]
+            sha256.update(block)
+            signatures.append(both_signatures(block))
+    contents, problems = zip(*results, strict=True)
+    signatures = np.concatenate(signatures, axis=1)
+    return {"contents": contents, "problems": problems, "signatures": signatures, "sha256": sha256.hexdigest()}
 
 
 def can_read(file, size):

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from data.cache import SHARD
 from utils.errors import UserError
 
 BATCHES_AHEAD = 2
+OPEN_SHARDS = 4
 
 
 class FaceDataset:
@@ -53,7 +55,9 @@ class Batch(NamedTuple):
     positions: torch.Tensor  # int64 (B,), of these faces in the epoch's order
 
 
-def shuffled_batches(dataset, batch_size, generator, first_step=0, rank=0, world_size=1, sampling=None):
+def shuffled_batches(
+    dataset, batch_size, generator, first_step=0, rank=0, world_size=1, sampling=None, by_shards=False
+):
     """Yield the batches of one training epoch, each face at most once.
 
     The faces that do not fill a last batch are dropped: 7,176 faces in batches of 128 would leave a batch of 8, and
@@ -67,20 +71,43 @@ def shuffled_batches(dataset, batch_size, generator, first_step=0, rank=0, world
         first_step: the number of batches to skip; a resumed run continues there.
         rank, world_size: yield this process's equal, contiguous slice of each batch.
         sampling: (M,) weights of the faces; M faces are then drawn by them with replacement.
+        by_shards: shuffle as `shard_order` does.
 
     Raises:
         UserError: see `steps_per_epoch`.
     """
     steps, local_batch_size = steps_per_epoch(dataset, batch_size, world_size), batch_size // world_size
-    if sampling is None:
-        order = torch.randperm(len(dataset), generator=generator)
-    else:
+    if sampling is not None:
         order = torch.multinomial(sampling.double(), len(dataset), replacement=True, generator=generator)
+    elif by_shards:
+        order = shard_order(dataset.rows.cpu(), generator)
+    else:
+        order = torch.randperm(len(dataset), generator=generator)
     order = order.to(dataset.device)
     for step in range(first_step, steps):
         start = step * batch_size + rank * local_batch_size
         positions = torch.arange(start, start + local_batch_size, device=dataset.device)
         yield Batch(*dataset[order[positions]], positions)
+
+
+def shard_order(rows, generator):
+    """An order of faces that reads OPEN_SHARDS shards of the cache at a time, for data larger than memory.
+
+    The shards are shuffled, then the faces of each OPEN_SHARDS of them, as WebDataset and others do.
+
+    Args:
+        rows: int64 (M,), of the faces in the cache.
+        generator: draws the order.
+
+    Returns:
+        int64 (M,), a permutation.
+    """
+    shards, order = rows // SHARD, []
+    present = shards.unique()
+    for opened in present[torch.randperm(len(present), generator=generator)].split(OPEN_SHARDS):
+        faces = torch.isin(shards, opened).nonzero()[:, 0]
+        order.append(faces[torch.randperm(len(faces), generator=generator)])
+    return torch.cat(order)
 
 
 def steps_per_epoch(faces, batch_size, world_size=1):
@@ -117,7 +144,7 @@ def share_of(count, rank, world_size):
 
 
 def prefetch(batches, device):
-    """Yield the batches on a GPU while a thread reads the next ones into page-locked memory.
+    """Yield the batches on a GPU while a thread reads the next ones, for CUDA into page-locked memory.
 
     Batches that are on the GPU already pass unchanged, and so do all where `device` is a CPU.
 
@@ -135,6 +162,8 @@ def prefetch(batches, device):
         return
 
     def pin(batch):
+        if device.type != "cuda":
+            return batch
         torch.cuda.set_device(device)  # a thread starts on the first GPU, whichever this process uses
         return map_tensors(torch.Tensor.pin_memory, batch)
 

@@ -27,24 +27,24 @@ LEAF, COLUMNS = 128, 384  # points that are compared at once; larger products ar
 BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1)  # that are set in a byte
 
 
-def signatures_of(images):
-    """Images uint8 (N, 3, S, S) -> signatures uint8 (N, 96)."""
-    step = max(1, images.shape[-1] // (2 * SIDE))  # every step-th pixel of a large image is enough
-    signatures = [np.zeros((0, SIGNATURE_BYTES), np.uint8)]
-    for start in range(0, len(images), BLOCK):
-        block = images[start : start + BLOCK, :, ::step, ::step].astype(np.float32)
-        grey = np.tensordot(GREY, block, axes=(0, 1))  # (B, S / step, S / step)
-        shrink = area_means(grey.shape[-1], SIDE)
-        pictures = shrink @ grey @ shrink.T  # (B, 32, 32)
-        small = area_means(SIDE, SMALL_SIDE) @ pictures @ area_means(SIDE, SMALL_SIDE).T  # (B, 8, 8)
-        small = small.round().clip(0, 255).astype(np.uint8).reshape(len(grey), -1)
-        signatures.append(np.hstack([np.packbits(difference_hashes(pictures), axis=1), small]))
-    return np.concatenate(signatures)
-
-
 def both_signatures(images):
     """Images uint8 (N, 3, S, S) -> the signatures of these and of their mirror images, uint8 (2, N, 96)."""
-    return np.stack([signatures_of(images), signatures_of(images[..., ::-1])])
+    step = max(1, images.shape[-1] // (2 * SIDE))  # every step-th pixel of a large image is enough
+    signatures = [np.zeros((2, 0, SIGNATURE_BYTES), np.uint8)]
+    for start in range(0, len(images), BLOCK):
+        block = images[start : start + BLOCK, :, ::step, ::step]
+        grey = sum(weight * block[:, channel] for channel, weight in enumerate(GREY))  # (B, S / step, S / step)
+        shrink = area_means(grey.shape[-1], SIDE)
+        pictures = shrink @ grey @ shrink.T  # (B, 32, 32)
+        signatures.append(np.stack([signatures_of(pictures), signatures_of(pictures[:, :, ::-1])]))
+    return np.concatenate(signatures, axis=1)
+
+
+def signatures_of(pictures):
+    """Grey pictures, float32 (B, 32, 32) -> signatures, uint8 (B, 96)."""
+    small = area_means(SIDE, SMALL_SIDE) @ pictures @ area_means(SIDE, SMALL_SIDE).T  # (B, 8, 8)
+    small = small.round().clip(0, 255).astype(np.uint8).reshape(len(pictures), -1)
+    return np.hstack([np.packbits(difference_hashes(pictures), axis=1), small])
 
 
 def area_means(size, smaller):

@@ -176,8 +176,8 @@ def in_threads(function, items, description, workers=None, progress=True):
         workers: the number of threads; by default one per core.
         progress: show a progress bar.
 
-    Returns:
-        (list of the N results, None for an item that failed; list of the messages of their errors), both in order.
+    Yields:
+        For each item, in order, (its result, None), or (None, the message of its error).
     """
 
     def call(item):
@@ -188,6 +188,4 @@ def in_threads(function, items, description, workers=None, progress=True):
 
     with ThreadPool(workers) as pool:
         done = pool.imap(call, items, chunksize=ITEMS_PER_TASK)
-        bar = tqdm(done, description, len(items), unit="img", disable=None if progress else True)
-        results = list(bar)
-    return [result for result, _ in results], [error for _, error in results if error]
+        yield from tqdm(done, description, len(items), unit="img", disable=None if progress else True)

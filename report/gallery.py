@@ -163,8 +163,7 @@ def encode(paths, side):
         start = picture.index(START_OF_SCAN)
         return to_text(picture[:start]), to_text(picture[start:])
 
-    pictures, _ = in_threads(encode_one, paths, "thumbnails")
-    return [picture or ("", None) for picture in pictures]
+    return [picture or ("", None) for picture, _ in in_threads(encode_one, paths, "thumbnails")]
 
 
 def to_jpeg(face):

@@ -10,6 +10,7 @@ from data.dataset import (
     ordered_batches,
     prefetch,
     read_ahead,
+    shard_order,
     share_of,
     shuffled_batches,
     steps_per_epoch,
@@ -128,6 +129,31 @@ def test_processes_share_each_batch():
     shares = [faces_of(ordered_batches(dataset(9), 4, rank, 2)) for rank in (0, 1)]
     assert shares == [[[0, 1, 2, 3], [4]], [[5, 6, 7, 8]]]
     assert share_of(9, 1, 2).tolist() == [5, 6, 7, 8]
+
+
+def test_shards_are_read_four_at_a_time(monkeypatch):
+    monkeypatch.setattr("data.dataset.SHARD", 10)
+    rows = torch.tensor([row for row in range(95) if row % 10 < 7])  # 7 faces in each of 10 shards, 5 in the last
+    orders = [shard_order(rows, order_of(epoch=epoch)) for epoch in range(40)]
+    assert all(sorted(order.tolist()) == list(range(len(rows))) for order in orders)
+    for order in orders:
+        shards = (rows[order] // 10).tolist()
+        opened = list(dict.fromkeys(shards))
+        groups = [set(opened[:4]), set(opened[4:8]), set(opened[8:])]
+        ends = [next(k for k, group in enumerate(groups) if shard in group) for shard in shards]
+        assert ends == sorted(ends)  # the four are finished before the next four begin
+        assert shards[:28] != sorted(shards[:28], key=opened.index)  # and their faces are mixed
+    assert torch.equal(orders[3], shard_order(rows, order_of(epoch=3)))
+    assert len({tuple(order.tolist()) for order in orders}) == 40
+    # Each shard comes first about as often as any other: 4 of 40 times.
+    assert len({int(rows[order[0]] // 10) for order in orders}) >= 8
+
+
+def test_a_first_step_continues_within_shards(monkeypatch):
+    monkeypatch.setattr("data.dataset.SHARD", 2)
+    whole = faces_of(shuffled_batches(dataset(30), 4, order_of(), by_shards=True))
+    assert faces_of(shuffled_batches(dataset(30), 4, order_of(), 3, by_shards=True)) == whole[3:]
+    assert max(max(batch) - min(batch) for batch in whole) > 8  # not in the order of the cache
 
 
 def test_sampling_weights_decide_how_often_a_face_is_drawn():

@@ -15,7 +15,6 @@ from data.duplicates import (
     both_signatures,
     difference_hashes,
     same_pictures,
-    signatures_of,
     unit_pictures,
 )
 from data.faces import Faces
@@ -29,6 +28,10 @@ def smooth_picture(rng, side=64):
     """A random picture with structure at the scale of a face's features."""
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     return coarse.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def signatures_of(images):
+    return both_signatures(images)[0]
 
 
 def stack(pictures):

@@ -1,11 +1,14 @@
 """The engine: schedule, meter, divergence, steps that resume, and an evaluation that covers every face once."""
 
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from data.dataset import FaceDataset, shuffled_batches
 from data.faces import Faces
@@ -188,6 +191,39 @@ def test_a_stopped_epoch_resumes_to_the_same_bits(network):
     assert (whole.step, resumed.step) == (3, 3)
     for ours, theirs in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Apple's GPUs have no float64; torch's "meta" device stands for one, where nothing is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "meta":
+                self.calls += 1
+                assert tensor.dtype != torch.float64, function
+        return result
+
+
+@pytest.mark.parametrize("recipe", ["original", "modern"])
+def test_no_float64_reaches_a_gpu_without_it(recipe, monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # "meta" has none
+    runtime = Runtime(torch.device("meta"), "fp32")
+    augmentation = {"rotation": 15, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1}
+    usual = {"width": 0.125, "image_size": 40, "epochs": 2, "batch_size": 4, "folds": (1,), "optimizer": "muon"}
+    config = Config(recipe=recipe, **usual, **augmentation)  # torch's fused SGD refuses "meta"
+    faces, images = faces_of([k % 8 for k in range(14)]), np.zeros((14, 3, 40, 40), np.uint8)
+    setup = set_up_folds(config, faces, world_size=1)[1][1]
+    with NoFloat64() as mode:
+        state = make_state(config, setup, runtime)
+        pipeline = epoch_pipeline(config, 0, images, faces, state, runtime)
+        train_one_epoch(state, *pipeline, EpochMeter(runtime), runtime, lambda: state.step == 2)
+    assert state.step == 2
+    assert mode.calls > 1000
 
 
 def test_the_gradient_is_clipped():

@@ -505,7 +505,7 @@ class TestBadInput:
     def test_a_gpu_that_is_not_there(self, small_faces, tmp_path, capsys):
         arguments = [*paths(small_faces, tmp_path), "--run-dir", tmp_path / "run", "--device", "cuda"]
         assert call(main, *arguments) == 2
-        assert "--device cuda: no CUDA GPU is available" in capsys.readouterr().err
+        assert "--device cuda: no such GPU is available here; use --device cpu or auto" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
 
     def test_a_truncated_image_leaves_no_run(self, small_faces, tmp_path, capsys):

@@ -144,7 +144,8 @@ def check_images(rows, image_dir):
     table = rows[~repeated_rows(rows)]
     present = find_present(table.path, image_dir)
     missing, table = table.path[~present].tolist(), table[present]
-    signatures, damaged = in_threads(read_signature, [image_dir / path for path in table.path], "reading images")
+    read = list(in_threads(read_signature, [image_dir / path for path in table.path], "reading images"))
+    signatures, damaged = [signature for signature, _ in read], [problem for _, problem in read if problem]
     table = table[[signature is not None for signature in signatures]]
     readable = [signature for signature in signatures if signature is not None]
     pairs = find_pairs(np.array(readable, np.uint8).reshape(-1, 2, SIGNATURE_BYTES).swapaxes(0, 1))

@@ -120,6 +120,10 @@ class OptimizationConfig:
     )
     teacher_weight: float = option(0.5, "share of the teacher's answers in the loss", low=0, high=1)
     teacher_temperature: float = option(1.0, "temperature of the teacher's answers", low=0.1, high=100)
+    shuffle: str = option(
+        "auto", "order of the training faces; shards: of four parts of the cache, 8,192 faces each, at a time; auto:"
+        " shards where the cache exceeds half of the memory", choices=("auto", "all", "shards"),
+    )  # fmt: skip
     balance: str = option("none", "class balancing by sampling or by loss", choices=("none", "sampling", "loss"))
 
 
@@ -225,6 +229,8 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
             raise UserError(f"--pretrained and --init-from '{self.init_from}': a network starts from one of them")
         if self.nesterov and not self.momentum:
             raise UserError("--nesterov with --momentum 0: Nesterov's form needs a momentum above 0")
+        if self.shuffle == "shards" and self.balance == "sampling":
+            raise UserError("--shuffle shards with --balance sampling: faces are sampled from the whole cache")
         if self.warmup and self.warmup >= self.epochs:
             raise UserError(f"--warmup {self.warmup}: expected less than the {self.epochs} --epochs")
         if not self.plot_format or len(set(self.plot_format)) < len(self.plot_format):
@@ -293,7 +299,8 @@ def from_record(path, record, strict=False):
         UserError: a value is out of range, or a setting is unknown.
     """
     record = {EARLIER_NAMES.get(name, name): value for name, value in record.items()}
-    record.setdefault("fold_seed", record.get("seed", 0))  # earlier versions had one seed, and one width
+    record.setdefault("fold_seed", record.get("seed", 0))  # earlier versions had one seed, one width and one order
+    record.setdefault("shuffle", "all")
     if record.get("loss") in LOSSES:
         record.setdefault("label_width", [*LOSSES[record["loss"]].widths, 0.0][0])
     unknown = {name: value for name, value in record.items() if name not in FIELDS and value not in OFF}

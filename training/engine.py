@@ -70,6 +70,7 @@ def epoch_pipeline(config, epoch, images, faces, state, runtime):
         rank=runtime.distributed.rank,
         world_size=runtime.distributed.world_size,
         sampling=state.sampling,
+        by_shards=config.shuffle == "shards",
     )
     return batches, make_augment(config, epoch, len(dataset), state.model, state.seed, runtime.compiled)
 
@@ -119,7 +120,8 @@ class EpochMeter:
 
     def __init__(self, runtime):
         self.distributed, self.device = runtime.distributed, runtime.device
-        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, right answers, faces
+        dtype = torch.float64 if self.device.type in ("cpu", "cuda") else torch.float32  # Apple's GPUs have no other
+        self.sums = torch.zeros(3, dtype=dtype, device=self.device)  # loss, right answers, faces
         self.faces = 0  # of all processes
         self.start, self.seconds = None, 0.0
 
@@ -152,16 +154,16 @@ class EpochMeter:
         self.seconds += time.perf_counter() - self.start
 
     def state_dict(self):
-        sums = self.distributed.sum(self.sums.clone()).cpu()
+        sums = self.distributed.sum(self.sums.clone()).cpu().double()
         return {"sums": sums, "faces": self.faces, "seconds": self.seconds + time.perf_counter() - self.start}
 
     def load_state_dict(self, state):
         """Raises KeyError, TypeError or ValueError where the state is not one of `state_dict`."""
         sums, faces, seconds = state["sums"], state["faces"], state["seconds"]
-        if (sums.shape, sums.dtype) != (self.sums.shape, self.sums.dtype) or not sums.isfinite().all():
+        if (sums.shape, sums.dtype) != (self.sums.shape, torch.float64) or not sums.isfinite().all():
             raise ValueError(f"its sums are {sums}")
         if not (type(faces) is int and type(seconds) is float and faces >= 0 and 0 <= seconds < math.inf):
             raise ValueError(f"it counts {faces} faces in {seconds} seconds")
         # Saved sums include all processes, so the main process alone restores them; `finish` adds them up again.
-        self.sums += sums.to(self.device) * self.distributed.is_main_process
+        self.sums += sums.to(self.sums) * self.distributed.is_main_process
         self.faces, self.seconds = faces, seconds

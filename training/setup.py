@@ -1,5 +1,6 @@
 """The setup of a fold: `set_up_folds` checks it before anything is written, `make_state` builds it when it begins."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -21,7 +22,9 @@ from training.optimizers import OPTIMIZERS, parameter_groups
 from training.schedule import learning_rate
 from training.state import TrainState
 from training.teacher import Teacher, teacher_models
+from utils.device import memory_bytes
 from utils.errors import UserError
+from utils.reading import MIB
 from utils.seeds import Stream, derive_seed
 from utils.serialization import digest
 
@@ -122,6 +125,17 @@ def check_origins(setups, signatures):
             for path, record in setup.origins.items():
                 if record:
                     refuse_seen(path, record, faces, split, signatures[:, faces.table.index])
+
+
+def choose_shuffle(config, images, distributed):
+    """The Config with --shuffle auto decided, alike on all machines, for the cached images."""
+    if config.shuffle != "auto":
+        return config
+    large = config.balance != "sampling" and images.nbytes > memory_bytes() / 2
+    if large := distributed.max(int(large)):
+        size = f"{images.nbytes / MIB:,.0f} MiB"
+        print(f"note: the decoded images, {size}, exceed half of the memory: --shuffle shards reads a part at a time")
+    return dataclasses.replace(config, shuffle="shards" if large else "all")
 
 
 def build_model(config, classes):

@@ -3,11 +3,13 @@
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import shutil
 import statistics
 import timeit
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -15,21 +17,23 @@ from utils.distributed import SINGLE_PROCESS, Distributed
 from utils.errors import UserError
 from utils.options import check_limits
 
-DEVICES, PRECISIONS = ("auto", "cpu", "cuda"), ("auto", "fp32", "bf16")
+DEVICES, PRECISIONS = ("auto", "cpu", "cuda", "mps"), ("auto", "fp32", "bf16")
 # glibc's mallopt parameters (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def choose_device(name):
-    """'auto', 'cpu' or 'cuda' -> torch.device; each process of a machine takes a GPU of its own.
+    """'auto', 'cpu', 'cuda' or 'mps', Apple's GPUs -> torch.device; each process takes a CUDA GPU of its own.
 
     Raises:
         UserError: a GPU is asked for that is not there.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA GPU is available here; use --device cpu or auto")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = next(device for device in available if available[device]) if name == "auto" else name
+    if not available[name]:
+        raise UserError(f"--device {name}: no such GPU is available here; use --device cpu or auto")
+    if name != "cuda":
+        return torch.device(name)
     rank, available = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if rank >= available:
         raise UserError(f"process {rank} of this machine has no GPU: there are {available}; start as many processes")
@@ -42,7 +46,7 @@ def choose_precision(name, device):
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if bf16_is_faster() else "fp32"
+    return "bf16" if device.type == "cpu" and bf16_is_faster() else "fp32"
 
 
 def choose_compilation(name, device):
@@ -84,6 +88,17 @@ def cpu_threads():
     return max(1, cores // processes) if processes > 1 else min(cores, torch.get_num_threads())
 
 
+def memory_bytes():
+    """The memory of this machine, or of the container that this process runs in; infinite where neither is known."""
+    limits = [math.inf]
+    if hasattr(os, "sysconf"):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # another system, or no limit
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
+
+
 @dataclass(frozen=True)
 class Runtime:
     """A device, the precision ('fp32' or 'bf16') of the network there, and the processes that train together."""
@@ -98,7 +113,7 @@ class Runtime:
         """Resolve the names of the command line.
 
         Args:
-            device: 'auto', 'cpu' or 'cuda'.
+            device: 'auto', 'cpu', 'cuda' or 'mps'.
             precision: 'auto', 'fp32' or 'bf16'.
             threads: CPU threads; 0 means one per core.
             deterministic: use only algorithms that give the same bits on every run; on a CPU all of them do.
@@ -135,8 +150,8 @@ class Runtime:
         return torch.compile(network, dynamic=False) if self.compiled else network
 
     def to_device(self, images):
-        """Cached images uint8 (N, 3, S, S): in the GPU's memory if half of it stays free, otherwise unchanged."""
-        if self.device.type == "cpu" or images.nbytes > torch.cuda.mem_get_info(self.device)[0] / 2:
+        """Cached images uint8 (N, 3, S, S): in a CUDA GPU's memory if half of it stays free, otherwise unchanged."""
+        if self.device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(self.device)[0] / 2:
             return images
         copy = torch.empty(images.shape, dtype=torch.uint8, device=self.device)
         for start in range(0, len(images), 1024):
@@ -144,14 +159,16 @@ class Runtime:
         return copy
 
     def synchronize(self):
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
 
     def __str__(self):
         count = self.distributed.world_size
         processes = f", {count} processes" if count > 1 else ""
         if self.device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {self.precision}{processes}"
+        if self.device.type != "cpu":
+            return f"{self.device.type}, {self.precision}{processes}"
         threads = torch.get_num_threads()
         return f"CPU, {threads} thread{'s' if threads > 1 else ''}, {self.precision}{processes}"
 
