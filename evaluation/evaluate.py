@@ -27,7 +27,7 @@ def evaluate(model, dataset, batch_size, runtime, decoder="argmax", view=None):
     model.eval()
     start = time.perf_counter()
     rank, world_size = runtime.distributed.rank, runtime.distributed.world_size
-    runtime.distributed.share_buffers(model)
+    runtime.distributed.share(model.buffers())
     parts = []
     for images, *_ in prefetch(ordered_batches(dataset, batch_size, rank, world_size), runtime.device):
         images = to_network_input(images, model.mean, model.std)

@@ -152,6 +152,8 @@ def layers(norm):
 def gradients(model, network, part):
     model.zero_grad()
     nn.functional.cross_entropy(network(images[part]), labels[part]).backward()
+    if network is not alone:
+        distributed.average_gradients(model)
     return [p.grad.clone() for p in model.parameters()]
 
 # Without batch statistics, averaged gradients are those of the whole batch; with them, each half has its own.
@@ -166,7 +168,7 @@ for norm, parts in ((nn.Identity(), (slice(0, 8),)), (nn.BatchNorm2d(4), halves)
     for _ in range(3):
         gradients(model, network, halves[rank])
         optimizer.step()
-    distributed.share_buffers(model)
+    distributed.share(model.buffers())
     for value in model.state_dict().values():
         assert torch.equal(distributed.sum(value.clone()), 2 * value)  # the same bits in both
 

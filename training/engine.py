@@ -47,6 +47,7 @@ def train_one_epoch(state, batches, augment, meter, runtime, after_step):
         loss = state.criterion(outputs, batch.labels, batch.intervals, images)  # images: for the teacher
         state.optimizer.zero_grad()
         loss.backward()
+        runtime.distributed.average_gradients(state.model)
         if state.grad_clip:
             nn.utils.clip_grad_norm_(state.model.parameters(), state.grad_clip)
         state.optimizer.step()

@@ -80,24 +80,36 @@ class Distributed:
         if self.world_size > 1:
             dist.barrier()
 
-    def share_buffers(self, model):
-        """Give every process the main process's running statistics, which are the ones that are saved."""
+    def share(self, tensors):
+        """Give every process the main process's values, which are the ones that are saved."""
         if self.world_size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def average_gradients(self, model):
+        """Average the gradients of a step over all processes.
+
+        They are summed as one vector, so that a resumed run rounds alike: DistributedDataParallel groups them anew
+        after its first step, and the sums of three and more processes depend on the groups.
+        """
+        if self.world_size > 1:
+            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            vector = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(vector)
+            parts = (vector / self.world_size).split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view(gradient.shape))
 
     def wrap(self, model, device):
-        """The network to train with: gradients are averaged over the processes.
+        """The network to train with: on GPUs batch statistics are those of the whole batch.
 
-        On GPUs batch statistics are those of the whole batch (SyncBatchNorm replaces layers in place and keeps their
-        names); on CPUs, where torch has no such layer, each process normalises by its own part of the batch.
+        SyncBatchNorm replaces layers in place and keeps their names. On CPUs, where torch has no such layer, each
+        process normalises by its own part of the batch.
         """
-        if self.world_size == 1:
-            return model
-        if device.type == "cuda":
+        if self.world_size > 1 and device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-            return nn.parallel.DistributedDataParallel(model, device_ids=[device.index])
-        return nn.parallel.DistributedDataParallel(model)
+        self.share(model.state_dict().values())
+        return model
 
 
 SINGLE_PROCESS = Distributed()
