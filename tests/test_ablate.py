@@ -17,7 +17,7 @@ from PIL import Image
 from tools import ablate
 from tools.ablate import VARIANTS, variant_config
 from training.arguments import read_arguments
-from training.config import Config
+from training.config import FIELDS, Config
 from utils.files import write_json
 from utils.options import as_flags
 
@@ -231,7 +231,7 @@ def test_every_variant_is_a_configuration_and_a_command_line(variant, monkeypatc
     config = variant_config(variant, 3, shared)
     assert (config.epochs, config.image_size, config.seed) == (18, 64, 3)
     assert all(getattr(config, name) == value for name, value in VARIANTS[variant].items())
-    monkeypatch.setattr(sys, "argv", ["main.py", *as_flags(vars(config))])
+    monkeypatch.setattr(sys, "argv", ["main.py", *as_flags(vars(config), FIELDS)])
     assert read_arguments().config == config
 
 

@@ -67,7 +67,7 @@ def test_a_record_comes_back():
 def test_records_of_other_versions(capsys):
     """Renamed settings keep their value; unknown ones are named, and refused where the run has to compute the same."""
     assert from_record("x.pt", {"crop": 1.0, "mixup": 0.0, "inner_width": 0.5}) == Config(mid_width=0.5)
-    assert from_record("x.pt", {"first_size": 0, "grey": 0.0, "lr": 0.2}, strict=True) == Config(lr=0.2)
+    assert from_record("x.pt", {"first_size": 0, "grey": 0.0, "lr": 0.2}, strict=True) == Config(lr=0.2, shuffle="all")
     assert capsys.readouterr().out == ""
     assert from_record("x.pt", {"grey": 0.5, "first_size": 64}) == Config()
     note = "note: x.pt records settings that this version does not have: grey 0.5, first_size 64\n"

@@ -17,6 +17,7 @@ import test_code
 from data.adience import DEFAULT_GROUPS
 from data.faces import Faces
 from evaluation.evaluation import Evaluation
+from models.checkpoint import load_model
 from report.tables import confusion_table, per_class_table
 from tools import compare_runs, report
 from training.arguments import read_arguments
@@ -314,17 +315,45 @@ def test_one_model_of_all_faces(own, images, capsys):
         *("all.pt", "config.json", "folds.csv", "log.csv")
     }
     written = Path("runs/all/all.pt").read_bytes()
+    Path("runs/all/all.progress.pt").write_bytes(b"left by a kill")
     assert call(main, "--run-dir", "runs/all", "--resume") == 0
     assert Path("runs/all/all.pt").read_bytes() == written
+    assert not Path("runs/all/all.progress.pt").exists()
     for arguments, message in (
         (["--folds", 0, "--init-from", "runs/all"], "was trained on people of these faces: "),
         (["--folds", "none", 1], "--folds none with other folds: a model of all faces holds none out"),
         (["--folds", "no"], "argument --folds: invalid int value: 'no'"),
+        (["--folds", "5"], "argument --folds: invalid int value: '5'"),
+        (["--folds", "7"], "--folds 7: choose from 0, 1, 2, 3, 4, none"),
     ):
         assert call(main, *command, *arguments, "--run-dir", "runs/other") == 2
         assert message in capsys.readouterr().err
     assert call(test_code, "runs/all") == 2
     assert "'runs/all/all.pt' was trained on all faces; --label-file names other ones" in capsys.readouterr().err
+
+
+def test_data_larger_than_the_memory(own, images, capsys, monkeypatch):
+    monkeypatch.setattr("training.setup.memory_bytes", lambda: 2 * 40 * 3 * 40 * 40 - 1)  # of 40 faces
+    monkeypatch.setattr("data.dataset.SHARD", 5)
+    command = ["--label-file", own[1], "--image-dir", images, "--age-groups", *GROUPS, *TINY, "--folds", 0]
+
+    def run(name, *options):
+        assert call(main, *command, "--run-dir", f"runs/{name}", *options) == 0
+        shuffle = json.loads(Path(f"runs/{name}/config.json").read_text())["shuffle"]
+        return shuffle, "--shuffle shards reads a part at a time" in capsys.readouterr().out
+
+    assert run("large") == ("shards", True)
+    assert run("whole", "--shuffle", "all") == ("all", False)
+    assert run("asked", "--shuffle", "shards") == ("shards", False)
+    assert run("sampled", "--balance", "sampling") == ("all", False)
+    large, whole, asked = (load_model(f"runs/{name}/fold_0.pt").state_dict() for name in ("large", "whole", "asked"))
+    assert all(torch.equal(large[name], asked[name]) for name in large)
+    assert not all(torch.equal(large[name], whole[name]) for name in large)
+    monkeypatch.setattr("training.setup.memory_bytes", lambda: 2 * 40 * 3 * 40 * 40)
+    assert run("small") == ("all", False)
+    message = "--shuffle shards with --balance sampling: faces are sampled from the whole cache"
+    assert call(main, *command, "--shuffle", "shards", "--balance", "sampling") == 2
+    assert message in capsys.readouterr().err
 
 
 def test_damaged_images_are_left_out(own, images, capsys):

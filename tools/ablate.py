@@ -115,7 +115,7 @@ def read_command_line():
         options.only = list(VARIANTS)
     if options.list:
         for name, own in VARIANTS.items():
-            print(f"{name:<24} {shlex.join(as_flags(own))}")
+            print(f"{name:<24} {shlex.join(as_flags(own, FIELDS))}")
         sys.exit()
     if unknown := [name for name in options.only if name not in VARIANTS]:
         raise UserError(f"--only '{unknown[0]}': there is no such variant; --list names them")
@@ -198,7 +198,7 @@ def train(folder, variant, seed, shared):
         if exists(run_dir / "results.json") and set(recorded.folds) == set(config.folds):
             return
     settings = {**vars(config), "run_dir": str(run_dir), "plots": False}
-    command = [sys.executable, str(MAIN), *as_flags(settings), *resume]
+    command = [sys.executable, str(MAIN), *as_flags(settings, FIELDS), *resume]
     folder.mkdir(parents=True, exist_ok=True)
     log_path = folder / f"{run_dir.name}.log"
     if log_path.is_symlink() or (exists(log_path) and not log_path.is_file()):

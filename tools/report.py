@@ -81,7 +81,7 @@ def read_data(config, cache_dir, run, required):
 def main_command(config):
     """The command that trains such a run."""
     chosen = {**chosen_settings(config), "run_dir": config.run_dir}
-    return shlex.join(["python", "main.py", *as_flags(chosen)])
+    return shlex.join(["python", "main.py", *as_flags(chosen, FIELDS)])
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Arguments:
     @property
     def command(self):
         """The command that makes this run; for a resumed one it follows from the settings."""
-        settings = as_flags(chosen_settings(self.config)) if self.resume else sys.argv[1:]
+        settings = as_flags(chosen_settings(self.config), FIELDS) if self.resume else sys.argv[1:]
         return f"{python_command()} {shlex.join([sys.argv[0], *settings])}"
 
     def choose_folds(self, config, faces):
@@ -135,7 +135,7 @@ def make_parser():
     usage = "\n       ".join(f"main.py {options}" for options in data)
     description = "Train one age-group model per fold of Adience, or of your own faces."
     modern = Config(recipe="modern", epochs=default_of(FIELDS["epochs"]))
-    changes = " ".join(as_flags({name: getattr(modern, name) for name in RECIPES["modern"]}))
+    changes = " ".join(as_flags({name: getattr(modern, name) for name in RECIPES["modern"]}, FIELDS))
     epilog = f"The defaults are those of --recipe original; --recipe modern stands for {changes}."
     parser = Parser(prog="main.py", usage=usage, description=description, epilog=epilog)
     parser.add_argument("--demo", action="store_true", help="use small drawn faces and settings that take two minutes")

@@ -300,7 +300,8 @@ def from_record(path, record, strict=False):
     """
     record = {EARLIER_NAMES.get(name, name): value for name, value in record.items()}
     record.setdefault("fold_seed", record.get("seed", 0))  # earlier versions had one seed, one width and one order
-    record.setdefault("shuffle", "all")
+    if strict:
+        record.setdefault("shuffle", "all")
     if record.get("loss") in LOSSES:
         record.setdefault("label_width", [*LOSSES[record["loss"]].widths, 0.0][0])
     unknown = {name: value for name, value in record.items() if name not in FIELDS and value not in OFF}

@@ -159,7 +159,7 @@ class RunDirectory:
             if exists(self.folder / "config.json"):  # the folds of other jobs too
                 folds |= set(read_config(self.folder).folds)
             write_json(self.folder / "config.json", {**to_record(self.config), "folds": sorted(folds)})
-            for fold in self.evaluations:  # left by a kill just after the fold was finished
+            for fold in filter(self.is_finished, (*FOLDS, NO_FOLD)):  # left by a kill just after it was finished
                 self.progress_path(fold).unlink(missing_ok=True)
             if self.cache.damaged:
                 table = pd.DataFrame({"problem": list(self.cache.damaged.values())})

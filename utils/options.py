@@ -62,8 +62,9 @@ def check_type(name, value, kind):
 def check_limits(name, value, limits):
     """Raises UserError for a value that is none of the choices or is out of range."""
     choices, low, high = (limits.get(key) for key in ("choices", "low", "high"))
+    words = words_of(limits)
     if choices and value not in choices:
-        raise UserError(f"{name} {value}: choose from {', '.join(map(str, choices))}")
+        raise UserError(f"{name} {value}: choose from {', '.join(str(words.get(item, item)) for item in choices)}")
     # Written so that nan, which compares as false, is out of range.
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"from {low}" + (f" to {high}" if high is not None else "")
@@ -74,15 +75,21 @@ def flag(name):
     return "--" + name.replace("_", "-")
 
 
-def as_flags(settings):
-    """Command-line options that give these settings."""
+def as_flags(settings, fields):
+    """Command-line options that give these settings, of {name: field}."""
     flags = []
     for name, value in settings.items():
+        words = words_of(fields[name].metadata)
         if isinstance(value, bool):
             flags.append(flag(name if value else f"no_{name}"))
         else:
-            flags += [flag(name), *map(str, value if isinstance(value, tuple) else (value,))]
+            flags += [flag(name), *(str(words.get(v, v)) for v in (value if isinstance(value, tuple) else (value,)))]
     return flags
+
+
+def words_of(limits):
+    """{value: the word that means it on the command line}."""
+    return {value: word for word, value in limits.get("words", {}).items()}
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,10 +117,8 @@ def add_options(parser, fields, default_text=None):
             shown = "on" if default else "off"
         else:
             usual = "{" + ",".join(map(str, choices)) + "}" if choices else {int: "N", float: "X", str: "DIR"}[kind]
-            words = field.metadata.get("words", {})
-            parse = lambda text, kind=kind, words=words: words[text] if text in words else kind(text)  # noqa: E731
-            parse.__name__ = kind.__name__  # in argparse's messages
-            settings = {"type": parse, "metavar": field.metadata.get("metavar", usual)}
+            read = reader(kind, field.metadata.get("words", {}))
+            settings = {"type": read, "metavar": field.metadata.get("metavar", usual)}
             shown = str(default)
         if isinstance(default, tuple):
             settings["nargs"] = "*"
@@ -122,6 +127,18 @@ def add_options(parser, fields, default_text=None):
         text = field.metadata["help"] + (f" (default: {shown})" if shown else "")
         settings |= {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
         parser.add_argument(flag(field.name), **settings)
+
+
+def reader(kind, words):
+    """A function from the text of an option to its value: what a word means, or a value that no word stands for."""
+
+    def read(text):
+        if text not in words and kind(text) in words.values():
+            raise ValueError(text)
+        return words[text] if text in words else kind(text)
+
+    read.__name__ = kind.__name__  # in argparse's messages
+    return read
 
 
 def as_tuples(settings):
