@@ -529,7 +529,7 @@ def test_a_note_about_whole_photographs(photographs, capsys):
         ({"threshold": "a"}, "threshold a: expected a number"),
         ({"batch_size": 0}, "batch_size 0: expected a number from 1"),
         ({"batch_size": 1.5}, "batch_size 1.5: expected a whole number"),
-        ({"device": "tpu"}, "--device tpu: choose from auto, cpu, cuda"),
+        ({"device": "tpu"}, "--device tpu: choose from auto, cpu, cuda, mps"),
         ({"precision": "fp8"}, "--precision fp8: choose from auto, fp32, bf16"),
         ({"threads": -3}, "--threads -3: expected a number from 0"),
     ],
