@@ -1,8 +1,9 @@
 """Predict the age group of every face in your own photographs.
 
-    python predict.py MODEL [MODEL ...] PHOTO_OR_FOLDER ... [--csv FILE] [--json FILE] [--draw DIR]
+    python predict.py [MODEL ...] PHOTO_OR_FOLDER ... [--csv FILE] [--json FILE] [--draw DIR]
 
-Several models are fused. From Python: `from predict import AgePredictor; AgePredictor("fold_0.pt")("photo.jpg")`.
+Without a model, that of weights/ serves; several are fused. From Python: `from predict import AgePredictor;
+AgePredictor()("photo.jpg")`, see docs/PYTHON.md.
 """
 
 import contextlib
@@ -33,13 +34,14 @@ def read_command_line():
     """The checked options, with the inputs split into models and photographs. Raises UserError."""
     parser = Parser(
         prog="predict.py",
-        usage="predict.py MODEL [MODEL ...] PHOTO_OR_FOLDER [PHOTO_OR_FOLDER ...] [options]",
+        usage="predict.py [MODEL ...] PHOTO_OR_FOLDER [PHOTO_OR_FOLDER ...] [options]",
         description="Predict the age group of every face in photographs.",
         epilog=NOTICE,
     )
     parser.add_argument(
         "inputs", nargs="+", metavar="MODEL, PHOTO_OR_FOLDER",
-        help="model files, which end in .pt, or run directories; photographs (JPEG, PNG, WebP), or folders of them",
+        help="model files, which end in .pt, or run directories (default: weights/ages.pt);"
+        " photographs (JPEG, PNG, WebP), or folders of them",
     )  # fmt: skip
     parser.add_argument("--csv", metavar="FILE", help="write one row per face: box, group, probabilities")
     parser.add_argument("--json", metavar="FILE", help="write the same as a list of objects")
@@ -48,6 +50,10 @@ def read_command_line():
         help="write copies with boxes, 000001_NAME.drawn.jpg, into this folder, which may hold only such copies",
     )  # fmt: skip
     parser.add_argument("--top", type=int, default=3, metavar="N", help="groups to print per face (default: 3)")
+    parser.add_argument(
+        "--by-folder", action="store_true",
+        help="each folder holds one person: also print the answer for the largest faces of its photographs together",
+    )  # fmt: skip
     detection = parser.add_argument_group("detection")
     detection.add_argument("--no-detect", action="store_true", help="each image is one face, cropped already")
     detection.add_argument(
@@ -59,8 +65,6 @@ def read_command_line():
     options = parser.parse_intermixed_args()  # photographs may also follow an option
     given = [path for path in options.inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]
     options.models, paths = model_files(given), [path for path in options.inputs if path not in given]
-    if not options.models:
-        raise UserError(f"no model file among {', '.join(options.inputs)}; expected one that ends in .pt")
     if not paths:
         raise UserError(f"no photograph or folder among {', '.join(options.inputs)}")
     if repeated := {path for path in options.models if options.models.count(path) > 1}:
@@ -96,13 +100,16 @@ def main():
     )
     for note in predictor.notes:
         print(f"note: {printable(note)}")
-    done = Counter()
-    stopped = predict_all(options, predictor, done)
+    done, people = Counter(), {} if options.by_folder else None
+    stopped = predict_all(options, predictor, done, people)
     if stopped is not None:
         if outputs_of(options) or options.draw is not None:
             count = f"{done['photographs']} of {len(options.photographs)} photographs"
             print(f"stopped: new outputs hold {count}; those that were there stay as they were", file=sys.stderr)
         raise stopped
+    for folder, faces in (people or {}).items():
+        answer = describe(predictor.fuse(faces), options.top, predictor.classes)
+        print(f"{printable(folder)}/  {len(faces)} photographs with a face  {answer}")
     if options.skipped:
         kinds = ", ".join(sorted({path.suffix.lower() for path in options.skipped}))
         print(f"note: {len(options.skipped)} files of other formats are skipped ({kinds}): save them as JPEG or PNG")
@@ -112,11 +119,12 @@ def main():
     return 1 if done["failed"] else 0
 
 
-def predict_all(options, predictor, done):
+def predict_all(options, predictor, done, people):
     """Predict, write and print all photographs.
 
     Args:
         done: a Counter that counts photographs, and those that are `failed` or `reduced`.
+        people: a dict that gets {folder: the largest face of each of its photographs}, or None.
 
     Returns:
         The exception that interrupted this, or None. New outputs then hold what there is, and those of an earlier call
@@ -132,6 +140,8 @@ def predict_all(options, predictor, done):
                 for photograph in photographs:
                     for write in writers:
                         write(photograph)
+                    if people is not None and photograph.faces:
+                        people.setdefault(photograph.path.parent, []).append(photograph.faces[0])
                     done["photographs"] += 1
                     done["failed"] += photograph.error is not None
                     done["reduced"] += photograph.reduction > 4
@@ -166,11 +176,13 @@ def outputs_of(options):
 def lines_of(photograph, top, classes):
     """The printed lines of a photograph: one per face with its `top` most probable groups."""
     name, count = printable(photograph.path), len(photograph.faces)
-    if photograph.error is not None:
-        return [f"{name}  cannot be read: {printable(photograph.error)}"]
+    spans = [f"{first:.1f}-{last:.1f} s  " for first, last, _ in (track.span for track in photograph.tracks or [])]
     lines = [
-        f"{name}  face {k} of {count}  {describe(face, top, classes)}" for k, face in enumerate(photograph.faces, 1)
+        f"{name}  face {k} of {count}  {span}{describe(face, top, classes)}"
+        for k, (face, span) in enumerate(zip(photograph.faces, spans or [""] * count, strict=True), 1)
     ]
+    if photograph.error is not None:
+        lines.append(f"{name}  cannot be read{' further' if lines else ''}: {printable(photograph.error)}")
     return lines or [f"{name}  no face found"]
 
 
@@ -183,6 +195,7 @@ def describe(face, top, classes):
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
     others = [f"{printable(other)} {percent(value)}" for other, value in ranked if other != group][: top - 1]
     answer = f"{printable(group)}  {percent(probabilities[group])}" + (f"  ({', '.join(others)})" if others else "")
+    answer += f"  ({', '.join(face.doubts)}: doubtful)" if face.doubts else ""
     if face.age is None:
         return answer
     about = "" if classes.are_single_years else "about "

@@ -66,12 +66,13 @@ def decode_face(path, size, content=None):
 
 
 @contextlib.contextmanager
-def open_image(path, content=None):
+def open_image(path, content=None, formats=IMAGE_FORMATS):
     """Open an image file, which is decoded within the block, where any error of Pillow's becomes a UserError.
 
     Args:
         path: the file.
         content: of the file, where it is read already.
+        formats: of Pillow's, that are read.
 
     Yields:
         A PIL image, not decoded yet.
@@ -81,7 +82,7 @@ def open_image(path, content=None):
     """
     try:
         opened = open_regular(path, IMAGE_LIMIT) if content is None else io.BytesIO(content)
-        with opened as file, Image.open(file, formats=IMAGE_FORMATS) as image:
+        with opened as file, Image.open(file, formats=formats) as image:
             reduced = image.format in ("JPEG", "MPO") and "progressive" not in image.info
             most = MOST_JPEG_PIXELS if reduced else MOST_PIXELS
             if image.width * image.height > most:
@@ -91,7 +92,7 @@ def open_image(path, content=None):
                 raise UserError(f"'{path}' {problem}")
             yield image
     except UnidentifiedImageError:
-        raise UserError(f"'{path}' is no image of the formats {', '.join(IMAGE_FORMATS)}") from None
+        raise UserError(f"'{path}' is no image of the formats {', '.join(formats)}") from None
     except (UserError, MemoryError):
         raise
     except Exception as error:  # a damaged file can fail in any way, deep within one of Pillow's decoders

@@ -5,9 +5,12 @@ import time
 import numpy as np
 import torch
 
+from augment.geometry import resize
 from augment.pipeline import to_network_input
 from data.dataset import ordered_batches, prefetch, share_of
 from evaluation.evaluation import Evaluation, sum_within
+from evaluation.metrics import compute_metrics
+from models.decode import decode
 from utils.errors import UserError
 
 
@@ -45,6 +48,28 @@ def evaluate(model, dataset, batch_size, runtime, decoder="argmax", view=None):
     if model.classes and model.classes.names != classes.names:  # the faces have coarser classes
         probabilities = sum_within(probabilities, model.classes.within(classes), len(classes))
     return Evaluation(dataset.faces, probabilities, decoder, model=model, seconds=seconds)
+
+
+@torch.inference_mode()
+def evaluate_batches(model, batches, decoder="argmax"):
+    """The metrics of a model on the batches of any DataLoader.
+
+    Args:
+        model: a Network, on the CPU.
+        batches: yields (images uint8 (B, 3, S, S), labels int64 (B,)), of faces framed like the training images; other
+            sizes than the model's are resized.
+        decoder: a key of `models.decode.DECODERS`.
+
+    Returns:
+        {name of `evaluation.metrics.CLASS_METRICS`: value}.
+    """
+    model.eval()
+    parts = [
+        (labels, model.probabilities(to_network_input(resize(images, model.image_size), model.mean, model.std)))
+        for images, labels in batches
+    ]
+    labels, probabilities = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
+    return compute_metrics(labels, decode(probabilities, decoder), probabilities)
 
 
 @torch.inference_mode()

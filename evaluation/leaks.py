@@ -1,21 +1,35 @@
 """Whether a model has seen faces: in its own training, or in that of its initial weights or its teachers."""
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 
-from data.duplicates import SIGNATURE_BYTES, same_pictures
+from data.duplicates import HASH_BYTES, SIGNATURE_BYTES, same_hashes, same_pictures
 from models.checkpoint import NO_FOLD
 from utils.errors import UserError
 
 
 def people_seen(record):
-    """The names of all people whom a model was trained on, as a set."""
+    """The names of all people whom a model was trained on, or their `hashed_name`, as a set."""
     return {*record["train_people"], *record.get("initial_people", [])}
 
 
+def knows(record, people):
+    """Bool (N,): which of N people, a Series of names, a model was trained on."""
+    seen = people_seen(record)
+    return (people.isin(seen) | people.map(hashed_name).isin(seen)).to_numpy()
+
+
+def hashed_name(name):
+    """A person in a published model, which names nobody."""
+    return "#" + hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
 def pictures_seen(record):
-    """The signatures of all pictures that a model was trained on, uint8 (N, 96)."""
-    return np.concatenate([record[name].numpy() for name in ("train_pictures", "initial_pictures") if name in record])
+    """The signatures of all pictures that a model was trained on, uint8 (N, 96); zeros behind hashes alone."""
+    found = [record[name].numpy() for name in ("train_pictures", "initial_pictures") if name in record]
+    return np.concatenate([np.pad(pictures, [(0, 0), (0, SIGNATURE_BYTES - pictures.shape[1])]) for pictures in found])
 
 
 def origin_note(record):
@@ -42,12 +56,14 @@ def seen_faces(path, record, faces, signatures=None):
     Raises:
         UserError: the record is damaged.
     """
-    seen = {"people": faces.people.isin(people_seen(record)).to_numpy(), "pictures": np.zeros(len(faces), bool)}
+    seen = {"people": knows(record, faces.people), "pictures": np.zeros(len(faces), bool)}
     if signatures is not None:
-        trained_on = pictures_seen(record)
-        if trained_on.shape[1] != SIGNATURE_BYTES:
-            raise UserError(f"'{path}' is damaged: its 'train_pictures' have {trained_on.shape[1]} bytes each")
-        found = same_pictures(np.concatenate(signatures), trained_on)[:, 0]
+        if (width := record["train_pictures"].shape[1]) not in (HASH_BYTES, SIGNATURE_BYTES):
+            raise UserError(f"'{path}' is damaged: its 'train_pictures' have {width} bytes each")
+        trained_on, both = pictures_seen(record), np.concatenate(signatures)
+        whole = trained_on[:, HASH_BYTES:].any(1)
+        found = same_pictures(both, trained_on[whole])[:, 0]
+        found = np.concatenate([found, np.flatnonzero(same_hashes(both, trained_on[~whole, :HASH_BYTES]))])
         seen["pictures"][found % max(1, len(faces))] = True
         seen["pictures"] &= ~reported_duplicates(record, faces, signatures[0])
     return seen

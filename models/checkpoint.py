@@ -18,6 +18,7 @@ from utils.reading import exists
 from utils.serialization import first_line, load_plain, save_plain
 
 FORMAT, FORMAT_VERSION = "age-model", 3
+PUBLISHED = str(Path(__file__).parents[1] / "weights" / "ages.pt")  # the model that serves where none is named
 LARGEST_IMAGE = 2048  # pixels of a side
 OLDEST = 1000  # years
 NO_FOLD = 5  # the number of a model that is trained on all faces; its seeds follow from it
@@ -60,18 +61,20 @@ KINDS = {dict: "a dict", list: "a list", str: "a text", int: "a whole number", f
 KINDS[torch.Tensor] = "a tensor"
 
 
-def save_model(path, model, record):
+def save_model(path, model, record, half=False):
     """Write a model file, whole or not at all.
 
     Args:
         path: the file to create or replace.
         model: a Network with classes and image size.
         record: {field: value} with all of RECORD_FIELDS and any others; plain values.
+        half: keep the weights in 16 bits, but not the vectors: variances may be too large for these.
 
     Raises:
         UserError: the file cannot be written.
         ValueError: the network or the record is incomplete, or holds other than plain values.
     """
+    state = model.state_dict()
     content = {
         **record,
         "format": FORMAT,
@@ -81,7 +84,7 @@ def save_model(path, model, record):
         "image_size": model.image_size,
         "mean": list(model.mean),
         "std": list(model.std),
-        "state_dict": model.state_dict(),
+        "state_dict": {name: t.half() if half and t.dim() > 1 else t for name, t in state.items()},
     }
     if model.classes.years:  # JSON and plain values have no infinity
         content["class_years"] = [[first, last if math.isfinite(last) else None] for first, last in model.classes.years]
@@ -117,6 +120,7 @@ def load_model(path):
         description, state = content["network"], content["state_dict"]
         with torch.device("meta"):  # a network that the file does not hold takes no memory
             model = create_model(**today(description))
+        state = {name: to_float32(tensor) for name, tensor in state.items()}
         check_weights(model.state_dict(), state)
         model.load_state_dict(state, assign=True)
     except UserError as error:
@@ -132,6 +136,11 @@ def load_model(path):
     own = {"format", "format_version", "class_years", *NETWORK_FIELDS}
     model.record = {name: value for name, value in content.items() if name not in own}
     return model.eval()
+
+
+def to_float32(tensor):
+    """The weights of a published model are kept in 16 bits."""
+    return tensor.float() if getattr(tensor, "dtype", None) == torch.float16 else tensor
 
 
 def today(fields):

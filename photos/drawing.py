@@ -1,7 +1,6 @@
 """Copies of photographs with the boxes of their faces and the predicted groups."""
 
 import contextlib
-import itertools
 import re
 import sys
 from pathlib import Path
@@ -10,12 +9,13 @@ from PIL import ImageDraw, ImageFont
 
 from data.images import write_image
 from photos.photographs import load_photograph
+from photos.video import frames_of, frames_per_second, upright
 from utils.cli import printable
 from utils.errors import UserError
 from utils.files import replaced_outputs
 from utils.reading import exists, reason
 
-NAME = re.compile(r"\d{6}_[A-Za-z0-9._-]+\.drawn\.jpg")
+NAME = re.compile(r"\d{6}_[A-Za-z0-9._-]+\.drawn\.(jpg|mp4)")
 COLOUR, TEXT_COLOUR = "#ffd400", "#000000"
 
 
@@ -29,20 +29,23 @@ def drawing_writer(folder):
     Raises:
         UserError: the folder cannot be written.
     """
-    numbers = itertools.count(1)
+    drawn = []
     try:
         with replaced_outputs(folder, None, NAME.fullmatch) as staging:
 
             def draw(photograph):
                 if not photograph.faces:
                     return
+                stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(photograph.path).stem)[-80:] or "_"
+                name = f"{len(drawn) + 1:06d}_{stem}.drawn"
                 try:
-                    drawn = draw_faces(photograph)
+                    if photograph.tracks is None:
+                        write_image(staging / f"{name}.jpg", draw_faces(photograph))
+                    else:
+                        draw_video(photograph, staging / f"{name}.mp4")
+                    drawn.append(name)
                 except UserError as error:  # it vanished since it was searched
                     print(f"note: not drawn: {printable(error)}", file=sys.stderr)
-                else:
-                    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(photograph.path).stem)[-80:] or "_"
-                    write_image(staging / f"{next(numbers):06d}_{stem}.drawn.jpg", drawn)
 
             yield draw
     except OSError as error:
@@ -78,17 +81,50 @@ def draw_faces(photograph, numbered=False):
         UserError: it cannot be read.
     """
     image, scale = load_photograph(photograph.path)
-    draw = ImageDraw.Draw(image)
-    longest = max(image.size)
-    font, line = ImageFont.load_default(max(12, longest // 45)), max(2, longest // 300)
     for number, face in enumerate(photograph.faces, 1):
-        left, top, width, height = (pixels / scale for pixels in face.box)
-        draw.rectangle((left, top, left + width, top + height), outline=COLOUR, width=line)
-        text = (f"{number}:  " if numbered else "") + f"{face.group}  {face.confidence:.0%}"
-        x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
-        wide, high = x1 - x0 + 4 * line, y1 - y0 + 4 * line
-        x = min(max(left, 0), max(image.width - wide, 0))
-        y = top - high if top >= high else min(max(top, 0), max(image.height - high, 0))  # inside at the upper edge
-        draw.rectangle((x, y, x + wide, y + high), fill=COLOUR)
-        draw.text((x + 2 * line - x0, y + 2 * line - y0), text, fill=TEXT_COLOUR, font=font)
+        draw_box(image, [pixels / scale for pixels in face.box], (f"{number}:  " if numbered else "") + label(face))
     return image
+
+
+def label(face):
+    """The text beside a face: its age where the classes are single years, otherwise its group."""
+    if face.age is not None and face.group.rstrip("+").isdecimal():
+        return f"{face.age:.0f}  ({face.age_interval[0]:.0f}-{face.age_interval[1]:.0f})"
+    return f"{face.group}  {face.confidence:.0%}"
+
+
+def draw_box(image, box, text):
+    """Draw a box and its text into a PIL image.
+
+    Args:
+        box: left, top, width and height in pixels.
+    """
+    draw, longest = ImageDraw.Draw(image), max(image.size)
+    font, line = ImageFont.load_default(max(12, longest // 45)), max(2, longest // 300)
+    left, top, width, height = box
+    draw.rectangle((left, top, left + width, top + height), outline=COLOUR, width=line)
+    x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
+    wide, high = x1 - x0 + 4 * line, y1 - y0 + 4 * line
+    x = min(max(left, 0), max(image.width - wide, 0))
+    y = top - high if top >= high else min(max(top, 0), max(image.height - high, 0))  # inside at the upper edge
+    draw.rectangle((x, y, x + wide, y + high), fill=COLOUR)
+    draw.text((x + 2 * line - x0, y + 2 * line - y0), text, fill=TEXT_COLOUR, font=font)
+
+
+def draw_video(photograph, path):
+    """Write a copy of a video with the boxes of its tracks and their ages, as far as it can be read."""
+    import av
+
+    with av.open(str(path), "w") as container, contextlib.suppress(UserError):  # which its error already says
+        stream = None
+        for second, frame in frames_of(photograph.path):
+            image = upright(frame)
+            if stream is None:
+                stream = container.add_stream("libx264", rate=frames_per_second(photograph.path))
+                stream.width, stream.height, stream.pix_fmt = image.width // 2 * 2, image.height // 2 * 2, "yuv420p"
+            for face, track in zip(photograph.faces, photograph.tracks, strict=True):
+                if (box := track.box_at(second)) is not None:
+                    draw_box(image, box, label(face))
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        if stream is not None:
+            container.mux(stream.encode())

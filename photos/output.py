@@ -9,8 +9,21 @@ from utils.files import atomic_write, check_output
 from utils.reading import starts_with
 
 AGE = "age age_low age_high".split()
+SPAN = "first_second last_second sightings".split()  # of a track in a video
 BOX = "left top width height".split()
-FIRST_COLUMNS = ["photo", "face", "faces", *BOX, "detection_confidence", "angle", "group", "confidence", *AGE]
+FIRST_COLUMNS = [
+    "photo",
+    "face",
+    "faces",
+    *BOX,
+    "detection_confidence",
+    "angle",
+    "group",
+    "confidence",
+    *AGE,
+    "doubts",
+    *SPAN,
+]
 # Starts of the files written here, now and earlier; a JSON list may be empty.
 STARTS = {"csv": ("photo,face,faces,left,",), "json": ('[\n{"photo": ', "[\n\n]")}
 
@@ -33,11 +46,13 @@ def rows_of(photograph, class_names):
             "angle": None if face.angle is None else round(face.angle, 1),
             "group": face.group,
             "confidence": round(face.confidence, 6),
+            "doubts": ", ".join(face.doubts) or None,
             **(
                 {name: round(years, 1) for name, years in zip(AGE, (face.age, *face.age_interval), strict=True)}
                 if face.age is not None
                 else {}
             ),
+            **(dict(zip(SPAN, photograph.tracks[number - 1].span, strict=True)) if photograph.tracks else {}),
             **{f"p_{name}": round(value, 6) for name, value in face.probabilities.items()},
         }
         for number, face in enumerate(photograph.faces, 1)

@@ -1,17 +1,23 @@
 """Photographs of any size and kind: found in folders, decoded upright."""
 
+import importlib.util
 import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
-from data.images import open_image, orientation, to_rgb
+from data.images import IMAGE_FORMATS, open_image, orientation, to_rgb
+from photos.video import VIDEO_SUFFIXES
 from utils.errors import UserError
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp"}
+HEIC, AVIF = importlib.util.find_spec("pillow_heif") is not None, features.check("avif")
+FORMATS = (*IMAGE_FORMATS, *["HEIF"] * HEIC, *["AVIF"] * AVIF)
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", *[".heic", ".heif"] * HEIC, *[".avif"] * AVIF}
+PHOTO_SUFFIXES |= VIDEO_SUFFIXES if importlib.util.find_spec("av") else set()
 # Photographs of formats that are not read; in folders they are counted.
-OTHER_SUFFIXES = {".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".dng"}
+OTHER_SUFFIXES = {".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".dng"} | VIDEO_SUFFIXES
+OTHER_SUFFIXES -= PHOTO_SUFFIXES
 # Shortest longer side that a large JPEG decodes to, in a fraction of the time and memory of all its pixels.
 DECODED_SIDE = 2048
 
@@ -63,6 +69,15 @@ def walk(folder, skipped):
                 skipped.append(path)
 
 
+def open_photograph(path):
+    """`data.images.open_image`, also for HEIC and AVIF where the packages for them are installed."""
+    if HEIC:
+        import pillow_heif  # lasts, so that only whoever opens a photograph waits for it
+
+        pillow_heif.register_heif_opener()
+    return open_image(path, formats=FORMATS)
+
+
 def load_photograph(photo):
     """Decode a photograph, upright as its EXIF orientation says.
 
@@ -94,7 +109,7 @@ def load_photograph(photo):
         return Image.fromarray(photo), 1.0
     if not isinstance(photo, (str, os.PathLike)):
         raise UserError(f"a {type(photo).__name__} is no photograph; expected a path, a PIL image or an array")
-    with open_image(photo) as image:
+    with open_photograph(photo) as image:
         width = image.width
         reduction = DECODED_SIDE / max(image.size)
         if reduction < 1:
@@ -104,6 +119,6 @@ def load_photograph(photo):
 
 def upright_size(path):
     """Width and height of an image file as its EXIF orientation says. Raises UserError."""
-    with open_image(path) as image:
+    with open_photograph(path) as image:
         turned = orientation(image) in (5, 6, 7, 8)
         return image.size[::-1] if turned else image.size

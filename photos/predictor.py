@@ -1,6 +1,7 @@
 """Age groups of the faces in photographs: decoded, searched, cut out and classified."""
 
 import collections
+import dataclasses
 import functools
 import itertools
 import os
@@ -15,12 +16,14 @@ from augment.pipeline import to_network_input
 from data.images import centre_square, decode_face
 from evaluation.calibration import apply_temperature
 from models.ages import MASS, ages_of
-from models.checkpoint import load_model, model_files
+from models.checkpoint import PUBLISHED, load_model, model_files
 from models.decode import DECODERS, decode
 from photos.crop import crop_face
 from photos.detection import SEARCHED_SIDE, THRESHOLD, angle_of, detect_faces, load_detector
 from photos.framing import USUAL_FRAMING
 from photos.photographs import load_photograph, upright_size
+from photos.quality import doubts
+from photos.video import VIDEO_SUFFIXES, follow
 from utils.device import Runtime, cpu_threads
 from utils.errors import UserError
 from utils.options import check_limits, check_type
@@ -33,6 +36,7 @@ NOTES = {  # {field that a model file lacks: what follows from it}
     " `python -m tools.add_framing MODEL --image-dir DIR` measures it",
     "temperature": "has no temperature: its confidences are the network's own, which are often too high",
 }
+ANSWER = "group probabilities confidence age age_interval".split()  # fields of Face
 PIXELS_PER_BATCH = 64 * 224**2  # the most; a model file may name any image size
 PIXELS_PER_PART = 256 * 224**2  # of the crops of one photograph that are held at once
 PHOTOGRAPHS_PER_BATCH = 64  # whatever the number of their faces, so that results do not wait for long
@@ -50,7 +54,8 @@ class Face:
         probabilities: {class name: probability}, scaled by the models' temperatures.
         confidence: the probability of `group`.
         age: the median age in years; None where the classes are not ages.
-        age_interval: (low, high) around it, in years; of the validation faces it held four of five.
+        age_interval: (low, high) around it, in years, which holds four of five faces like those of the training.
+        doubts: reasons why the answer may mean little, see photos/quality.py; texts.
     """
 
     box: tuple
@@ -61,26 +66,29 @@ class Face:
     confidence: float
     age: float | None = None
     age_interval: tuple | None = None
+    doubts: tuple = ()
 
 
 @dataclass
 class Photograph:
     """The faces that were found in a photograph, the largest first, or the reason why it could not be read.
 
-    `reduction` is how many of its pixels were searched as one, in each direction; small faces may be missed.
+    `reduction` is how many of its pixels were searched as one, in each direction; small faces may be missed. In a video
+    each face stands for one of the `tracks`.
     """
 
     path: Path
     faces: list = field(default_factory=list)
     error: str | None = None
     reduction: float = 1.0
+    tracks: list | None = None
 
 
 class AgePredictor:
     """Predicts the age group of each face in a photograph.
 
     >>> from predict import AgePredictor
-    >>> predictor = AgePredictor("fold_0.pt")
+    >>> predictor = AgePredictor()
     >>> [face] = predictor("photo.jpg")
     >>> [round(pixels) for pixels in face.box]
     [182, 121, 171, 211]
@@ -92,7 +100,7 @@ class AgePredictor:
     the temperatures of the model files, so that confidences are what they promise.
 
     Args:
-        paths: model files, or run directories.
+        paths: model files, or run directories; none stands for the model of this repository, `weights/ages.pt`.
         detect: False takes each whole image for one face that is cropped already, as the training images are.
         threshold: the detector's least confidence, from 0 to 1.
         batch_size: faces that are classified at once.
@@ -118,7 +126,7 @@ class AgePredictor:
             load_detector()
         self.detect, self.threshold, self.batch_size = detect, threshold, batch_size
         self.runtime = Runtime.setup(device, precision, threads)
-        paths = model_files(paths)
+        paths = model_files(paths or [PUBLISHED])
         self.models = load_models(paths)
         self.classes = self.models[0].classes
         self.decoder = self.models[0].record["decoder"]
@@ -136,7 +144,8 @@ class AgePredictor:
         """The faces of one photograph, a list of Face, the largest first; for a list of photographs a list of those.
 
         Args:
-            photo: a path, a PIL image, or an array uint8 (H, W, 3), RGB, or (H, W); or a list of such.
+            photo: a path, a PIL image, an array uint8 (H, W, 3), RGB, or (H, W), or a tensor uint8 (3, H, W) or
+                (1, H, W); or a list of such.
 
         Raises:
             UserError: one cannot be read.
@@ -145,8 +154,30 @@ class AgePredictor:
             return self.classify(list(map(self.find_faces, photo)))
         return self.classify([self.find_faces(photo)])[0]
 
+    @torch.inference_mode()
+    def embed(self, photo):
+        """The features in front of the last layer of each face in a photograph, for clustering or other models.
+
+        Args:
+            photo: as for a call, but only one.
+
+        Returns:
+            float32 (N, F), in the order of the faces; the features of several models are side by side.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        _, parts, _ = self.find_faces(photo)
+        parts = [part() if callable(part) else part for part in parts]
+        rows = []
+        for model, key in zip(self.models, self.inputs, strict=True):
+            crops = [torch.from_numpy(part[key]).to(self.runtime.device) for part in parts]
+            images = (to_network_input(batch, model.mean, model.std) for crop in crops for batch in crop.split(64))
+            rows.append(torch.cat([torch.zeros(0, model.fc.in_features), *(model.features(x).cpu() for x in images)]))
+        return torch.cat(rows, 1).numpy()
+
     def predict(self, paths):
-        """Yield a Photograph for each path, in their order; one that cannot be read says why.
+        """Yield a Photograph for each path, in their order, the videos last; one that cannot be read says why.
 
         Threads decode and search a few photographs ahead of the network, so that memory does not grow with their
         number.
@@ -163,6 +194,9 @@ class AgePredictor:
             rows = zip(searched, faces, strict=True)
             return [Photograph(path, found, error, reduction) for (path, error, (*_, reduction)), found in rows]
 
+        paths = list(paths)
+        videos = [path for path in paths if Path(path).suffix.lower() in VIDEO_SUFFIXES]
+        paths = [path for path in paths if path not in set(videos)]
         searched, count = [], 0
         for result in map_ahead(search, paths, cpu_threads()):
             searched.append(result)
@@ -171,14 +205,25 @@ class AgePredictor:
                 yield from classify(searched)
                 searched, count = [], 0
         yield from classify(searched)
+        yield from map(self.watch, videos)
+
+    def watch(self, path):
+        """The Photograph of a video: a Face for each track, with the mean of its probabilities; see photos/video.py."""
+        try:
+            tracks, error = follow(self, path)
+            error = error and without_path(error, path)
+        except UserError as problem:
+            return Photograph(path, error=without_path(str(problem), path))
+        return Photograph(path, [self.fuse(track.faces) for track in tracks], error, tracks=tracks)
 
     def find_faces(self, photo):
         """Detect the faces of a photograph and cut them out.
 
         Returns:
-            (places, parts, reduction): N triples (box, detection confidence, angle), as in Face; their crops in parts
-            of bounded size; and the reduction, as in Photograph. A part is {input of the models (framing, image size):
-            uint8 (n, 3, S, S)}; all but the first are functions that make it. No part where N is 0.
+            (places, parts, reduction): for each of N faces (box, detection confidence, angle, doubts), as in Face;
+            their crops in parts of bounded size; and the reduction, as in Photograph. A part is {input of the models
+            (framing, image size): uint8 (n, 3, S, S)}; all but the first are functions that make it. No part where N
+            is 0.
 
         Raises:
             UserError: it cannot be read.
@@ -196,7 +241,8 @@ class AgePredictor:
 
         first, *others = [functools.partial(cut, start) for start in range(0, len(boxes), size)] or [dict]
         angles, reduction = map(angle_of, points), max(1.0, max(image.size) * scale / SEARCHED_SIDE)
-        found = zip(map(tuple, (boxes * scale).tolist()), confidences.tolist(), angles, strict=True)
+        reasons = (doubts(image, *place) for place in zip(boxes.tolist(), points, strict=True))
+        found = zip(map(tuple, (boxes * scale).tolist()), confidences.tolist(), angles, reasons, strict=True)
         return list(found), [first(), *others] if len(boxes) else [], reduction
 
     def whole_image(self, photo):
@@ -209,7 +255,7 @@ class AgePredictor:
             width, height = image.size
             crops = {key: np.asarray(centre_square(image, key[1])).transpose(2, 0, 1)[None] for key in self.inputs}
         side = min(width, height)
-        return [(((width - side) / 2, (height - side) / 2, side, side), None, None)], [crops], 1.0
+        return [(((width - side) / 2, (height - side) / 2, side, side), None, None, ())], [crops], 1.0
 
     def classify(self, found):
         """The lists of Face of several photographs, from one pass of the networks over the results of `find_faces`."""
@@ -218,11 +264,12 @@ class AgePredictor:
             later = (self.predict_faces([part()]) for part in parts[1:])
             count = len(parts[0][self.inputs[0]]) if parts else 0
             predictions = itertools.chain(itertools.islice(first, count), itertools.chain.from_iterable(later))
-            photographs.append([Face(*place, *answer) for place, answer in zip(places, predictions, strict=True)])
+            faces = zip(places, predictions, strict=True)
+            photographs.append([Face(*place, *answer, doubts=reasons) for (*place, reasons), answer in faces])
         return photographs
 
     def predict_faces(self, crops):
-        """Yield (group, {class name: probability}, probability of the group, age, its interval) of faces in crops."""
+        """Yield the values of ANSWER for faces in crops."""
         if not crops:
             return
         per_model = [
@@ -231,7 +278,22 @@ class AgePredictor:
         ]
         temperatures = [model.record.get("temperature", 1.0) for model in self.models]
         scaled = np.mean(list(map(apply_temperature, per_model, temperatures)), axis=0)
-        mean, ages = np.mean(per_model, axis=0), itertools.repeat((None, None))
+        yield from self.answers(np.mean(per_model, axis=0), scaled)
+
+    def fuse(self, faces):
+        """One answer for several faces of one person: a Face like the first, with the mean of their probabilities."""
+        mean = np.mean([list(face.probabilities.values()) for face in faces], axis=0, keepdims=True)
+        answer = dict(zip(ANSWER, *self.answers(mean, mean), strict=True))
+        return dataclasses.replace(faces[0], **answer, doubts=())
+
+    def answers(self, mean, scaled):
+        """Yield the values of ANSWER for each of N faces.
+
+        Args:
+            mean: class probabilities (N, K), before any temperature; the classes and ages follow from them.
+            scaled: the same with the temperatures.
+        """
+        ages = itertools.repeat((None, None))
         if self.classes.years:
             age, *interval = (years.tolist() for years in ages_of(mean, self.classes, self.mass))
             ages = zip(age, zip(*interval, strict=True), strict=True)
@@ -253,8 +315,6 @@ class AgePredictor:
 
 def load_models(paths):
     """The networks of model files that can be fused. Raises UserError."""
-    if not paths:
-        raise UserError("no model file; expected one such as runs/adience/fold_0.pt")
     models = [load_model(path) for path in paths]
     for path, model in zip(paths, models, strict=True):
         first, other = (", ".join(each.classes.names) for each in (models[0], model))

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from data.duplicates import both_signatures
+from data.duplicates import both_signatures, same_hashes
 from data.faces import Faces
-from evaluation.leaks import refuse_seen, seen_faces
+from evaluation.leaks import hashed_name, refuse_seen, seen_faces
 from utils.classes import Classes
 from utils.errors import UserError
 
@@ -63,3 +63,27 @@ def test_a_model_file_of_an_earlier_version_reports_names_only(pictures):
     del record["duplicate_pictures"]
     found = seen_faces("m.pt", record, faces_of("a.jpg", "b.jpg"), both_signatures(pictures[[2, 1]]))
     assert found["pictures"].tolist() == [False, True]
+
+
+def test_hashes_alone_recognise_copies_and_mirror_images(pictures):
+    """Of a published model's training pictures only 32 bytes are kept; the bits that may differ are 24 of 256."""
+    record = record_of(pictures, [0, 1, 2])
+    record["train_pictures"] = record["train_pictures"][:, :32].clone()
+    record["train_people"] = [hashed_name("x/p"), hashed_name("x/q")]
+    shown = np.stack([pictures[5], pictures[0], pictures[1][..., ::-1], pictures[4]])
+    seen = seen_faces("m.pt", record, faces_of("p", "b.jpg", "c.jpg", "d.jpg"), both_signatures(shown))
+    assert seen["people"].tolist() == [True, False, False, False]
+    assert seen["pictures"].tolist() == [False, True, True, False]
+
+    hashes = np.zeros((3, 96), np.uint8)
+    hashes[1, :3] = 255  # 24 bits
+    hashes[2, :3], hashes[2, 3] = 255, 1  # 25
+    assert same_hashes(hashes, np.zeros((1, 32), np.uint8)).tolist() == [True, True, False]
+    assert same_hashes(hashes, np.zeros((0, 32), np.uint8)).tolist() == [False] * 3
+
+
+def test_a_model_that_starts_from_a_published_one_knows_both(pictures):
+    record = record_of(pictures, [0])
+    record["initial_pictures"] = torch.from_numpy(np.pad(both_signatures(pictures)[0][[2], :32], [(0, 0), (0, 64)]))
+    seen = seen_faces("m.pt", record, faces_of("a.jpg", "b.jpg", "c.jpg"), both_signatures(pictures[[0, 1, 2]]))
+    assert seen["pictures"].tolist() == [True, False, True]

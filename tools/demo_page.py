@@ -1,6 +1,6 @@
 """Open a page for photographs in the browser: drop one, and see its faces and their age groups.
 
-    python -m tools.demo_page MODEL [MODEL ...] [--host 127.0.0.1] [--port 7860] [--threshold 0.7]
+    python -m tools.demo_page [MODEL ...] [--host 127.0.0.1] [--port 7860] [--threshold 0.7]
 
 Several models are fused. The page is served on this machine and needs nothing from outside. A photograph is deleted as
 soon as its answer is there; the picture on the page is a data URL, so that it is in the browser only.
@@ -37,7 +37,7 @@ SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", 
 
 def main():
     parser = Parser(prog="python -m tools.demo_page", description=__doc__.splitlines()[0], epilog=NOTICE)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="model files: fold_0.pt and the like")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="model files (default: weights/ages.pt)")
     parser.add_argument("--host", default=LOCAL[0], metavar="ADDRESS", help="0.0.0.0 serves all (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to serve on (default: 7860)")
     parser.add_argument(

@@ -1,6 +1,6 @@
 """Write models as ONNX files, which run without torch, with a model card beside them.
 
-    python -m tools.export MODEL [MODEL ...] [--output DIR] [--int8] [--label-dir DIR] [--image-dir DIR]
+    python -m tools.export [MODEL ...] [--output DIR] [--int8] [--label-dir DIR] [--image-dir DIR]
 
 NAME.onnx takes photographs of faces, uint8 RGB, and gives class probabilities; `examples/onnx_predict.py` shows how to
 use it. Before it is written, its answers are compared with PyTorch's. --int8 also writes NAME.int8.onnx, which is
@@ -25,7 +25,7 @@ from evaluation.evaluation import FACE_COLUMNS, Evaluation, with_faces
 from evaluation.leaks import refuse_seen
 from evaluation.metrics import METRICS
 from evaluation.predictions import read_predictions
-from models.checkpoint import load_model, model_files
+from models.checkpoint import PUBLISHED, load_model, model_files
 from models.decode import decode
 from models.export import is_export, metadata_of, open_session, to_int8, to_onnx
 from models.network import Network, size_mib
@@ -54,7 +54,7 @@ def main():
     options = read_command_line()
     torch.set_num_threads(1)
     # Every file is checked before the first one is written.
-    sources = [find_source(path, options) for path in dict.fromkeys(model_files(options.models))]
+    sources = [find_source(path, options) for path in dict.fromkeys(model_files(options.models or [PUBLISHED]))]
     outputs = check_outputs(sources, options)
     cards = {}
     for source, files in zip(sources, outputs, strict=True):
@@ -68,7 +68,9 @@ def main():
 
 def read_command_line():
     parser = Parser(prog="python -m tools.export", description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="model files such as fold_0.pt, or run directories")
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help="model files, or run directories (default: weights/ages.pt)"
+    )
     parser.add_argument("--output", metavar="DIR", help="folder to write to (default: that of each model)")
     parser.add_argument("--int8", action="store_true", help="also write an 8-bit form, calibrated on training faces")
     add_options(parser, [FIELDS[name] for name in SETTINGS], default_text="from the model file")

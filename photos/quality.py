@@ -1,0 +1,47 @@
+"""Reasons to doubt the answer for a detected face: it is small, cut off, turned away, tilted or blurred."""
+
+import numpy as np
+
+from photos.detection import angle_of
+
+SMALL = 32  # pixels of the box's shorter side: the network sees less than half of the detail that it learned from
+CUT_OFF = 0.1  # of the box's area beyond the photograph
+TURNED = 0.35  # of the eyes' distance: how far the nose lies from between the eyes
+TILTED = 30  # degrees
+BLURRED = 25.0  # variance of the Laplacian of the face at 64 pixels; half of sharp portraits have over 400
+SIDE = 64
+
+
+def doubts(image, box, points):
+    """The reasons to doubt an answer, in words; an empty tuple without any.
+
+    Args:
+        image: a PIL image in RGB, the photograph as it was searched.
+        box: left, top, width and height in its pixels.
+        points: float (5, 2), x and y of the eyes, the nose and the corners of the mouth.
+    """
+    left, top, width, height = box
+    right, bottom = left + width, top + height
+    inside = max(0, min(right, image.width) - max(left, 0)) * max(0, min(bottom, image.height) - max(top, 0))
+    found = {
+        f"small ({min(width, height):.0f} pixels)": min(width, height) < SMALL,
+        "cut off": inside < (1 - CUT_OFF) * width * height,
+        "turned away": off_centre(points) > TURNED,
+        "tilted": abs((angle_of(points) + 180) % 360 - 180) > TILTED,
+        "blurred": sharpness(image, (left, top, right, bottom)) < BLURRED,
+    }
+    return tuple(reason for reason, holds in found.items() if holds)
+
+
+def off_centre(points):
+    """The distance of the nose from the line that halves the eyes' line, as a fraction of the eyes' distance."""
+    left, right, nose = points[:3]
+    across = right - left
+    return abs((nose - (left + right) / 2) @ across) / max(across @ across, 1e-9)
+
+
+def sharpness(image, corners):
+    """The variance of the Laplacian of a part of an image, at SIDE pixels (Pech-Pacheco et al., ICPR 2000)."""
+    grey = np.asarray(image.crop(tuple(map(round, corners))).convert("L").resize((SIDE, SIDE)), np.float32)
+    inner = 4 * grey[1:-1, 1:-1]
+    return float((inner - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]).var())

@@ -1,0 +1,134 @@
+"""Videos: faces are followed from frame to frame, and the probabilities of each track are averaged."""
+
+from dataclasses import dataclass, field
+
+from utils.cli import printable, require_package
+from utils.errors import UserError
+
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
+SEARCHES_PER_SECOND = 6
+MISSING = 1.0  # seconds at the end without a picture that make a video incomplete
+LOST = 1.0  # seconds without a sighting that end a track
+LEAST_OVERLAP = 0.3  # of two boxes of one face, intersection over union
+LEAST_SIGHTINGS = 3  # of a track; fewer are mistakes of the detector, or faces that flash by
+FACES_KEPT = 60  # of a track, spread over it; their probabilities are averaged
+
+
+@dataclass
+class Track:
+    """One face in a video.
+
+    Attributes:
+        places: (second, box) of each sighting.
+        faces: the Faces of some of them, at most FACES_KEPT.
+        every: how many sightings there are for each of these.
+    """
+
+    places: list = field(default_factory=list)
+    faces: list = field(default_factory=list)
+    every: int = 1
+
+    def add(self, second, face):
+        if len(self.places) % self.every == 0:
+            self.faces.append(face)
+        if len(self.faces) > FACES_KEPT:
+            self.faces, self.every = self.faces[::2], 2 * self.every
+        self.places.append((second, face.box))
+
+    @property
+    def span(self):
+        """(first second, last second, number of sightings)."""
+        return round(self.places[0][0], 2), round(self.places[-1][0], 2), len(self.places)
+
+    def box_at(self, second):
+        """The box of the sighting that is nearest in time; None where the face is lost."""
+        nearest, box = min(self.places, key=lambda place: abs(place[0] - second))
+        return box if abs(nearest - second) <= LOST / 2 else None
+
+
+def follow(find_faces, path):
+    """The tracks of a video.
+
+    Args:
+        find_faces: a function from a PIL image to its Faces.
+        path: the video.
+
+    Returns:
+        (tracks, error): the Tracks of at least LEAST_SIGHTINGS, the longest first; and why the video ended early, or
+        None.
+
+    Raises:
+        UserError: it cannot be read at all, or the package av is not installed.
+    """
+    tracks, error, next_search = [], None, 0.0
+    try:
+        for second, frame in frames_of(path):
+            if second < next_search:
+                continue
+            next_search = second + 1 / SEARCHES_PER_SECOND
+            assign(find_faces(upright(frame)), tracks, second)
+    except UserError as problem:
+        if not tracks:
+            raise
+        error = str(problem)
+    tracks = [track for track in tracks if len(track.places) >= LEAST_SIGHTINGS]
+    return sorted(tracks, key=lambda track: -len(track.places)), error
+
+
+def frames_of(path):
+    """Yield (second, frame of PyAV) of a video, in order. Raises UserError where it cannot be read, or no further."""
+    require_package("av", "reading videos", "requirements-predict.txt")
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"cannot read '{path}': it has no pictures")
+            container.streams.video[0].thread_type = "AUTO"
+            whole, second = (container.duration or 0) / av.time_base, 0.0
+            for number, frame in enumerate(container.decode(video=0)):
+                second = number / 25 if frame.time is None else frame.time
+                yield second, frame
+            if second < whole - MISSING:  # some containers end without an error
+                raise UserError(f"cannot read '{path}': it ends after {second:.1f} of {whole:.1f} seconds")
+    except (OSError, ValueError, av.FFmpegError) as error:
+        raise UserError(f"cannot read '{path}': {printable(getattr(error, 'strerror', None) or error)}") from None
+
+
+def frames_per_second(path):
+    """Of a video that can be read, a fraction."""
+    import av
+
+    with av.open(str(path)) as container:
+        return container.streams.video[0].average_rate or 25
+
+
+def upright(frame):
+    """A frame as a PIL image in RGB, turned as a phone's video says."""
+    image = frame.to_image()
+    return image.rotate(frame.rotation, expand=True) if getattr(frame, "rotation", 0) else image
+
+
+def assign(faces, tracks, second):
+    """Add each face of a frame to the track whose last box it covers most, or begin a new one."""
+    alive = [track for track in tracks if second - track.places[-1][0] <= LOST]
+    pairs = [
+        (overlap(face.box, track.places[-1][1]), k, n) for k, face in enumerate(faces) for n, track in enumerate(alive)
+    ]
+    left, free = set(range(len(faces))), set(range(len(alive)))
+    for shared, k, n in sorted(pairs, reverse=True):
+        if shared >= LEAST_OVERLAP and k in left and n in free:
+            alive[n].add(second, faces[k])
+            left.remove(k)
+            free.remove(n)
+    for k in sorted(left):
+        tracks.append(Track())
+        tracks[-1].add(second, faces[k])
+
+
+def overlap(first, second):
+    """Intersection over union of two boxes: left, top, width, height."""
+    wide = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
+    high = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
+    shared = max(0, wide) * max(0, high)
+    return shared / (first[2] * first[3] + second[2] * second[3] - shared)

@@ -1,0 +1,115 @@
+"""A published model: it holds hashes only, answers as before, and is still refused on what it was trained on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import call, small_rows, write_images
+from test_own_data import GROUPS, TINY, YEARS, face_path
+
+import main
+import test_code
+from evaluation.leaks import hashed_name
+from models.checkpoint import load_model
+from tools import release
+from utils.serialization import load_plain
+
+DATA = ["--label-file", "faces.csv", "--image-dir", "images", "--age-groups", *GROUPS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Forty faces, a model of all of them and one of the folds 0 and 1 with the same settings."""
+    folder = tmp_path_factory.mktemp("trained")
+    rows = small_rows()
+    write_images(folder / "images", rows)
+    faces = [fields for fold in rows.values() for fields in fold]
+    lines = [f"{face_path(f)},{YEARS[k % 8]},somebody {k // 2}" for k, f in enumerate(faces)]
+    (folder / "faces.csv").write_text("\n".join(["path,age,person", *lines]) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert call(main, *DATA, *TINY, "--folds", "none", "--run-dir", "runs/all") == 0
+        assert call(main, *DATA, *TINY, "--folds", 0, 1, "--run-dir", "runs/folds") == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_this_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def publish(*options):
+    return call(release, "runs/all/all.pt", "--folds", "runs/folds", "--terms", "Free <for> all.", *options)
+
+
+def test_a_published_model_holds_hashes_only(capsys):
+    assert publish("--output", "w") == 0
+    assert "wrote w/ages.pt, " in capsys.readouterr().out.splitlines()[-1]
+    whole, published = load_model("runs/all/all.pt"), load_model("w/ages.pt")
+    names = whole.record["train_people"]
+    assert published.record["train_people"] == sorted(map(hashed_name, names))
+    content = Path("w/ages.pt").read_bytes() + Path("w/MODEL_CARD.md").read_bytes()
+    assert not any(name.encode() in content for name in names)
+    assert str(Path.cwd()).encode() not in content
+    hashes = whole.record["train_pictures"][:, :32]
+    assert torch.equal(published.record["train_pictures"], hashes)
+    assert "Free \\<for\\> all." in Path("w/MODEL_CARD.md").read_text()
+
+    stored = load_plain("w/ages.pt")["state_dict"]
+    assert {(tensor.dim() > 1, tensor.dtype) for tensor in stored.values()} == {
+        *((True, torch.float16), (False, torch.float32), (False, torch.int64))
+    }
+    inputs = torch.randn(8, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(published.probabilities(inputs), whole.probabilities(inputs), atol=0.01)
+
+
+def test_its_metrics_are_those_of_the_held_out_faces():
+    assert publish("--output", "w") == 0
+    results = json.loads(Path("runs/folds/results.json").read_text())
+    predictions = np.genfromtxt("runs/folds/predictions.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+    record = load_model("w/ages.pt").record
+    assert record["metrics"]["top1"] == pytest.approx((predictions["label"] == predictions["prediction"]).mean())
+    assert record["temperature"] > 0 and 0 < record["mass"] <= 1
+    assert len(results["folds"]) == 2
+
+
+def test_it_is_refused_on_its_training_faces_under_any_name(tmp_path, capsys):
+    assert publish("--output", "w") == 0
+    assert call(test_code, "w/ages.pt", *DATA[:4]) == 2
+    assert "'w/ages.pt' was trained on all faces; --label-file names other ones" in capsys.readouterr().err
+    other = tmp_path / "other"
+    other.mkdir()
+    pictures = sorted(path for path in Path("images").rglob("*") if path.is_file())[:6]
+    for number, path in enumerate(pictures):
+        shutil.copy(path, other / f"{number}{path.suffix}")
+    rows = [f"{number}{path.suffix},{3 + 10 * number}" for number, path in enumerate(pictures)]
+    (tmp_path / "other.csv").write_text("\n".join(["path,age", *rows]) + "\n")
+    assert call(test_code, "w/ages.pt", "--label-file", tmp_path / "other.csv", "--image-dir", other) == 2
+    assert "was trained on pictures of these faces, under other names: 6 of 6" in capsys.readouterr().err
+    # A model that starts from it has seen them, too.
+    assert call(main, *DATA, *TINY, "--folds", 0, "--init-from", "w/ages.pt", "--run-dir", "runs/more") == 2
+    assert "'w/ages.pt' was trained on people of these faces" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runs/folds/fold_0.pt", "--folds", "runs/folds"], "'runs/folds/fold_0.pt' held out fold 0; publish a model"),
+        (["runs/all/all.pt", "--folds", "runs/all"], "'runs/all' has no finished fold"),
+        (["runs/all/all.pt", "--folds", "gone"], "'gone' has no finished fold"),
+    ],
+)
+def test_what_cannot_be_published(arguments, message, capsys):
+    assert call(release, *arguments, "--terms", "x", "--output", "none") == 2
+    assert message in capsys.readouterr().err
+    assert not Path("none").exists()
+
+
+def test_runs_with_other_settings_do_not_fit(capsys):
+    assert call(main, *DATA, *TINY, "--lr", 0.02, "--folds", 0, "--run-dir", "runs/other") == 0
+    assert call(release, "runs/all/all.pt", "--folds", "runs/other", "--terms", "x") == 2
+    assert "was trained with other settings than 'runs/all/all.pt': lr was 0.02" in capsys.readouterr().err

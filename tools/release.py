@@ -1,0 +1,109 @@
+"""Publish a model of all faces (main.py --folds none) with the figures of a run over the folds of the same faces.
+
+    python -m tools.release RUN/all.pt --folds FIVE_FOLD_RUN --terms "..." [--output weights]
+
+Writes ages.pt, with weights in 16 bits, and its model card. The file names no training person and holds no picture,
+only hashes of both, so that the model is still refused on what it was trained on. Metrics, temperature and the mass of
+the interval are those of the held-out faces of all folds.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from data.duplicates import HASH_BYTES
+from evaluation.calibration import fit_temperature
+from evaluation.evaluation import pool
+from evaluation.leaks import hashed_name, people_seen, pictures_seen
+from models.ages import fit_mass
+from models.checkpoint import NO_FOLD, load_model, save_model
+from report.card import is_card, model_card
+from training.config import differences, from_record
+from training.run_directory import RunDirectory
+from utils.cli import printable, run_script
+from utils.errors import UserError
+from utils.files import check_output, write_text
+from utils.options import Parser
+from utils.reading import MIB
+
+NAME, CARD = "ages.pt", "MODEL_CARD.md"
+PLACES = "label_dir label_file image_dir run_dir cache_dir init_from teacher folds".split()  # differ, or are private
+
+
+def main():
+    options = read_command_line()
+    model, run = load_model(options.model), RunDirectory(options.folds).read()
+    if model.record["fold"] != NO_FOLD:
+        raise UserError(f"'{options.model}' held out fold {model.record['fold']}; publish a model of --folds none")
+    held_out = held_out_faces(options.model, model, run)
+    record = published_record(model.record, held_out)
+    folder = Path(options.output)
+    check_output(folder / CARD, is_card, "a model card of this project")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder / NAME, model, record, half=True)
+    model.record, size = record, (folder / NAME).stat().st_size / MIB
+    evaluation = dataclasses.replace(held_out, name=NAME, model=model, temperature=record["temperature"])
+    write_text(folder / CARD, model_card([evaluation], [options.terms], [{"torch": {"mib": size}}]))
+    print(f"wrote {printable(folder / NAME)}, {size:.2f} MiB, and {CARD}: trained on {record['train_faces']:,} faces")
+
+
+def read_command_line():
+    parser = Parser(prog="python -m tools.release", description=__doc__.splitlines()[0])
+    parser.add_argument("model", metavar="MODEL", help="a model of all faces, RUN/all.pt")
+    parser.add_argument("--folds", required=True, metavar="RUN", help="a run over the folds with the same settings")
+    parser.add_argument("--terms", required=True, metavar="TEXT", help="the terms of the training data")
+    parser.add_argument("--output", default="weights", metavar="DIR", help="folder to write to (default: weights)")
+    return parser.parse_args()
+
+
+def held_out_faces(path, model, run):
+    """The Evaluation of the faces of all folds, each by the model that held it out.
+
+    Args:
+        path: the model of all faces, for messages.
+        model: the Network.
+        run: the RunDirectory of the folds.
+
+    Raises:
+        UserError: the run has other settings or faces, or none is finished.
+    """
+    if not run.evaluations:
+        raise UserError(f"'{run.folder}' has no finished fold")
+    first = next(iter(run.evaluations.values())).model.record
+    recorded, own = (from_record(path, record["config"]) for record in (first, model.record))
+    given = {name: value for name, value in vars(own).items() if name not in PLACES}
+    if differing := differences(recorded, given):
+        raise UserError(f"'{run.folder}' was trained with other settings than '{path}': {differing}")
+    if run.fingerprints != {model.record["data_fingerprint"]}:
+        raise UserError(f"'{run.folder}' was trained on other faces than '{path}'")
+    return pool(list(run.evaluations.values()))
+
+
+def published_record(record, held_out):
+    """The record of the published file.
+
+    Args:
+        record: that of the model of all faces.
+        held_out: the Evaluation of the faces of all folds.
+    """
+    pictures = torch.from_numpy(pictures_seen(record)[:, :HASH_BYTES].copy())
+    return {
+        **{name: value for name, value in record.items() if name not in ("initial_people", "initial_pictures")},
+        "train_people": sorted(map(hashed_name, people_seen(record))),
+        "train_pictures": pictures,
+        "train_faces": len(pictures),
+        "duplicates": [],
+        "duplicate_pictures": pictures[:0],
+        "val_albums": [],
+        "history": [],
+        "predictions_sha256": "",
+        "metrics": held_out.metrics(),
+        "temperature": fit_temperature(held_out.labels, held_out.probabilities),
+        "mass": fit_mass(held_out.probabilities, held_out.classes, held_out.faces.ages),
+        "config": {name: value for name, value in record["config"].items() if name not in PLACES},
+    }
+
+
+if __name__ == "__main__":
+    run_script(main)
