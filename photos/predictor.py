@@ -302,12 +302,21 @@ class AgePredictor:
 
     @torch.inference_mode()
     def probabilities(self, model, crops):
-        """Class probabilities float32 (N, K) of faces uint8 (N, 3, S, S), before any temperature. Raises UserError."""
+        """Class probabilities float32 (N, K) of faces uint8 (N, 3, S, S), before any temperature.
+
+        The mean over each face and its mirror image: nearer to the truth by 0.1 to 0.2 years on three data sets
+        (docs/RESULTS.md), and the same for a mirrored photograph.
+
+        Raises:
+            UserError: they are not finite.
+        """
         size = min(self.batch_size, max(1, PIXELS_PER_BATCH // model.image_size**2))
         batches = (images.to(self.runtime.device) for images in torch.from_numpy(crops).split(size))
         with self.runtime.autocast():
             inputs = (to_network_input(images, model.mean, model.std) for images in batches)
-            probabilities = torch.cat([model.probabilities(images).float().cpu() for images in inputs])
+            views = ((images, images.flip(-1)) for images in inputs)
+            means = (sum(model.probabilities(view).float() for view in pair) / 2 for pair in views)
+            probabilities = torch.cat([mean.cpu() for mean in means])
         if not probabilities.isfinite().all():
             raise UserError("the probabilities are not finite numbers: the training of this model diverged")
         return probabilities.numpy()

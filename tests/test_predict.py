@@ -83,13 +83,14 @@ def write_photographs(folder):
 
 
 def expected_probabilities(path, image, temperature):
-    """By hand, of an image that is a face: normalised, the softmax, and the temperature."""
+    """By hand, of an image that is a face: normalised, the mean softmax with the mirror image, and the temperature."""
     network = load_model(path)
     pixels = torch.tensor(np.asarray(image.resize((48, 48), Image.Resampling.BILINEAR))).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (network.mean, network.std))
     with torch.no_grad():
-        logits = network(((pixels - mean) / std)[None])[0].double()
-    return torch.softmax(logits / temperature, 0).numpy()
+        images = torch.stack([(pixels - mean) / std, (pixels.flip(-1) - mean) / std])
+        probabilities = network(images).double().softmax(1).mean(0)
+    return torch.softmax(probabilities.log() / temperature, 0).numpy()
 
 
 class TestPhotographs:

@@ -51,12 +51,13 @@ def test_arrays_and_tensors_are_the_same_photograph(photo):
 
 def test_features_are_those_in_front_of_the_last_layer(photo):
     predictor, array = AgePredictor(detect=False), np.asarray(photo)
-    features = torch.from_numpy(predictor.embed(array))
+    features, mirrored = (torch.from_numpy(predictor.embed(pixels)) for pixels in (array, array[:, ::-1].copy()))
     model = predictor.models[0]
     assert features.shape == (1, model.fc.in_features)
     with torch.inference_mode():
         temperature = model.record["temperature"]
-        probabilities = model.head.probabilities(model.fc(features)).log().div(temperature).softmax(1)[0]
+        mean = (model.head.probabilities(model.fc(torch.cat([features, mirrored])))).mean(0)
+        probabilities = mean.log().div(temperature).softmax(0)
     [face] = predictor(array)
     assert list(face.probabilities.values()) == pytest.approx(probabilities.tolist(), abs=1e-4)
 

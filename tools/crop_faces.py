@@ -1,0 +1,67 @@
+"""Cut the largest face out of each photograph, framed as the faces of another data set, so that both train one model.
+
+    python -m tools.crop_faces --image-dir PHOTOGRAPHS --like FACES --output DIR [--size 128]
+
+Each crop is a PNG with the photograph's name and folder. Photographs without a face are named.
+"""
+
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from data.images import write_image
+from photos.crop import cut_largest_face
+from photos.framing import find_framing
+from photos.photographs import find_photographs
+from photos.predictor import map_ahead
+from utils.cli import printable, run_script
+from utils.device import cpu_threads
+from utils.errors import UserError
+from utils.options import Parser, check_limits
+from utils.reading import reason
+
+
+def main():
+    options = read_command_line()
+    source, output = Path(options.image_dir), Path(options.output)
+    photographs = find_photographs([source])
+    framing, line = find_framing(find_photographs([options.like]))
+    print(line)
+    if framing is None:
+        raise UserError(f"--like '{options.like}': the detector finds no faces there to follow")
+
+    def cut(path):
+        target = output / path.relative_to(source).with_suffix(".png")
+        try:
+            crop = Image.fromarray(cut_largest_face(path, framing, options.size).transpose(1, 2, 0))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_image(target, crop)
+        except OSError as error:
+            raise UserError(f"--output: cannot write '{target}': {reason(error)}") from None
+        except UserError as error:
+            return str(error)
+        return None
+
+    results = map_ahead(cut, photographs, cpu_threads())
+    problems = list(filter(None, tqdm(results, "cutting", len(photographs), unit="img", disable=None)))
+    for problem in problems:
+        print(f"left out: {printable(problem)}")
+    print(f"wrote {len(photographs) - len(problems):,} faces of {options.size} pixels to {printable(output)}/")
+
+
+def read_command_line():
+    parser = Parser(prog="python -m tools.crop_faces", description=__doc__.splitlines()[0])
+    parser.add_argument("--image-dir", required=True, metavar="DIR", help="folder of the photographs")
+    parser.add_argument("--like", required=True, metavar="DIR", help="folder of faces whose framing is followed")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the crops; it must not exist")
+    parser.add_argument("--size", type=int, default=128, metavar="N", help="side of the crops in pixels (default: 128)")
+    options = parser.parse_args()
+    check_limits("--size", options.size, {"low": 16, "high": 2048})
+    if Path(options.output).exists():
+        raise UserError(f"--output '{options.output}': it is there already; name a new folder")
+    return options
+
+
+if __name__ == "__main__":
+    run_script(main)
