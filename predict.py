@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from models.checkpoint import model_files
+from photos.detection import DETECTORS
 from photos.drawing import check_folder, drawing_writer
 from photos.output import STARTS, check_output_file, row_writer
 from photos.photographs import find_photographs
@@ -57,6 +58,12 @@ def read_command_line():
     detection = parser.add_argument_group("detection")
     detection.add_argument("--no-detect", action="store_true", help="each image is one face, cropped already")
     detection.add_argument(
+        "--detector",
+        default="auto",
+        metavar="NAME",
+        help=f"{' or '.join(DETECTORS)}; auto: the first that is installed",
+    )
+    detection.add_argument(
         "--threshold", type=float, default=0.7, metavar="X", help="least confidence of the detector, 0-1 (default: 0.7)"
     )
     machine = parser.add_argument_group("machine")
@@ -94,6 +101,7 @@ def main():
     predictor = AgePredictor(
         *options.models,
         detect=not options.no_detect,
+        detector=options.detector,
         threshold=options.threshold,
         batch_size=options.batch_size,
         **{name: getattr(options, name) for name in MACHINE if name in options},

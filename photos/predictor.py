@@ -19,7 +19,7 @@ from models.ages import MASS, ages_of
 from models.checkpoint import PUBLISHED, load_model, model_files
 from models.decode import DECODERS, decode
 from photos.crop import crop_face
-from photos.detection import SEARCHED_SIDE, THRESHOLD, angle_of, detect_faces, load_detector
+from photos.detection import SEARCHED_SIDE, THRESHOLD, angle_of, choose_detector, detect_faces
 from photos.framing import USUAL_FRAMING
 from photos.photographs import load_photograph, upright_size
 from photos.quality import doubts
@@ -102,6 +102,7 @@ class AgePredictor:
     Args:
         paths: model files, or run directories; none stands for the model of this repository, `weights/ages.pt`.
         detect: False takes each whole image for one face that is cropped already, as the training images are.
+        detector: "libfacedetection", "mtcnn", or "auto": the first of them that is installed.
         threshold: the detector's least confidence, from 0 to 1.
         batch_size: faces that are classified at once.
         device, precision, threads: see `Runtime.setup`.
@@ -116,14 +117,22 @@ class AgePredictor:
     """
 
     def __init__(
-        self, *paths, detect=True, threshold=THRESHOLD, batch_size=64, device="auto", precision="auto", threads=0
+        self,
+        *paths,
+        detect=True,
+        detector="auto",
+        threshold=THRESHOLD,
+        batch_size=64,
+        device="auto",
+        precision="auto",
+        threads=0,
     ):
         check_type("batch_size", batch_size, int)
         check_limits("batch_size", batch_size, {"low": 1})
         check_type("threshold", threshold, float)
         check_limits("threshold", threshold, {"low": 0, "high": 1})
         if detect:
-            load_detector()
+            choose_detector(detector)
         self.detect, self.threshold, self.batch_size = detect, threshold, batch_size
         self.runtime = Runtime.setup(device, precision, threads)
         paths = model_files(paths or [PUBLISHED])

