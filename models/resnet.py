@@ -4,6 +4,8 @@ CVPR 2016, Table 1), for all five depths.
 Two details follow the published size of the age system, 12,561,672 parameters for ResNet-18: every convolution has a
 bias, and the downsampling shortcuts are 3x3 convolutions. `shortcut="1x1"` gives the textbook network: 1x1
 shortcuts, no biases. Parameters have torchvision's names, so that its weights load into the textbook network.
+`shortcut="pooled"` gives ResNet-D (He, Zhang, Zhang et al., "Bag of Tricks for Image Classification with Convolutional
+Neural Networks", CVPR 2019, Figure 2): shortcuts that average before a 1x1 convolution, and a stem of three 3x3 ones.
 """
 
 from functools import partial
@@ -20,7 +22,7 @@ class ResNet(Network):
         depth: a key of LAYOUTS.
         make_head: a function from the number of features to the last layer.
         negative_slope: negative slope of LeakyReLU; 0 gives ReLU.
-        shortcut: "3x3" (the published network) or "1x1" (the textbook's).
+        shortcut: "3x3" (the published network), "1x1" (the textbook's) or "pooled" (ResNet-D).
         zero_init: whether the blocks start as identities (Goyal et al., 2017, section 5.1).
         width: the number of channels, relative to the paper's 64 to 512.
         mid_width: the number of channels within the blocks, relative to `width`; pruning reduces it.
@@ -44,7 +46,7 @@ class ResNet(Network):
         mid_width=1.0,
     ):
         super().__init__()
-        check_choice("shortcut", shortcut, ("3x3", "1x1"))
+        check_choice("shortcut", shortcut, ("3x3", "1x1", "pooled"))
         check_choice("init", init, ("pytorch", "he"))
         check_range("width", width, 1 / 16, 4)
         check_range("mid_width", mid_width, 1 / 64, 1)
@@ -52,7 +54,7 @@ class ResNet(Network):
         block, counts = LAYOUTS[depth]
         channels = [round(width * paper) for paper in (64, 128, 256, 512)]
         make_block = partial(block, slope=negative_slope, shortcut=shortcut, mid_width=mid_width)
-        self.conv1 = nn.Conv2d(3, channels[0], 7, stride=2, padding=3, bias=shortcut == "3x3")
+        self.conv1 = make_stem(channels[0], negative_slope, shortcut)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.act = nn.LeakyReLU(negative_slope, inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -61,7 +63,7 @@ class ResNet(Network):
         self.layer3 = make_layer(make_block, counts[2], channels[1] * block.expansion, channels[2], stride=2)
         self.layer4 = make_layer(make_block, counts[3], channels[2] * block.expansion, channels[3], stride=2)
         self.fc = make_head(channels[3] * block.expansion)
-        if init == "he" and not self.conv1.weight.is_meta:  # there PyTorch would import its compiler, for seconds
+        if init == "he" and not self.bn1.weight.is_meta:  # there PyTorch would import its compiler, for seconds
             he_init(self, negative_slope)
         if zero_init:
             for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
@@ -87,7 +89,7 @@ class Block(nn.Module):
     def __init__(self, in_channels, width, stride, slope, shortcut, mid_width=1.0):
         super().__init__()
         out_channels, mid_channels = width * self.expansion, max(1, round(mid_width * width))
-        self.make_branch(in_channels, mid_channels, out_channels, stride, bias=shortcut == "3x3")
+        self.make_branch(in_channels, mid_channels, out_channels, stride, bias=shortcut != "1x1")
         self.act = nn.LeakyReLU(slope, inplace=True)
         self.downsample = make_downsample(in_channels, out_channels, stride, shortcut)
 
@@ -145,10 +147,25 @@ def make_layer(make_block, count, in_channels, width, stride=1):
     return nn.Sequential(first, *(make_block(width * first.expansion, width, 1) for _ in range(count - 1)))
 
 
+def make_stem(channels, slope, shortcut):
+    """The first convolution, of stride 2."""
+    if shortcut != "pooled":
+        return nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=shortcut == "3x3")
+    half, layers = max(1, channels // 2), []
+    for before, stride in ((3, 2), (half, 1)):
+        layers += [nn.Conv2d(before, half, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(half)]
+        layers.append(nn.LeakyReLU(slope, inplace=True))
+    return nn.Sequential(*layers, nn.Conv2d(half, channels, 3, padding=1))
+
+
 def make_downsample(in_channels, out_channels, stride, shortcut):
     """None where the shape stays; else a convolution and its BatchNorm, 3x3 only where it strides."""
     if stride == 1 and in_channels == out_channels:
         return None
+    if shortcut == "pooled":
+        layers = [nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)] if stride > 1 else []
+        layers += [nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)]
+        return nn.Sequential(*layers)
     kernel = 3 if shortcut == "3x3" and stride > 1 else 1
     convolution = nn.Conv2d(
         in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=shortcut == "3x3"

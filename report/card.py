@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from evaluation import subgroups
 from evaluation.leaks import origin_note
 from evaluation.metrics import METRICS, per_class
+from models.checkpoint import NO_FOLD
 from models.network import parameter_count, size_mib
 from utils.cli import printable
 from utils.reading import read_text
@@ -82,6 +83,8 @@ def describe(evaluation, forms):
         "name": evaluation.name,
         "record": model.record,
         "origin": origin_note(model.record),
+        "whole": model.record["fold"] == NO_FOLD,
+        "held_out": "no face" if model.record["fold"] == NO_FOLD else f"fold {model.record['fold']}",
         "head": model.description["head"],
         "parameters": parameter_count(model),
         "mib": size_mib(model),

@@ -56,7 +56,10 @@ def test_a_published_model_holds_hashes_only(capsys):
     assert str(Path.cwd()).encode() not in content
     hashes = whole.record["train_pictures"][:, :32]
     assert torch.equal(published.record["train_pictures"], hashes)
-    assert "Free \\<for\\> all." in Path("w/MODEL_CARD.md").read_text()
+    card = Path("w/MODEL_CARD.md").read_text()
+    assert "Free \\<for\\> all." in card
+    assert "px; it held out no face\n" in card and "| ages\\.pt | all |" in card
+    assert "A model that held out none has the metrics of models with the same settings" in card
 
     stored = load_plain("w/ages.pt")["state_dict"]
     assert {(tensor.dim() > 1, tensor.dtype) for tensor in stored.values()} == {

@@ -68,7 +68,9 @@ class NetworkConfig:
     image_size: int = option(224, "side of the input images, in pixels", low=40, high=2048)
     negative_slope: float = option(0.2, "negative slope of LeakyReLU; 0 gives ReLU", low=0, high=1)
     shortcut: str = option(
-        "3x3", "down-sampling shortcuts: 3x3 as published, 1x1 as in the textbook", choices=("3x3", "1x1")
+        "3x3",
+        "down-sampling shortcuts: 3x3 as published, 1x1 as in the textbook, pooled as in ResNet-D, with its stem",
+        choices=("3x3", "1x1", "pooled"),
     )
     # The report names no initial weights, so PyTorch's own are the default.
     init: str = option("pytorch", "initial weights of the convolutions", choices=("pytorch", "he"))
