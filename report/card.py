@@ -6,9 +6,11 @@ After Mitchell et al., "Model Cards for Model Reporting", FAT* 2019. Markdown, i
 import re
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation import subgroups
+from evaluation.evaluation import FACE_COLUMNS
 from evaluation.leaks import origin_note
 from evaluation.metrics import METRICS, per_class
 from models.checkpoint import NO_FOLD
@@ -19,7 +21,8 @@ from utils.reading import read_text
 TEMPLATES = Path(__file__).parent / "templates"
 MARK = "<!-- model card of tools.export -->"  # the first line of our files
 CARD_LIMIT = 16  # MiB
-WORST_GROUPS = 5
+WORST_GROUPS, MOST_GROUPS = 5, 12
+YEARS = ("mae_years", "cs5", "bias_years")
 # Characters with a meaning in a line of Markdown or HTML. A colon, an at sign and the dot of a domain make links.
 SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|~&!$:@^]|\.(?=[^\W\d_])")
 
@@ -68,9 +71,31 @@ def show(value, form):
     return "-" if value is None or value != value else format(value, form)
 
 
+def errors_in_years(evaluation, coarse):
+    """Rows (column, group, faces, {metric of YEARS: value}) by age and by each further column of up to MOST_GROUPS.
+
+    Args:
+        evaluation: an Evaluation whose classes are ages.
+        coarse: the same by decade, where its classes are many.
+    """
+    if not set(YEARS) <= set(evaluation.metric_names):
+        return []
+    table, names = evaluation.faces.table, np.array(coarse.classes.names)
+    others = [name for name in table if name not in FACE_COLUMNS and 1 < table[name].nunique() <= MOST_GROUPS]
+    columns = {"age": names[coarse.labels], **{name: table[name].fillna("").to_numpy() for name in others}}
+    found, rows = {name: evaluation.per_face(name) for name in YEARS}, []
+    for column, groups in columns.items():
+        order = names if column == "age" else sorted(set(groups) - {""})
+        for group, mask in ((group, groups == group) for group in order):
+            if mask.sum() >= subgroups.LEAST_FACES:
+                values = {name: METRICS[name].finish(each[mask].mean()) for name, each in found.items()}
+                rows.append((column, group, int(mask.sum()), values))
+    return rows
+
+
 def describe(evaluation, forms):
     """The values of one model for the template: its record, and the numbers that follow from its predictions."""
-    model, found = evaluation.model, {"classes": [], "groups": None, "calibration": None}
+    model, found = evaluation.model, {"classes": [], "groups": None, "calibration": None, "years": []}
     if len(evaluation):
         table, coarse = subgroups.subgroups(evaluation), evaluation.coarse()
         below = table[(table.gap < 0) & (table.column != "label")]  # the classes have a table of their own
@@ -78,6 +103,7 @@ def describe(evaluation, forms):
             "classes": list(zip(coarse.classes.names, *per_class(coarse.confusion), strict=True)),
             "groups": below.sort_values("gap").head(WORST_GROUPS).to_dict("records"),
             "calibration": evaluation.calibration(),
+            "years": errors_in_years(evaluation, coarse),
         }
     return {
         "name": evaluation.name,

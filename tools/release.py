@@ -12,14 +12,15 @@ from pathlib import Path
 
 import torch
 
+from data import load_data
 from data.duplicates import HASH_BYTES
 from evaluation.calibration import fit_temperature
-from evaluation.evaluation import pool
+from evaluation.evaluation import pool, with_faces
 from evaluation.leaks import hashed_name, people_seen, pictures_seen
 from models.ages import fit_mass
 from models.checkpoint import NO_FOLD, load_model, save_model
 from report.card import is_card, model_card
-from training.config import differences, from_record
+from training.config import differences, from_record, read_config
 from training.run_directory import RunDirectory
 from utils.cli import printable, run_script
 from utils.errors import UserError
@@ -77,7 +78,12 @@ def held_out_faces(path, model, run):
         raise UserError(f"'{run.folder}' was trained with other settings than '{path}': {differing}")
     if run.fingerprints != {model.record["data_fingerprint"]}:
         raise UserError(f"'{run.folder}' was trained on other faces than '{path}'")
-    return pool(list(run.evaluations.values()))
+    held_out = pool(list(run.evaluations.values()))
+    try:  # with the further columns of the label file, for the card
+        return with_faces(held_out, load_data(**read_config(run.folder).data_source)[0])
+    except UserError as error:
+        print(f"note: the model card has errors by age only: {printable(error)}")
+        return held_out
 
 
 def published_record(record, held_out):
