@@ -82,7 +82,7 @@ def load_photograph(photo):
     """Decode a photograph, upright as its EXIF orientation says.
 
     Args:
-        photo: a path, a PIL image, or an array uint8 (H, W, 3), RGB.
+        photo: a path, a PIL image, an array uint8 (H, W, 3), RGB, or (H, W), or a tensor uint8 (3, H, W) or (1, H, W).
 
     Returns:
         (image, scale): a PIL image in RGB, and the pixels of the photograph per pixel of the image: 1, or more for a
@@ -99,7 +99,11 @@ def load_photograph(photo):
         except Exception as error:  # closed, or read from a truncated file
             problem = error
         raise UserError(f"the image cannot be read: {problem}")
+    if hasattr(photo, "movedim") and photo.ndim == 3:  # a tensor; this module does not need torch
+        photo = photo.movedim(0, -1).cpu().numpy()
     if isinstance(photo, np.ndarray):
+        if photo.ndim == 3 and photo.shape[2] == 1:
+            photo = photo[:, :, 0]
         if photo.ndim == 2:  # grey
             photo = np.repeat(photo[:, :, None], 3, axis=2)
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:

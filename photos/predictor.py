@@ -179,9 +179,10 @@ class AgePredictor:
         _, parts, _ = self.find_faces(photo)
         parts = [part() if callable(part) else part for part in parts]
         rows = []
-        for model, key in zip(self.models, self.inputs, strict=True):
-            crops = [torch.from_numpy(part[key]).to(self.runtime.device) for part in parts]
-            images = (to_network_input(batch, model.mean, model.std) for crop in crops for batch in crop.split(64))
+        for model, (framing, size) in zip(self.models, self.inputs, strict=True):
+            crops = np.concatenate([np.zeros((0, 3, size, size), np.uint8), *(part[framing, size] for part in parts)])
+            batches = torch.from_numpy(crops).to(self.runtime.device).split(self.batch_size)
+            images = (to_network_input(batch, model.mean, model.std) for batch in batches if len(batch))
             rows.append(torch.cat([torch.zeros(0, model.fc.in_features), *(model.features(x).cpu() for x in images)]))
         return torch.cat(rows, 1).numpy()
 
