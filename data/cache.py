@@ -35,7 +35,7 @@ from utils.errors import UserError, is_out_of_memory
 from utils.files import atomic_write, locked
 from utils.reading import ANY_SIZE, MIB, open_regular, read_bytes, reason
 
-FORMAT = 9  # raised when decoding, signatures or the search for pairs change
+FORMAT = 10  # raised when decoding, signatures or the search for pairs change
 SHARD = 8192  # faces
 IMAGES, INDEX = "images.npy", "index.npz"
 FILES = (IMAGES, INDEX, ".index.*.unfinished.npz")  # the last ones are of processes that were killed

@@ -68,13 +68,12 @@ def difference_hashes(pictures):
     return (smooth[:, :, 1:] > smooth[:, :, :-1]).reshape(len(pictures), -1)
 
 
-def same_pictures(signatures, others=None, each_pair_once=False):
+def same_pictures(signatures, others=None):
     """Compare all pairs of pictures.
 
     Args:
         signatures: uint8 (N, 96).
         others: uint8 (M, 96), to compare with; None compares the N with each other.
-        each_pair_once: compare each of the N with the M behind its own position only; always without `others`.
 
     Returns:
         int64 array (P, 2): the positions of each pair that is the same picture, each pair once.
@@ -82,7 +81,7 @@ def same_pictures(signatures, others=None, each_pair_once=False):
     Raises:
         UserError: so many pairs are the same that these cannot be photographs.
     """
-    second, upper = signatures if others is None else others, others is None or each_pair_once
+    second, upper = signatures if others is None else others, others is None
     small, second_small = unit_pictures(signatures), unit_pictures(second)
     axes = np.linalg.eigh(second_small.T @ second_small)[1][:, -AXES:]  # the longest
     points, second_points = small @ axes, second_small @ axes
@@ -167,7 +166,9 @@ def find_pairs(signatures):
     Raises:
         UserError: see `same_pictures`.
     """
-    turned = same_pictures(*signatures, each_pair_once=True)
+    # Both ways: the hash of a mirror image is not quite the mirrored hash, and evaluation meets a pair either way.
+    turned = np.sort(same_pictures(*signatures), axis=1)
+    turned = turned[turned[:, 0] < turned[:, 1]]  # without symmetrical pictures
     return np.unique(np.concatenate([same_pictures(signatures[0]), turned]), axis=0)
 
 

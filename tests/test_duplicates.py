@@ -14,6 +14,7 @@ from data.duplicates import (
     area_means,
     both_signatures,
     difference_hashes,
+    find_pairs,
     same_pictures,
     unit_pictures,
 )
@@ -302,3 +303,18 @@ class TestPictures:
         rest = faces.where(np.isin(np.arange(6), [2, 5]))
         assert pictures.duplicates(faces.where(fold == 1), rest).tolist() == [True, False]
         assert pictures.duplicates(faces.where(fold == 0), faces.where(fold == 9)).tolist() == [False] * 3
+
+
+def test_pairs_are_found_whichever_of_the_two_is_mirrored():
+    """Signatures by hand: the second picture's mirror image is far from the first in 31 bits, the first's is not."""
+    small = np.arange(64, dtype=np.uint8)
+    signatures = np.zeros((2, 2, 96), np.uint8)
+    signatures[:, :, 32:] = small
+    signatures[0, 0, :20] = 255  # the pictures themselves differ in more than 30 bits
+    signatures[1, 0, :3] = 255  # mirrored first and second: 24 bits
+    signatures[1, 1, :20], signatures[1, 1, 20:24] = 255, 127  # first and mirrored second: 28 bits
+    assert find_pairs(signatures).tolist() == [[0, 1]]
+    signatures[1, 1, 20:25] = 255  # 40 bits
+    assert find_pairs(signatures).tolist() == [[0, 1]]
+    signatures[1, 0, :4] = 255  # 32 bits
+    assert find_pairs(signatures).tolist() == []
