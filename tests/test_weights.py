@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import call
 
 from models.checkpoint import PUBLISHED, load_model
 from photos.predictor import AgePredictor
+from tools import export
 
-SHA256 = "f34d9bb20496a84a9414f9d8de517ada48296d02bfb62878e478e4d7cd889a0c"
+SHA256 = "051b1e48c1581dfd493d382e7dfd9ab8e21fea3345be4946c05cbc509de5ea7a"
 AGES = [2.82, 21.64, 22.18, 19.0, 6.1]  # of pictures that show no face: any change of the network moves them
 
 
@@ -39,5 +41,17 @@ def test_it_holds_hashes_only():
     record = load_model(PUBLISHED).record
     assert record["train_pictures"].shape == (record["train_faces"], 32)
     assert all(len(name) == 13 and name[0] == "#" for name in record["train_people"])
-    assert not {"label_file", "image_dir", "run_dir"} & record["config"].keys()
+    assert not {"label_dir", "image_dir", "run_dir"} & record["config"].keys()
+    assert record["config"]["label_file"] == "release.csv"
     assert np.isfinite(list(record["metrics"].values())).all() and record["metrics"]["mae_years"] < 6
+
+
+def test_an_export_leaves_its_card_alone(tmp_path, monkeypatch, capsys):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="pip install -r requirements-export.txt")
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in Path(PUBLISHED).parent.iterdir()}
+    assert call(export) == 0
+    assert {path: path.read_bytes() for path in Path(PUBLISHED).parent.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["MODEL_CARD.md", "ages.onnx"]
+    assert "wrote ages.onnx" in capsys.readouterr().out

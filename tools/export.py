@@ -71,7 +71,9 @@ def read_command_line():
     parser.add_argument(
         "models", nargs="*", metavar="MODEL", help="model files, or run directories (default: weights/ages.pt)"
     )
-    parser.add_argument("--output", metavar="DIR", help="folder to write to (default: that of each model)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder to write to (default: that of each model; . for weights/)"
+    )
     parser.add_argument("--int8", action="store_true", help="also write an 8-bit form, calibrated on training faces")
     add_options(parser, [FIELDS[name] for name in SETTINGS], default_text="from the model file")
     options = parser.parse_args()
@@ -150,7 +152,8 @@ def check_outputs(sources, options):
     outputs, writers, cards = [], {}, {}
     for source in sources:
         path = source.path
-        folder = path.parent if options.output is None else Path(options.output)
+        usual = "." if path.resolve() == Path(PUBLISHED) else path.parent  # whose card has more in it
+        folder = Path(usual if options.output is None else options.output)
         if exists(folder) and not folder.is_dir():
             raise UserError(f"--output '{folder}': expected a folder, this is a file")
         forms = {"onnx": ".onnx", "int8": ".int8.onnx"} if options.int8 else {"onnx": ".onnx"}

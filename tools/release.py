@@ -107,7 +107,10 @@ def published_record(record, held_out):
         "metrics": held_out.metrics(),
         "temperature": fit_temperature(held_out.labels, held_out.probabilities),
         "mass": fit_mass(held_out.probabilities, held_out.classes, held_out.faces.ages),
-        "config": {name: value for name, value in record["config"].items() if name not in PLACES},
+        "config": {
+            **{name: value for name, value in record["config"].items() if name not in PLACES},
+            "label_file": Path(record["config"]["label_file"]).name,  # the classes are not Adience's where there is one
+        },
     }
 
 
