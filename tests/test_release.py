@@ -125,6 +125,14 @@ def test_what_cannot_be_published(arguments, message, capsys):
     assert not Path("none").exists()
 
 
+def test_what_is_no_model_is_not_replaced(capsys):
+    Path("mine").mkdir()
+    Path("mine/ages.pt").write_text("mine")
+    assert publish("--output", "mine") == 2
+    assert "mine/ages.pt" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in Path("mine").iterdir()] == [("ages.pt", "mine")]
+
+
 def test_runs_with_other_settings_do_not_fit(capsys):
     assert call(main, *DATA, *TINY, "--lr", 0.02, "--folds", 0, "--run-dir", "runs/other") == 0
     assert call(release, "runs/all/all.pt", "--folds", "runs/other", "--terms", "x") == 2

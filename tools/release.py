@@ -41,6 +41,7 @@ def main():
     record = published_record(model.record, held_out)
     folder = Path(options.output)
     check_output(folder / CARD, is_card, "a model card of this project")
+    check_output(folder / NAME, lambda path: load_model(path) is not None, "a model file")
     folder.mkdir(parents=True, exist_ok=True)
     save_model(folder / NAME, model, record, half=True)
     model.record, size = record, (folder / NAME).stat().st_size / MIB
