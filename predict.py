@@ -17,7 +17,7 @@ from models.checkpoint import model_files
 from photos.detection import DETECTORS
 from photos.drawing import check_folder, drawing_writer
 from photos.output import STARTS, check_output_file, row_writer
-from photos.photographs import find_photographs
+from photos.photographs import PREDICTED_SUFFIXES, find_photographs
 from photos.predictor import NOTICE, AgePredictor, Face, Photograph
 from training.config import FIELDS
 from utils.cli import percent, printable, run_script, signal_is_caught
@@ -79,7 +79,7 @@ def read_command_line():
     check_limits("--top", options.top, {"low": 1})
     check_outputs(options)
     options.skipped = []
-    options.photographs = find_photographs(paths, options.skipped)
+    options.photographs = find_photographs(paths, options.skipped, PREDICTED_SUFFIXES)
     if options.draw is not None:
         check_folder(options.draw, options.photographs)
     return options

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from photos.mtcnn import load_mtcnn
+from photos.mtcnn import load_mtcnn, without_overlaps
 from utils.cli import require_package
 from utils.errors import UserError
 from utils.options import check_limits
@@ -169,14 +169,8 @@ def tile_starts(length):
 
 def without_repeats(rows):
     """Rows of the detector without those of which half the box lies in that of a more confident one, or contains it."""
-    kept = np.zeros((0, 15))
-    for row in rows[np.argsort(-rows[:, 0], kind="stable")]:
-        first = np.maximum(kept[:, 1:3], row[1:3])
-        last = np.minimum(kept[:, 1:3] + kept[:, 3:5], row[1:3] + row[3:5])
-        shared = (last - first).clip(0).prod(1)
-        if not (2 * shared > np.minimum(kept[:, 3:5].prod(1), row[3:5].prod())).any():
-            kept = np.vstack([kept, row])
-    return kept
+    boxes = np.column_stack([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5], rows[:, 0]])
+    return rows[without_overlaps(boxes, 0.5, smaller=True)]
 
 
 def angle_of(points):

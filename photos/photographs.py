@@ -1,5 +1,6 @@
 """Photographs of any size and kind: found in folders, decoded upright."""
 
+import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -13,24 +14,25 @@ from utils.errors import UserError
 
 HEIC, AVIF = importlib.util.find_spec("pillow_heif") is not None, features.check("avif")
 FORMATS = (*IMAGE_FORMATS, *["HEIF"] * HEIC, *["AVIF"] * AVIF)
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", *[".heic", ".heif"] * HEIC, *[".avif"] * AVIF}
-PHOTO_SUFFIXES |= VIDEO_SUFFIXES if importlib.util.find_spec("av") else set()
-# Photographs of formats that are not read; in folders they are counted.
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp"}  # a training reads no others
+PICTURE_SUFFIXES = PHOTO_SUFFIXES | {*[".heic", ".heif"] * HEIC, *[".avif"] * AVIF}
+PREDICTED_SUFFIXES = PICTURE_SUFFIXES | (VIDEO_SUFFIXES if importlib.util.find_spec("av") else set())
+# Photographs of formats that may not be read; in folders they are counted.
 OTHER_SUFFIXES = {".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".dng"} | VIDEO_SUFFIXES
-OTHER_SUFFIXES -= PHOTO_SUFFIXES
 # Shortest longer side that a large JPEG decodes to, in a fraction of the time and memory of all its pixels.
 DECODED_SIDE = 2048
 
 
-def find_photographs(paths, skipped=None):
+def find_photographs(paths, skipped=None, suffixes=PHOTO_SUFFIXES):
     """Find photographs: files as they are named, and those in folders, sorted, at any depth.
 
-    In folders only files with PHOTO_SUFFIXES count; names that begin with a dot are skipped. Each folder is searched
+    In folders only files with these suffixes count; names that begin with a dot are skipped. Each folder is searched
     once, however many links lead to it.
 
     Args:
         paths: files and folders.
-        skipped: a list that gets the paths in folders that have OTHER_SUFFIXES.
+        skipped: a list that gets the paths in folders that have others of OTHER_SUFFIXES.
+        suffixes: in small letters, with their dots.
 
     Returns:
         A list of Paths, each once, in the order of `paths`.
@@ -41,18 +43,18 @@ def find_photographs(paths, skipped=None):
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += walk(path, [] if skipped is None else skipped)
+            found += walk(path, [] if skipped is None else skipped, suffixes)
         elif os.path.lexists(path):
             found.append(path)
         else:
             raise UserError(f"'{path}': there is no such photograph or folder")
     if not found:
         named = ", ".join(f"'{path}'" for path in paths)
-        raise UserError(f"no photograph in {named}; expected files that end in {', '.join(sorted(PHOTO_SUFFIXES))}")
+        raise UserError(f"no photograph in {named}; expected files that end in {', '.join(sorted(suffixes))}")
     return list(dict.fromkeys(found))
 
 
-def walk(folder, skipped):
+def walk(folder, skipped, suffixes):
     """Yield the photographs of a folder, its subfolders' last; see `find_photographs`. Raises UserError."""
 
     def refuse(error):
@@ -63,7 +65,7 @@ def walk(folder, skipped):
         found = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders) if name[0] != "."}
         folders[:] = [name for name, path in found.items() if path not in known and not known.add(path)]
         for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
-            if path.suffix.lower() in PHOTO_SUFFIXES:
+            if path.suffix.lower() in suffixes:
                 yield path
             elif path.suffix.lower() in OTHER_SUFFIXES:
                 skipped.append(path)
@@ -71,11 +73,17 @@ def walk(folder, skipped):
 
 def open_photograph(path):
     """`data.images.open_image`, also for HEIC and AVIF where the packages for them are installed."""
+    register_heic()
+    return open_image(path, formats=FORMATS)
+
+
+@functools.cache
+def register_heic():
+    """Let Pillow read HEIC; not while this module is imported, since that takes a while."""
     if HEIC:
-        import pillow_heif  # lasts, so that only whoever opens a photograph waits for it
+        import pillow_heif
 
         pillow_heif.register_heif_opener()
-    return open_image(path, formats=FORMATS)
 
 
 def load_photograph(photo):

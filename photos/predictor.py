@@ -181,9 +181,8 @@ class AgePredictor:
         rows = []
         for model, (framing, size) in zip(self.models, self.inputs, strict=True):
             crops = np.concatenate([np.zeros((0, 3, size, size), np.uint8), *(part[framing, size] for part in parts)])
-            batches = torch.from_numpy(crops).to(self.runtime.device).split(self.batch_size)
-            images = (to_network_input(batch, model.mean, model.std) for batch in batches if len(batch))
-            rows.append(torch.cat([torch.zeros(0, model.fc.in_features), *(model.features(x).cpu() for x in images)]))
+            features = (model.features(images).cpu() for images in self.network_inputs(model, crops) if len(images))
+            rows.append(torch.cat([torch.zeros(0, model.fc.in_features), *features]))
         return torch.cat(rows, 1).numpy()
 
     def predict(self, paths):
@@ -320,16 +319,19 @@ class AgePredictor:
         Raises:
             UserError: they are not finite.
         """
-        size = min(self.batch_size, max(1, PIXELS_PER_BATCH // model.image_size**2))
-        batches = (images.to(self.runtime.device) for images in torch.from_numpy(crops).split(size))
         with self.runtime.autocast():
-            inputs = (to_network_input(images, model.mean, model.std) for images in batches)
-            views = ((images, images.flip(-1)) for images in inputs)
+            views = ((images, images.flip(-1)) for images in self.network_inputs(model, crops))
             means = (sum(model.probabilities(view).float() for view in pair) / 2 for pair in views)
             probabilities = torch.cat([mean.cpu() for mean in means])
         if not probabilities.isfinite().all():
             raise UserError("the probabilities are not finite numbers: the training of this model diverged")
         return probabilities.numpy()
+
+    def network_inputs(self, model, crops):
+        """Yield faces uint8 (N, 3, S, S) as the normalised input of a model, in batches of bounded size."""
+        size = min(self.batch_size, max(1, PIXELS_PER_BATCH // model.image_size**2))
+        for images in torch.from_numpy(crops).split(size):
+            yield to_network_input(images.to(self.runtime.device), model.mean, model.std)
 
 
 def load_models(paths):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data.images import write_image
 from photos.crop import cut_largest_face
 from photos.framing import find_framing
-from photos.photographs import find_photographs
+from photos.photographs import PICTURE_SUFFIXES, find_photographs
 from photos.predictor import map_ahead
 from utils.cli import printable, run_script
 from utils.device import cpu_threads
@@ -25,7 +25,7 @@ from utils.reading import reason
 def main():
     options = read_command_line()
     source, output = Path(options.image_dir), Path(options.output)
-    photographs = find_photographs([source])
+    photographs = find_photographs([source], suffixes=PICTURE_SUFFIXES)
     framing, line = find_framing(find_photographs([options.like]))
     print(line)
     if framing is None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from data.images import IMAGE_LIMIT
 from photos.drawing import draw_faces
-from photos.photographs import PHOTO_SUFFIXES
+from photos.photographs import PICTURE_SUFFIXES
 from photos.predictor import NOTICE, AgePredictor, Photograph, without_path
 from utils.cli import explain, percent, printable, require_package, run_script
 from utils.errors import UserError
@@ -134,7 +134,7 @@ def build_page(gradio, answer):
     # An upload that was never answered is deleted after 60 seconds.
     with gradio.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 60)) as page:
         gradio.Markdown(f"# {TITLE}\n\n{NOTICE} Adience is for research only.")
-        photograph = gradio.File(label="Photograph", file_types=sorted(PHOTO_SUFFIXES), height=150)
+        photograph = gradio.File(label="Photograph", file_types=sorted(PICTURE_SUFFIXES), height=150)
         message, bars = gradio.Textbox(label="Answer", interactive=False), gradio.State([])
         with gradio.Row():
             drawn = gradio.Image(show_label=False, interactive=False, buttons=[])
