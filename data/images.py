@@ -44,13 +44,14 @@ def skip_ancillary_checksum(chunks, cid, data, check=PngImagePlugin.ChunkStream.
 PngImagePlugin.ChunkStream.crc = skip_ancillary_checksum
 
 
-def decode_face(path, size, content=None):
+def decode_face(path, size, content=None, formats=IMAGE_FORMATS):
     """Decode an image file: resize its shorter side to `size` and cut out the centre.
 
     Args:
         path: the file.
         size: in pixels.
         content: of the file, where it is read already.
+        formats: see `open_image`.
 
     Returns:
         uint8 array (3, size, size).
@@ -58,7 +59,7 @@ def decode_face(path, size, content=None):
     Raises:
         UserError: see `open_image`.
     """
-    with open_image(path, content) as image:
+    with open_image(path, content, formats) as image:
         # A JPEG decodes straight to 1/2, 1/4 or 1/8 of its size, which skips most of the work.
         image.draft("RGB", (size, size))
         square = centre_square(to_rgb(image), size)

@@ -11,19 +11,8 @@ from utils.reading import starts_with
 AGE = "age age_low age_high".split()
 SPAN = "first_second last_second sightings".split()  # of a track in a video
 BOX = "left top width height".split()
-FIRST_COLUMNS = [
-    "photo",
-    "face",
-    "faces",
-    *BOX,
-    "detection_confidence",
-    "angle",
-    "group",
-    "confidence",
-    *AGE,
-    "doubts",
-    *SPAN,
-]
+FACE, ANSWER = "photo face faces".split(), "detection_confidence angle group confidence".split()
+FIRST_COLUMNS = [*FACE, *BOX, *ANSWER, *AGE, "doubts", *SPAN]
 # Starts of the files written here, now and earlier; a JSON list may be empty.
 STARTS = {"csv": ("photo,face,faces,left,",), "json": ('[\n{"photo": ', "[\n\n]")}
 

@@ -21,7 +21,7 @@ from models.decode import DECODERS, decode
 from photos.crop import crop_face
 from photos.detection import SEARCHED_SIDE, THRESHOLD, angle_of, choose_detector, detect_faces
 from photos.framing import USUAL_FRAMING
-from photos.photographs import load_photograph, upright_size
+from photos.photographs import FORMATS, load_photograph, upright_size
 from photos.quality import doubts
 from photos.video import VIDEO_SUFFIXES, follow
 from utils.device import Runtime, cpu_threads
@@ -258,7 +258,7 @@ class AgePredictor:
         """`find_faces` for an image that is a face already; it is prepared exactly as the training images were."""
         if isinstance(photo, (str, os.PathLike)):
             width, height = upright_size(photo)
-            crops = {key: decode_face(photo, key[1])[None] for key in self.inputs}
+            crops = {key: decode_face(photo, key[1], formats=FORMATS)[None] for key in self.inputs}
         else:
             image, _ = load_photograph(photo)
             width, height = image.size

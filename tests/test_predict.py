@@ -99,6 +99,14 @@ class TestPhotographs:
         names = ["none.webp", "a.jpg", "broken.jpg", "b/two.PNG", "notes.txt"]
         assert found == [photographs / name for name in names]
 
+    def test_trainings_read_no_videos_and_no_formats_of_phones(self, photographs):
+        for name in ("clip.mp4", "phone.HEIC", "web.avif"):
+            (photographs / "b" / name).write_bytes(b"x")
+        skipped = []
+        assert [path.name for path in find_photographs(["photos/b"], skipped)] == ["two.PNG"]
+        assert [path.name for path in skipped] == ["clip.mp4", "phone.HEIC", "web.avif"]
+        assert len(find_photographs(["photos/b"], suffixes={".png", ".mp4"})) == 2
+
     def test_nothing_there(self):
         Path("empty").mkdir()
         with pytest.raises(UserError, match=r"no photograph in 'empty'; expected files that end in \.jfif, \.jpe, "):

@@ -89,3 +89,5 @@ class TestInPhotographs:
         [jpeg], [found] = predictor(["ann/1.jpg", f"photo.{suffix}"])
         assert found.box == pytest.approx(jpeg.box, abs=5)
         assert found.age == pytest.approx(jpeg.age, abs=4)
+        [whole] = AgePredictor(detect=False, threads=1)(f"photo.{suffix}")
+        assert whole.box == pytest.approx((0, 44, 512, 512))  # the centre square of 512 x 600
