@@ -89,7 +89,7 @@ def warp(images, matrices, interpolation="nearest", padding="zeros"):
             keep 62 % of the variance of their Laplacian, with bicubic 90 %; nearest gives them 144 %.
         padding: what lies outside the image: "zeros" (black), "border" (its nearest pixel) or "reflection".
     """
-    if images.device.type == "mps":  # where torch samples neither bicubically nor beyond the border
+    if images.device.type == "mps":  # torch has no bicubic sampling and no such padding there
         return warp(images.cpu(), matrices.cpu(), interpolation, padding).to(images.device)
     size = images.shape[-1]
     grid = matrices @ pixel_coordinates(size, images.device)  # (B, 2, S * S)

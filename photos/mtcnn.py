@@ -15,7 +15,7 @@ from utils.cli import require_package
 SMALLEST = 24  # pixels of a face's side
 STEP = 0.709  # between two sizes of the image
 CELL, STRIDE = 12, 2  # pixels that a place of the first network's output sees, and between two of these places
-THRESHOLDS = 0.6, 0.7, 0.7  # of the three networks
+THRESHOLDS = 0.6, 0.7, 0.7  # least scores of the three networks
 SIDES = {"rnet": 24, "onet": 48}  # pixels of the other networks' inputs
 
 

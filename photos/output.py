@@ -9,7 +9,7 @@ from utils.files import atomic_write, check_output
 from utils.reading import starts_with
 
 AGE = "age age_low age_high".split()
-SPAN = "first_second last_second sightings".split()  # of a track in a video
+SPAN = "first_second last_second sightings".split()  # columns of a track in a video
 BOX = "left top width height".split()
 FACE, ANSWER = "photo face faces".split(), "detection_confidence angle group confidence".split()
 FIRST_COLUMNS = [*FACE, *BOX, *ANSWER, *AGE, "doubts", *SPAN]

@@ -5,8 +5,8 @@ import numpy as np
 from photos.detection import angle_of
 
 SMALL = 32  # pixels of the box's shorter side: the network sees less than half of the detail that it learned from
-CUT_OFF = 0.1  # of the box's area beyond the photograph
-TURNED = 0.35  # of the eyes' distance: how far the nose lies from between the eyes
+CUT_OFF = 0.1  # share of the box that lies beyond the photograph
+TURNED = 0.35  # how far the nose lies from the middle of the eyes, as a share of their distance
 TILTED = 30  # degrees
 BLURRED = 25.0  # variance of the Laplacian of the face at 64 pixels; half of sharp portraits have over 400
 SIDE = 64

@@ -9,7 +9,7 @@ VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 SEARCHES_PER_SECOND = 6
 MISSING = 1.0  # seconds at the end without a picture that make a video incomplete
 LOST = 1.0  # seconds without a sighting that end a track
-LEAST_OVERLAP = 0.3  # of two boxes of one face, intersection over union
+LEAST_OVERLAP = 0.3  # intersection over union of two boxes of one face
 LEAST_SIGHTINGS = 3  # of a track; fewer are mistakes of the detector, or faces that flash by
 FACES_KEPT = 60  # of a track, spread over it; their probabilities are averaged
 
@@ -96,7 +96,7 @@ def frames_of(path):
 
 
 def frames_per_second(path):
-    """Of a video that can be read, a fraction."""
+    """The frame rate of a video that can be read, a fraction."""
     import av
 
     with av.open(str(path)) as container:
