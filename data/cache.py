@@ -273,7 +273,7 @@ def open_pairs(cache_dir, sha256, signatures):
         OSError or UserError.
     """
     path = cache_dir / f"pairs_{hashlib.sha256(f'{FORMAT} {sha256}'.encode()).hexdigest()[:16]}.npz"
-    with locked(path.with_suffix(".lock"), lambda: None):  # a search takes seconds
+    with locked(cache_dir / f".{path.stem}.lock"):
         try:
             return read_index(path)["pairs"]
         except Exception as error:  # as above

@@ -570,11 +570,30 @@ class TestWithoutLocks:
         write_text(tmp_path / "a.txt", "written")  # which needs none
         assert (tmp_path / "a.txt").read_text() == "written"
 
-    def test_who_waits_says_so(self, tmp_path, monkeypatch, capsys):
-        answers = iter([False, False, False, True])
-        monkeypatch.setattr("utils.files.try_lock", lambda descriptor, path: next(answers))
-        with locked(tmp_path / ".lock"):
-            pass
+
+class TestWaitingForALock:
+    def wait_for_one_held(self, seconds, path):
+        """Wait for a lock that another holds for some seconds."""
+        held = threading.Event()
+
+        def hold():
+            with locked(path):
+                held.set()
+                time.sleep(seconds)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait()
+        with locked(path):
+            holder.join()
+
+    def test_a_moment_is_not_told(self, tmp_path, capsys):
+        self.wait_for_one_held(0.3, tmp_path / ".lock")
+        assert capsys.readouterr().err == ""
+
+    def test_a_long_wait_is_told_once_a_minute(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("utils.files.SECONDS_BEFORE_A_LINE", 0.1)
+        self.wait_for_one_held(0.5, tmp_path / ".lock")
         assert capsys.readouterr().err == f"waiting for the process that holds '{tmp_path}/.lock'\n"
 
 

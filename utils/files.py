@@ -5,7 +5,6 @@ import fcntl
 import glob
 import itertools
 import json
-import math
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.reading import ANY_SIZE, MIB, exists, open_regular, reason
 
+SECONDS_BEFORE_A_LINE = 5  # most locks are held for a moment, of which nobody needs to know
 SECONDS_BETWEEN_LINES = 60
 UMASK = os.umask(0o022)  # the only way to read it is to set it
 os.umask(UMASK)
@@ -210,8 +210,8 @@ def locked(path, when_busy=None):
 
     Args:
         path: the lock file; its folder exists.
-        when_busy: called when another process holds the lock. It may raise; otherwise this process waits. By default a
-            line on standard error says so, at once and then every minute.
+        when_busy: called when another process holds the lock. It may raise; otherwise this process waits, and after
+            five seconds, then every minute, a line on standard error says so.
 
     Raises:
         OSError: the lock file cannot be created.
@@ -224,14 +224,13 @@ def locked(path, when_busy=None):
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         if not try_lock(descriptor, path):
-            said = -math.inf
             if when_busy is not None:
                 when_busy()
-                said = time.monotonic()
+            next_line = time.monotonic() + SECONDS_BEFORE_A_LINE
             while not try_lock(descriptor, path):
-                if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                if time.monotonic() >= next_line:
                     print(f"waiting for the process that holds '{path}'", file=sys.stderr, flush=True)
-                    said = time.monotonic()
+                    next_line = time.monotonic() + SECONDS_BETWEEN_LINES
                 time.sleep(0.05)
         yield
     finally:
