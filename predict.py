@@ -10,17 +10,16 @@ import contextlib
 import sys
 from collections import Counter
 
-import numpy as np
 from tqdm import tqdm
 
 from models.checkpoint import model_files
 from photos.detection import DETECTORS
 from photos.drawing import check_folder, drawing_writer
-from photos.output import STARTS, check_output_file, row_writer
+from photos.output import STARTS, check_output_file, describe, lines_of, row_writer
 from photos.photographs import PREDICTED_SUFFIXES, find_photographs
 from photos.predictor import NOTICE, AgePredictor, Face, Photograph
 from training.config import FIELDS
-from utils.cli import percent, printable, run_script, signal_is_caught
+from utils.cli import printable, run_script, signal_is_caught
 from utils.errors import UserError
 from utils.files import refuse_overlaps
 from utils.options import Parser, add_options, check_limits
@@ -179,36 +178,6 @@ def open_writers(options, class_names, new, replaced):
 def outputs_of(options):
     """{"csv" or "json": the file to write}."""
     return {kind: path for kind in STARTS if (path := getattr(options, kind)) is not None}
-
-
-def lines_of(photograph, top, classes):
-    """The printed lines of a photograph: one per face with its `top` most probable groups."""
-    name, count = printable(photograph.path), len(photograph.faces)
-    spans = [f"{first:.1f}-{last:.1f} s  " for first, last, _ in (track.span for track in photograph.tracks or [])]
-    lines = [
-        f"{name}  face {k} of {count}  {span}{describe(face, top, classes)}"
-        for k, (face, span) in enumerate(zip(photograph.faces, spans or [""] * count, strict=True), 1)
-    ]
-    if photograph.error is not None:
-        lines.append(f"{name}  cannot be read{' further' if lines else ''}: {printable(photograph.error)}")
-    return lines or [f"{name}  no face found"]
-
-
-def describe(face, top, classes):
-    """29 years (24-35)  25-32  81 %  (15-20 9 %, 38-43 7 %); many single years are summed by decade."""
-    probabilities, group = face.probabilities, face.group
-    if (coarse := classes.coarse()) is not classes:
-        sums = np.bincount(classes.within(coarse), list(probabilities.values()), len(coarse))
-        probabilities, group = dict(zip(coarse.names, sums, strict=True)), coarse.names[sums.argmax()]
-    ranked = sorted(probabilities.items(), key=lambda item: -item[1])
-    others = [f"{printable(other)} {percent(value)}" for other, value in ranked if other != group][: top - 1]
-    answer = f"{printable(group)}  {percent(probabilities[group])}" + (f"  ({', '.join(others)})" if others else "")
-    answer += f"  ({', '.join(face.doubts)}: doubtful)" if face.doubts else ""
-    if face.age is None:
-        return answer
-    about = "" if classes.are_single_years else "about "
-    low, high = face.age_interval
-    return f"{about}{face.age:.0f} years ({low:.0f}-{high:.0f})  {answer}"
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from data import load_data
 from data.images import decode_face
 from models.checkpoint import load_model
+from models.decode import decode
 from photos.crop import crop_face
 from photos.detection import detect_faces
 from photos.predictor import AgePredictor
@@ -169,7 +170,7 @@ def measure_accuracy(photographs, predictor):
     print(f"framing {framing}; of the {found.sum()} found faces:")
     for name, images in crops.items():
         probabilities = predictor.probabilities(model, np.stack(images))
-        distance = np.abs(predictor.decoder(probabilities) - labels)[found]
+        distance = np.abs(decode(probabilities, predictor.decoder) - labels)[found]
         print(f"{name:24} top-1 {(distance == 0).mean():7.2%}   one-off {(distance <= 1).mean():7.2%}")
 
 

@@ -3,23 +3,25 @@
     python -m pip install numpy onnxruntime pandas pillow tqdm
     python examples/onnx_predict.py fold_0.onnx face.jpg [face.jpg ...]
 
-    face.jpg  about 29 years  25-32 81 %  (38-43 9 %, 15-20 7 %)
+    face.jpg  about 29 years (24-35)  25-32  81 %  (38-43 9 %, 15-20 7 %)
 
-`open_model` and `decode_face` are all that a program of your own needs. The latter reads a photograph as the training
-did: upright, in the colours of sRGB, its centre square resized.
+The answers are those of predict.py --no-detect. `open_model` and `decode_face` are all that a program of your own
+needs. The latter reads a photograph as the training did: upright, in the colours of sRGB, its centre square resized.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
 import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data.images import decode_face
+from photos.output import describe
+from utils.classes import Classes
 from utils.cli import printable
 from utils.errors import UserError
 
@@ -28,19 +30,12 @@ def open_model(path):
     """Open an ONNX file of tools.export.
 
     Returns:
-        (session, class names, image size). The file says of itself what else there is to know: fold, temperature,
+        (session, Classes, image size). The file says of itself what else there is to know: fold, temperature,
         framing, licence; see `session.get_modelmeta().custom_metadata_map`.
     """
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
-    return session, json.loads(metadata["class_names"]), int(metadata["image_size"])
-
-
-def describe(probabilities, predicted, class_names):
-    """The predicted group, its probability, and the two most probable others."""
-    order = [predicted, *(k for k in np.argsort(-probabilities, kind="stable") if k != predicted)]
-    answer, *others = [f"{class_names[k]} {100 * probabilities[k]:.0f} %" for k in order[:3]]
-    return f"{answer}  ({', '.join(others)})"
+    return session, Classes.guess(json.loads(metadata["class_names"])), int(metadata["image_size"])
 
 
 def main():
@@ -50,7 +45,7 @@ def main():
     options = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # a file may have a name that the terminal cannot show
     try:
-        session, class_names, size = open_model(options.model)
+        session, classes, size = open_model(options.model)
     except Exception as error:  # onnxruntime's errors have no common class
         return fail(f"'{options.model}' is not a model of tools.export: {error}")
     for path in options.faces:
@@ -58,9 +53,13 @@ def main():
             images = decode_face(path, size)[None]  # (1, 3, size, size); a larger batch is faster for many faces
         except UserError as error:
             return fail(str(error))
-        probabilities, predicted, *age = session.run(None, {"images": images})  # (1, K), (1,), (1,) of classes of ages
-        years = f"about {age[0][0]:.0f} years  " if age else ""
-        print(f"{printable(path)}  {years}{describe(probabilities[0], predicted[0], class_names)}")
+        answers = [output[0].tolist() for output in session.run(None, {"images": images})]
+        probabilities, predicted, age, interval = answers if classes.years else [*answers, None, None]
+        named = dict(zip(classes.names, probabilities, strict=True))
+        face = SimpleNamespace(
+            probabilities=named, group=classes.names[predicted], age=age, age_interval=interval, doubts=()
+        )
+        print(f"{printable(path)}  {describe(face, 3, classes)}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""ONNX files of a trained network: photographs of faces in, class probabilities out; and their 8-bit form.
+"""ONNX files of a trained network: faces in, the answers of predict.py out; and their 8-bit form.
 
 The packages onnx, onnxscript and onnxruntime are an extra (requirements-export.txt), imported where they are used.
 """
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from models.ages import age_quantile
+from models.ages import MASS, age_quantile
 from models.decode import DECODERS
 from models.network import size_mib
 from utils.errors import UserError
@@ -30,29 +30,32 @@ QUANTIZED = ["Conv", "Gemm", "MatMul", "LeakyRelu", "Relu", "Add", "MaxPool"]
 
 
 class FacePipeline(nn.Module):
-    """Normalisation, network, head, decoder and temperature as one network.
+    """Normalisation, network, head, decoder and temperature as one network, which sees each face mirrored, too.
 
     Args:
         model: a Network, which knows its mean and std.
         temperature: probabilities p become softmax(log(p) / temperature); None leaves them as they are.
         decoder: the name of the decoder of the probabilities before the temperature.
+        mass: the probability that the interval of an age holds.
     """
 
-    def __init__(self, model, temperature=None, decoder="argmax"):
+    def __init__(self, model, temperature=None, decoder="argmax", mass=MASS):
         super().__init__()
-        self.model, self.temperature, self.decoder = model, temperature, decoder
+        self.model, self.temperature, self.decoder, self.mass = model, temperature, decoder, mass
         years = model.classes is not None and model.classes.years
         self.register_buffer("bounds", torch.tensor(model.classes.bounds, dtype=torch.float32) if years else None)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(model, name)).view(3, 1, 1))
 
     def forward(self, images):
-        """uint8 RGB (N, 3, S, S) -> class probabilities float32 (N, K), predicted classes int64 (N,) and ages (N,)."""
+        """uint8 RGB (N, 3, S, S) -> the outputs of `to_onnx`."""
         images = (images.float() / 255 - self.mean) / self.std
-        probabilities = self.model.probabilities(images)
+        probabilities = self.model.mirrored_probabilities(images)
         answers = [DECODERS[self.decoder](probabilities)]
         if self.bounds is not None:
-            answers.append(age_quantile(probabilities, self.bounds, 0.5))
+            tail = (1 - self.mass) / 2
+            low, age, high = (age_quantile(probabilities, self.bounds, share) for share in (tail, 0.5, 1 - tail))
+            answers += [age, torch.stack([low, high], 1)]
         if self.temperature is not None:
             probabilities = (probabilities.clamp_min(SMALLEST).log() / self.temperature).softmax(1)
         return probabilities, *answers
@@ -62,25 +65,27 @@ def to_onnx(model, metadata):
     """The ONNX form of a Network.
 
     Args:
-        model: the Network, on the CPU, with its image size S. Its record may have a `temperature` and a `decoder`.
+        model: the Network, on the CPU, with its image size S. Its record may have `temperature`, `decoder` and `mass`.
         metadata: {name: text}, stored in the file.
 
     Returns:
         onnx.ModelProto with the input `images`, uint8 (batch, 3, S, S), and the outputs `probabilities`, float32
-        (batch, K), `predicted`, int64 (batch,), and, where the classes are ages, `age`, float32 (batch,), in years.
+        (batch, K), `predicted`, int64 (batch,), and, where the classes are ages, `age`, float32 (batch,), and
+        `age_interval`, float32 (batch, 2), in years.
 
     Raises:
         UserError: the network is too large, or cannot be expressed in ONNX.
     """
     if size_mib(model) > LARGEST:
         raise UserError(f"this network has {size_mib(model):,.0f} MiB; one ONNX file holds at most {LARGEST:,}")
-    pipeline = FacePipeline(model, model.record.get("temperature"), model.record.get("decoder", "argmax")).eval()
+    settings = {name: model.record[name] for name in ("temperature", "decoder", "mass") if name in model.record}
+    pipeline = FacePipeline(model, **settings).eval()
     example = torch.zeros(2, 3, model.image_size, model.image_size, dtype=torch.uint8)
     try:
         with quiet():
             program = torch.export.export(pipeline, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
             program = program.run_decompositions(DECOMPOSITIONS)
-            outputs = ["probabilities", "predicted"] + (["age"] if pipeline.bounds is not None else [])
+            outputs = ["probabilities", "predicted"] + (["age", "age_interval"] if pipeline.bounds is not None else [])
             names = {"input_names": ["images"], "output_names": outputs}
             proto = torch.onnx.export(program, dynamo=True, verbose=False, **names).model_proto
     except torch.onnx.OnnxExporterError as error:

@@ -49,6 +49,14 @@ class Network(nn.Module):
         """Normalised images (B, 3, S, S) -> class probabilities (B, K)."""
         return self.head.probabilities(self(images))
 
+    def mirrored_probabilities(self, images):
+        """The mean of the class probabilities (B, K) of normalised images (B, 3, S, S) and of their mirror images.
+
+        Nearer to the truth by 0.1 to 0.2 years on three data sets (docs/ABLATION.md), and the same for a mirrored face.
+        """
+        both = self.probabilities(torch.cat([images, images.flip(-1)]))  # (2B, K)
+        return both.unflatten(0, (2, images.shape[0])).mean(0)
+
 
 def layer_groups(model):
     """{name: module}: a ResNet's stem and stages, or the parts of another network that have parameters."""

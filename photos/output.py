@@ -1,10 +1,13 @@
-"""Predictions for photographs as rows of a CSV or JSON file."""
+"""Predictions for photographs as printed lines, and as rows of a CSV or JSON file."""
 
 import contextlib
 import csv
 import itertools
 import json
 
+import numpy as np
+
+from utils.cli import percent, printable
 from utils.files import atomic_write, check_output
 from utils.reading import starts_with
 
@@ -88,3 +91,33 @@ def check_output_file(kind, path):
         return starts_with(path, *STARTS[kind])
 
     check_output(path, is_ours, f"a list of predict.py --{kind}")
+
+
+def lines_of(photograph, top, classes):
+    """The printed lines of a photograph: one per face with its `top` most probable groups."""
+    name, count = printable(photograph.path), len(photograph.faces)
+    spans = [f"{first:.1f}-{last:.1f} s  " for first, last, _ in (track.span for track in photograph.tracks or [])]
+    lines = [
+        f"{name}  face {k} of {count}  {span}{describe(face, top, classes)}"
+        for k, (face, span) in enumerate(zip(photograph.faces, spans or [""] * count, strict=True), 1)
+    ]
+    if photograph.error is not None:
+        lines.append(f"{name}  cannot be read{' further' if lines else ''}: {printable(photograph.error)}")
+    return lines or [f"{name}  no face found"]
+
+
+def describe(face, top, classes):
+    """29 years (24-35)  25-32  81 %  (15-20 9 %, 38-43 7 %); many single years are summed by decade."""
+    probabilities, group = face.probabilities, face.group
+    if (coarse := classes.coarse()) is not classes:
+        sums = np.bincount(classes.within(coarse), list(probabilities.values()), len(coarse))
+        probabilities, group = dict(zip(coarse.names, sums, strict=True)), coarse.names[sums.argmax()]
+    ranked = sorted(probabilities.items(), key=lambda item: -item[1])
+    others = [f"{printable(other)} {percent(value)}" for other, value in ranked if other != group][: top - 1]
+    answer = f"{printable(group)}  {percent(probabilities[group])}" + (f"  ({', '.join(others)})" if others else "")
+    answer += f"  ({', '.join(face.doubts)}: doubtful)" if face.doubts else ""
+    if face.age is None:
+        return answer
+    about = "" if classes.are_single_years else "about "
+    low, high = face.age_interval
+    return f"{about}{face.age:.0f} years ({low:.0f}-{high:.0f})  {answer}"

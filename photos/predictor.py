@@ -311,18 +311,14 @@ class AgePredictor:
 
     @torch.inference_mode()
     def probabilities(self, model, crops):
-        """Class probabilities float32 (N, K) of faces uint8 (N, 3, S, S), before any temperature.
-
-        The mean over each face and its mirror image: nearer to the truth by 0.1 to 0.2 years on three data sets
-        (docs/RESULTS.md), and the same for a mirrored photograph.
+        """Mirrored class probabilities float32 (N, K) of faces uint8 (N, 3, S, S), before any temperature.
 
         Raises:
             UserError: they are not finite.
         """
         with self.runtime.autocast():
-            views = ((images, images.flip(-1)) for images in self.network_inputs(model, crops))
-            means = (sum(model.probabilities(view).float() for view in pair) / 2 for pair in views)
-            probabilities = torch.cat([mean.cpu() for mean in means])
+            batches = self.network_inputs(model, crops)
+            probabilities = torch.cat([model.mirrored_probabilities(images).float().cpu() for images in batches])
         if not probabilities.isfinite().all():
             raise UserError("the probabilities are not finite numbers: the training of this model diverged")
         return probabilities.numpy()

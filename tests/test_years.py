@@ -118,8 +118,9 @@ def test_the_export_answers_in_years(folder):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save("b.png")
     (face,) = AgePredictor("runs/faces/fold_0.pt", detect=False, precision="fp32", threads=1)("b.png")
     images = np.asarray(Image.open("b.png")).transpose(2, 0, 1)[None]
-    (age,) = open_session(Path("onnx/fold_0.onnx").read_bytes()).run(["age"], {"images": images})
-    assert age.tolist() == pytest.approx([face.age], abs=0.01)
+    session = open_session(Path("onnx/fold_0.onnx").read_bytes())
+    (age,), (interval,) = session.run(["age", "age_interval"], {"images": images})
+    assert (age, *interval) == pytest.approx((face.age, *face.age_interval), abs=0.01)
 
 
 def test_groups_are_learned_and_years_judge(folder, capsys):

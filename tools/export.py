@@ -237,9 +237,9 @@ def batches(images, size=BATCH):
 
 @torch.inference_mode()
 def torch_outputs(model, images):
-    """(Probabilities (N, K) with the temperature, predicted classes (N,)) as evaluation computes them."""
+    """(Probabilities (N, K) with the temperature, predicted classes (N,)) as predict.py computes them."""
     inputs = (to_network_input(torch.from_numpy(batch), model.mean, model.std) for batch in batches(images))
-    probabilities = np.concatenate([model.probabilities(batch).numpy() for batch in inputs])
+    probabilities = np.concatenate([model.mirrored_probabilities(batch).numpy() for batch in inputs])
     predicted, temperature = decode(probabilities, model.record["decoder"]), model.record.get("temperature")
     return probabilities if temperature is None else apply_temperature(probabilities, temperature), predicted
 
