@@ -65,6 +65,10 @@ def read_command_line():
     detection.add_argument(
         "--threshold", type=float, default=0.7, metavar="X", help="least confidence of the detector, 0-1 (default: 0.7)"
     )
+    parser.add_argument(
+        "--least-confidence", type=float, default=0.0, metavar="X",
+        help="mark an answer as doubtful whose group, or decade, is less probable, 0-1 (default: 0)",
+    )  # fmt: skip
     machine = parser.add_argument_group("machine")
     machine.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces per batch (default: 64)")
     add_options(machine, [FIELDS[name] for name in MACHINE])
@@ -102,6 +106,7 @@ def main():
         detect=not options.no_detect,
         detector=options.detector,
         threshold=options.threshold,
+        least_confidence=options.least_confidence,
         batch_size=options.batch_size,
         **{name: getattr(options, name) for name in MACHINE if name in options},
     )

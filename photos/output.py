@@ -107,11 +107,8 @@ def lines_of(photograph, top, classes):
 
 
 def describe(face, top, classes):
-    """29 years (24-35)  25-32  81 %  (15-20 9 %, 38-43 7 %); many single years are summed by decade."""
-    probabilities, group = face.probabilities, face.group
-    if (coarse := classes.coarse()) is not classes:
-        sums = np.bincount(classes.within(coarse), list(probabilities.values()), len(coarse))
-        probabilities, group = dict(zip(coarse.names, sums, strict=True)), coarse.names[sums.argmax()]
+    """29 years (24-35)  25-32  81 %  (15-20 9 %, 38-43 7 %)"""
+    group, probabilities = shown_groups(face.group, face.probabilities, classes)
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
     others = [f"{printable(other)} {percent(value)}" for other, value in ranked if other != group][: top - 1]
     answer = f"{printable(group)}  {percent(probabilities[group])}" + (f"  ({', '.join(others)})" if others else "")
@@ -121,3 +118,11 @@ def describe(face, top, classes):
     about = "" if classes.are_single_years else "about "
     low, high = face.age_interval
     return f"{about}{face.age:.0f} years ({low:.0f}-{high:.0f})  {answer}"
+
+
+def shown_groups(group, probabilities, classes):
+    """The answer that is printed, (group, {group: probability}): many single years are summed by decade."""
+    if (coarse := classes.coarse()) is classes:
+        return group, probabilities
+    sums = np.bincount(classes.within(coarse), list(probabilities.values()), len(coarse))
+    return coarse.names[sums.argmax()], dict(zip(coarse.names, sums, strict=True))

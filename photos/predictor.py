@@ -21,9 +21,11 @@ from models.decode import DECODERS, decode
 from photos.crop import crop_face
 from photos.detection import SEARCHED_SIDE, THRESHOLD, angle_of, choose_detector, detect_faces
 from photos.framing import USUAL_FRAMING
+from photos.output import shown_groups
 from photos.photographs import FORMATS, load_photograph, upright_size
 from photos.quality import doubts
 from photos.video import VIDEO_SUFFIXES, follow
+from utils.cli import percent
 from utils.device import Runtime, cpu_threads
 from utils.errors import UserError
 from utils.options import check_limits, check_type
@@ -36,7 +38,6 @@ NOTES = {  # {field that a model file lacks: what follows from it}
     " `python -m tools.add_framing MODEL --image-dir DIR` measures it",
     "temperature": "has no temperature: its confidences are the network's own, which are often too high",
 }
-ANSWER = "group probabilities confidence age age_interval".split()  # fields of Face
 PIXELS_PER_BATCH = 64 * 224**2  # the most; a model file may name any image size
 PIXELS_PER_PART = 256 * 224**2  # of the crops of one photograph that are held at once
 PHOTOGRAPHS_PER_BATCH = 64  # whatever the number of their faces, so that results do not wait for long
@@ -104,6 +105,7 @@ class AgePredictor:
         detect: False takes each whole image for one face that is cropped already, as the training images are.
         detector: "libfacedetection", "mtcnn", or "auto": the first of them that is installed.
         threshold: the detector's least confidence, from 0 to 1.
+        least_confidence: from 0 to 1; an answer whose group, or decade, is less probable is doubtful.
         batch_size: faces that are classified at once.
         device, precision, threads: see `Runtime.setup`.
 
@@ -122,6 +124,7 @@ class AgePredictor:
         detect=True,
         detector="auto",
         threshold=THRESHOLD,
+        least_confidence=0.0,
         batch_size=64,
         device="auto",
         precision="auto",
@@ -129,11 +132,13 @@ class AgePredictor:
     ):
         check_type("batch_size", batch_size, int)
         check_limits("batch_size", batch_size, {"low": 1})
-        check_type("threshold", threshold, float)
-        check_limits("threshold", threshold, {"low": 0, "high": 1})
+        for name, value in {"threshold": threshold, "least_confidence": least_confidence}.items():
+            check_type(name, value, float)
+            check_limits(name, value, {"low": 0, "high": 1})
         if detect:
             choose_detector(detector)
         self.detect, self.threshold, self.batch_size = detect, threshold, batch_size
+        self.least_confidence = least_confidence
         self.runtime = Runtime.setup(device, precision, threads)
         paths = model_files(paths or [PUBLISHED])
         self.models = load_models(paths)
@@ -274,11 +279,19 @@ class AgePredictor:
             count = len(parts[0][self.inputs[0]]) if parts else 0
             predictions = itertools.chain(itertools.islice(first, count), itertools.chain.from_iterable(later))
             faces = zip(places, predictions, strict=True)
-            photographs.append([Face(*place, *answer, doubts=reasons) for (*place, reasons), answer in faces])
+            photographs.append([self.as_face(place, answer, reasons) for (*place, reasons), answer in faces])
         return photographs
 
+    def as_face(self, place, answer, reasons=()):
+        """A Face of (box, detection confidence, angle), one of `answers` and reasons to doubt it."""
+        face = Face(*place, *answer)
+        group, probabilities = shown_groups(face.group, face.probabilities, self.classes)
+        if probabilities[group] < self.least_confidence:
+            reasons = (*reasons, f"under {percent(self.least_confidence)}")
+        return dataclasses.replace(face, doubts=reasons)
+
     def predict_faces(self, crops):
-        """Yield the values of ANSWER for faces in crops."""
+        """Yield the `answers` for faces in crops."""
         if not crops:
             return
         per_model = [
@@ -292,11 +305,11 @@ class AgePredictor:
     def fuse(self, faces):
         """One answer for several faces of one person: a Face like the first, with the mean of their probabilities."""
         mean = np.mean([list(face.probabilities.values()) for face in faces], axis=0, keepdims=True)
-        answer = dict(zip(ANSWER, *self.answers(mean, mean), strict=True))
-        return dataclasses.replace(faces[0], **answer, doubts=())
+        [answer] = self.answers(mean, mean)
+        return self.as_face([faces[0].box, faces[0].detection_confidence, faces[0].angle], answer)
 
     def answers(self, mean, scaled):
-        """Yield the values of ANSWER for each of N faces.
+        """Yield group, probabilities, confidence, age and age_interval, as in Face, for each of N faces.
 
         Args:
             mean: class probabilities (N, K), before any temperature; the classes and ages follow from them.

@@ -198,6 +198,15 @@ class TestPredictor:
         # Square roots, a temperature of 2, over their sum: 0.387 / (0.632 + 0.387 + 0.671).
         assert face.confidence == pytest.approx(0.2291, abs=1e-4)
 
+    def test_an_answer_below_the_least_confidence_is_doubtful(self, model):
+        settings = {"detect": False, "precision": "fp32"}
+        [face] = AgePredictor(model, **settings)(PORTRAIT)
+        below, above = face.confidence - 0.01, face.confidence + 0.01
+        [sure] = AgePredictor(model, **settings, least_confidence=below)(PORTRAIT)
+        [unsure] = AgePredictor(model, **settings, least_confidence=above)(PORTRAIT)
+        assert sure == face and face.doubts == ()
+        assert unsure.doubts == (f"under {100 * above:.0f} %",)
+
     def test_models_of_other_classes_are_refused(self, model):
         write_model("other.pt", names=("young", "middle", "senior"))
         with pytest.raises(UserError, match=r"'other\.pt' knows the classes young, middle, senior; 'fold_0\.pt' knows"):
