@@ -9,7 +9,7 @@ demo: $(VENV)/.runtime
 	rm -rf runs/demo
 	$(PY) main.py --demo
 	$(PY) test_code.py runs/demo/fold_0.pt --show-errors
-	@echo "ages in your own photographs: $(PY) -m pip install -r requirements-predict.txt; $(PY) predict.py PHOTO"
+	@echo "ages in your own photographs: $(PY) predict.py PHOTO"
 
 test: $(VENV)/.dev lint
 	$(PY) -m pytest

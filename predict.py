@@ -13,7 +13,7 @@ from collections import Counter
 from tqdm import tqdm
 
 from models.checkpoint import model_files
-from photos.detection import DETECTORS
+from photos.detection import THRESHOLD
 from photos.drawing import check_folder, drawing_writer
 from photos.output import STARTS, check_output_file, describe, lines_of, row_writer
 from photos.photographs import PREDICTED_SUFFIXES, find_photographs
@@ -57,14 +57,9 @@ def read_command_line():
     detection = parser.add_argument_group("detection")
     detection.add_argument("--no-detect", action="store_true", help="each image is one face, cropped already")
     detection.add_argument(
-        "--detector",
-        default="auto",
-        metavar="NAME",
-        help=f"{' or '.join(DETECTORS)}; auto: the first that is installed",
-    )
-    detection.add_argument(
-        "--threshold", type=float, default=0.7, metavar="X", help="least confidence of the detector, 0-1 (default: 0.7)"
-    )
+        "--threshold", type=float, default=THRESHOLD, metavar="X",
+        help=f"least confidence of the detector, 0-1 (default: {THRESHOLD})",
+    )  # fmt: skip
     parser.add_argument(
         "--least-confidence", type=float, default=0.0, metavar="X",
         help="mark an answer as doubtful whose group, or decade, is less probable, 0-1 (default: 0)",
@@ -104,7 +99,6 @@ def main():
     predictor = AgePredictor(
         *options.models,
         detect=not options.no_detect,
-        detector=options.detector,
         threshold=options.threshold,
         least_confidence=options.least_confidence,
         batch_size=options.batch_size,

@@ -198,10 +198,7 @@ def cut_faces(model, faces, image_dir):
 
 def print_framing_note(model, faces, image_dir):
     """Print a note where the faces are larger or smaller in these images than in the training images."""
-    try:
-        framing, _ = find_framing([Path(image_dir) / path for path in faces.table.path], limit=FRAMED)
-    except UserError:  # without the detector
-        return
+    framing, _ = find_framing([Path(image_dir) / path for path in faces.table.path], limit=FRAMED)
     usual = model.record.get("framing")
     if framing and usual and not 4 / 5 < framing[2] / usual[2] < 5 / 4:
         print(

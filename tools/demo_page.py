@@ -1,6 +1,6 @@
 """Open a page for photographs in the browser: drop one, and see its faces and their age groups.
 
-    python -m tools.demo_page [MODEL ...] [--host 127.0.0.1] [--port 7860] [--threshold 0.7]
+    python -m tools.demo_page [MODEL ...] [--host 127.0.0.1] [--port 7860] [--threshold 0.25]
 
 Several models are fused. The page is served on this machine and needs nothing from outside. A photograph is deleted as
 soon as its answer is there; the picture on the page is a data URL, so that it is in the browser only.
@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from data.images import IMAGE_LIMIT
+from photos.detection import THRESHOLD
 from photos.drawing import draw_faces
 from photos.photographs import PICTURE_SUFFIXES
 from photos.predictor import NOTICE, AgePredictor, Photograph, without_path
@@ -41,8 +42,9 @@ def main():
     parser.add_argument("--host", default=LOCAL[0], metavar="ADDRESS", help="0.0.0.0 serves all (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to serve on (default: 7860)")
     parser.add_argument(
-        "--threshold", type=float, default=0.7, metavar="X", help="detector's least confidence, 0-1 (0.7)"
-    )
+        "--threshold", type=float, default=THRESHOLD, metavar="X",
+        help=f"detector's least confidence, 0-1 (default: {THRESHOLD})",
+    )  # fmt: skip
     options = parser.parse_args()
     host, port = options.host, options.port
     check_limits("--port", port, {"low": 1, "high": 65535})

@@ -9,7 +9,7 @@ from evaluation.leaks import people_seen, pictures_seen
 from evaluation.metrics import METRICS
 from evaluation.predictions import predictions_digest
 from models.ages import fit_mass
-from models.checkpoint import is_number
+from models.checkpoint import DETECTOR, is_number
 from models.decode import best_decoder
 from training.config import differences, from_record
 from training.provenance import provenance
@@ -95,7 +95,7 @@ def model_record(run, setup, tested, validated, framing):
         if "coverage" in validated.metric_names:
             record["mass"] = fit_mass(validated.probabilities, validated.classes, validated.faces.ages)
     if framing is not None:
-        record["framing"] = framing
+        record |= {"framing": framing, "detector": DETECTOR}
     rows = {path: row for faces in (val, test) for row, path in faces.table.path.items()}
     own = np.array([rows[path] for path in sorted(duplicates)], int)
     return record | {

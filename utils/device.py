@@ -8,6 +8,7 @@ import os
 import shutil
 import statistics
 import timeit
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,11 @@ def cpu_threads():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return max(1, cores // processes) if processes > 1 else min(cores, torch.get_num_threads())
+
+
+def one_core_threads(count):
+    """A ThreadPoolExecutor whose threads compute on one core each: together they have the cores that there are."""
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def memory_bytes():
