@@ -64,7 +64,9 @@ class CenterFace(nn.Module):
         merged = self.deepest(maps.pop())
         for enlarge, lateral in zip(self.enlarge, self.lateral, strict=True):
             merged = enlarge(merged) + lateral(maps.pop())
-        return self.outputs(self.merged(merged))
+        merged = self.merged(merged)
+        with torch.autocast(images.device.type, enabled=False):  # sizes in bf16 would be off by 1 %
+            return self.outputs(merged.float())
 
 
 class InvertedResidual(nn.Module):

@@ -34,11 +34,8 @@ def detect_faces(image, threshold=THRESHOLD, turned=True):
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     pixels, scales = shrink(image, SHORTEST_SIDE, LONGEST_SIDE)
     rows, quarter = search(pixels), 0
-    if turned and uprightness(rows) < UPRIGHT:
-        found = [rows, *(search(np.rot90(pixels, quarter)) for quarter in (1, 2, 3))]
-        likely = max(range(4), key=lambda quarter: uprightness(found[quarter]))
-        if uprightness(found[likely]) > TURNED:
-            rows, quarter = found[likely], likely
+    if turned and uprightness(rows) < UPRIGHT and (quarter := upright_quarter(image)):
+        rows = search(np.rot90(pixels, quarter))
     if max(image.size) > LARGE_SIDE:
         finer, finer_scales = shrink(image, SHORTEST_SIDE, SEARCHED_SIDE)
         small = at_scale(turn_back(search(np.rot90(finer, quarter)), quarter, finer), finer_scales)
@@ -51,6 +48,13 @@ def detect_faces(image, threshold=THRESHOLD, turned=True):
     boxes, points = rows[:, 1:5], rows[:, 5:].reshape(-1, 5, 2)
     order = np.lexsort((boxes[:, 0], -boxes[:, 2] * boxes[:, 3]))
     return boxes[order], points[order], rows[order, 0]
+
+
+def upright_quarter(image):
+    """How many quarters of a turn counter-clockwise, 0 to 3, make the faces of a PIL image upright; 0 without faces."""
+    pixels, _ = shrink(image, 0, LONGEST_SIDE // 2)  # where there are large faces, this takes a quarter of the time
+    found = [uprightness(search(np.rot90(pixels, quarter))) for quarter in range(4)]
+    return int(np.argmax(found)) if max(found) > TURNED else 0
 
 
 def shrink(image, shortest, longest):

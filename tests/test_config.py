@@ -31,7 +31,8 @@ def test_defaults_are_the_experiment():
 
 def test_a_recipe_gives_defaults_and_explicit_values_come_first():
     modern = Config(recipe="modern", epochs=20)
-    assert (modern.optimizer, modern.momentum, modern.weight_decay, modern.loss) == ("muon", 0.9, 0.0, "sord")
+    assert (modern.optimizer, modern.momentum, modern.weight_decay, modern.loss) == ("muon", 0.9, 0.01, "sord")
+    assert (modern.lr, modern.shortcut) == (0.2, "pooled")
     assert modern.warmup == 2.0  # a tenth of the epochs
     assert Config(recipe="modern", loss="corn").loss == "corn"
     # Even where the explicit value is the option's own default.
@@ -187,7 +188,7 @@ def test_options_show_the_defaults_and_the_help_ends_with_the_recipes():
     for title in ("data:", "network:", "optimisation:", "augmentation:", "evaluation:", "machine:"):
         assert f"\n{title}\n" in text
     assert re.search(r"--momentum X\s+momentum of sgd and muon \(default: 0.0\)", text)
-    modern = "--recipe modern stands for --optimizer muon --momentum 0.9 --schedule cosine --warmup 10.0 --init he"
+    modern = "--recipe modern stands for --optimizer muon --lr 0.2 --momentum 0.9 --weight-decay 0.01 --schedule cosine"
     assert modern in " ".join(text.split())
 
 

@@ -165,9 +165,12 @@ RECIPES = {
     "original": {"lr_steps": (EpochFraction(0.20), EpochFraction(0.50), EpochFraction(0.75))},
     "modern": {
         "optimizer": "muon",
+        "lr": 0.2,
         "momentum": 0.9,
+        "weight_decay": 0.01,
         "schedule": "cosine",
         "warmup": EpochFraction(0.1),
+        "shortcut": "pooled",
         "init": "he",
         "zero_init": True,
         "loss": "sord",
@@ -189,7 +192,7 @@ DEMO_DEFAULTS = {
     "image_size": 48,
     "epochs": 4,
     "batch_size": 32,
-    "lr": 0.05,  # 0.1 for batches of 128, reduced for the demo's smaller ones
+    "lr": 0.1,  # 0.2 for batches of 128, reduced for the demo's smaller ones
 }
 # Where a run's files are and how fast it runs do not change what it learns.
 FREE_TO_CHANGE = (
