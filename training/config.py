@@ -192,7 +192,9 @@ DEMO_DEFAULTS = {
     "image_size": 48,
     "epochs": 4,
     "batch_size": 32,
-    "lr": 0.1,  # 0.2 for batches of 128, reduced for the demo's smaller ones
+    # In some 50 steps ResNet-D's deeper stem learns too little: 47 % top-1 instead of 71 %.
+    "shortcut": "3x3",
+    "lr": 0.05,
 }
 # Where a run's files are and how fast it runs do not change what it learns.
 FREE_TO_CHANGE = (
