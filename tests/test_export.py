@@ -577,7 +577,7 @@ def test_a_card_of_single_years_names_the_first_and_the_last(monkeypatch):
         " part of the file.",
         "",
         "**Outputs** `probabilities`: float32, (N, 101); `predicted`: int64, (N,), the answer by the decoder of the"
-        " model; `age`: float32, (N,), the median in years.",
+        " model; `age`: float32, (N,), the median in years, and `age_interval`: float32, (N, 2), around it.",
         "",
     ]
 
