@@ -7,7 +7,10 @@ from PIL import Image
 
 from photos.centerface import search, without_overlaps
 
-THRESHOLD = 0.25  # of photographs composed of faces it finds 97 %, with no false box
+THRESHOLD = 0.4
+# A face under SURE is searched again, alone, CLOSER_SIDE pixels and REACH boxes wide: of real ones 95 % then have
+# over 0.4, of headlamps and the like none over 0.3.
+CANDIDATE, SURE, CLOSER_SIDE, REACH = 0.15, 0.5, 128, 2
 # Bounds of an image's longer side. Small images are enlarged, since their boxes are coarse otherwise.
 SHORTEST_SIDE, LONGEST_SIDE = 160, 416
 # A photograph with a longer side than LARGE_SIDE is also searched at SEARCHED_SIDE, for small faces; of the first
@@ -44,10 +47,25 @@ def detect_faces(image, threshold=THRESHOLD, turned=True):
         rows = rows[without_overlaps(rows, 0.5, smaller=True)]
     else:
         rows = at_scale(turn_back(rows, quarter, pixels), scales)
+    closer = (row[None] if row[0] >= SURE else look_closer(image, row, quarter) for row in rows if row[0] >= CANDIDATE)
+    rows = np.concatenate([rows[:0], *closer])
     rows = rows[rows[:, 0] >= threshold]
     boxes, points = rows[:, 1:5], rows[:, 5:].reshape(-1, 5, 2)
     order = np.lexsort((boxes[:, 0], -boxes[:, 2] * boxes[:, 3]))
     return boxes[order], points[order], rows[order, 0]
+
+
+def look_closer(image, row, quarter):
+    """The row of a face that is searched again in a part of a PIL image turned by `quarter`: (1, 15), or (0, 15)."""
+    left, top, width, height = row[1:5]
+    reach = REACH * max(width, height) / 2
+    x, y = left + width / 2, top + height / 2
+    corner = max(0, round(x - reach)), max(0, round(y - reach))
+    part = image.crop((*corner, min(image.width, round(x + reach)), min(image.height, round(y + reach))))
+    pixels, scales = shrink(part, CLOSER_SIDE, CLOSER_SIDE)
+    rows = at_scale(turn_back(search(np.rot90(pixels, quarter)), quarter, pixels), scales)
+    rows += [0, *corner, 0, 0, *corner * 5]
+    return rows[np.argsort(-rows[:, 0])[:1]]
 
 
 def upright_quarter(image):

@@ -1,6 +1,6 @@
 """Open a page for photographs in the browser: drop one, and see its faces and their age groups.
 
-    python -m tools.demo_page [MODEL ...] [--host 127.0.0.1] [--port 7860] [--threshold 0.25]
+    python -m tools.demo_page [MODEL ...] [--host 127.0.0.1] [--port 7860] [--threshold 0.4]
 
 Several models are fused. The page is served on this machine and needs nothing from outside. A photograph is deleted as
 soon as its answer is there; the picture on the page is a data URL, so that it is in the browser only.
