@@ -136,7 +136,7 @@ def metadata_of(model, licence):
         model: the Network, with its record.
         licence: the terms of its training data, in words.
     """
-    names = "framing temperature decoder fold commit".split()  # framing: see photos/framing.py
+    names = "framing detector temperature decoder fold commit".split()  # framing: see photos/framing.py
     values = {"class_names": model.classes.names, "image_size": model.image_size, "licence": licence}
     values |= {name: model.record[name] for name in names if model.record.get(name) is not None}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
