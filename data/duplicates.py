@@ -16,7 +16,7 @@ HASH_SIDE, SMALL_SIDE = 16, 8
 HASH_BYTES, SIGNATURE_BYTES = HASH_SIDE**2 // 8, HASH_SIDE**2 // 8 + SMALL_SIDE**2
 # The bits in which two copies of one picture may differ after scaling and recompression.
 MOST_DIFFERING_BITS = 30
-MOST_DIFFERING_BITS_ALONE = 24  # where hashes alone are compared
+MOST_DIFFERING_BITS_ALONE = 24  # the same for records that hold hashes without small pictures
 LEAST_CORRELATION = 0.99
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow
 BLOCK = 1024

@@ -19,7 +19,7 @@ from utils.serialization import first_line, load_plain, save_plain
 
 FORMAT, FORMAT_VERSION = "age-model", 3
 PUBLISHED = str(Path(__file__).resolve().parents[1] / "weights" / "ages.pt")  # serves where none is named
-DETECTOR = "centerface"  # of photos/centerface.py; a framing holds for the boxes and points of one detector
+DETECTOR = "centerface"  # the detector that measures framings: its boxes and points are unlike another's
 LARGEST_IMAGE = 2048  # pixels of a side
 OLDEST = 1000  # years
 NO_FOLD = 5  # the number of a model that is trained on all faces; its seeds follow from it

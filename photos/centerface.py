@@ -17,10 +17,10 @@ from utils.serialization import load_plain
 
 WEIGHTS = Path(__file__).with_name("centerface.pt")
 STRIDE = 4  # pixels of the image between two places of the map
-MULTIPLE = 32  # of which the image's sides are multiples, by black pixels to the right and below
-LEAST = 0.05  # of a place's score
-OVERLAP = 0.3  # share of the smaller of two boxes that are of one face
-CHANNELS = 24  # of the map
+MULTIPLE = 32  # the network needs sides that are multiples of it; black pixels fill them up to the right and below
+LEAST_SCORE = 0.05  # places of the map with less are no faces
+OVERLAP = 0.3  # two boxes show one face if they share more of the smaller one
+CHANNELS = 24  # channels of the map before the last layer
 # Expansion, channels, blocks and first stride, as MobileNetV2's Table 2 has them; a stage for each resolution.
 STAGES = (
     ((1, 16, 1, 1), (6, 24, 2, 2)),
@@ -113,23 +113,18 @@ def search(image):
     pixels = torch.from_numpy(np.pad(image, [(0, below), (0, right), (0, 0)])).movedim(-1, 0)[None].float()
     (found,) = load_centerface()(pixels.contiguous(memory_format=torch.channels_last)).double().numpy()
     scores = 1 / (1 + np.exp(-found[0]))
-    y, x = np.nonzero(scores > LEAST)
+    y, x = np.nonzero(scores > LEAST_SCORE)
     scores, found = scores[y, x], found[:, y, x]
     high, wide = STRIDE * np.exp(found[1:3])
     top = STRIDE * (y + found[3] + 0.5) - high / 2
     left = STRIDE * (x + found[4] + 0.5) - wide / 2
     points = np.stack([left + wide * found[6::2], top + high * found[5::2]], -1)  # (5, N, 2)
     rows = np.column_stack([scores, left, top, wide, high, *points])
-    return rows[without_overlaps(rows, OVERLAP, smaller=True)]
+    return without_overlaps(rows, OVERLAP)
 
 
-def without_overlaps(rows, most, smaller=False):
-    """The positions of rows whose boxes no box of a more confident row overlaps by more than this share.
-
-    Args:
-        rows: as of `search`.
-        most: the share of the union, or of the smaller box if `smaller`.
-    """
+def without_overlaps(rows, most):
+    """The rows of `search` whose boxes share at most this part of the smaller one with any more confident row's box."""
     start, size = rows[:, 1:3], rows[:, 3:5]
     end, areas = start + size, size.prod(1)
     kept, order = [], np.argsort(-rows[:, 0], kind="stable")
@@ -137,6 +132,5 @@ def without_overlaps(rows, most, smaller=False):
         first, order = order[0], order[1:]
         kept.append(first)
         shared = (np.minimum(end[first], end[order]) - np.maximum(start[first], start[order])).clip(0).prod(1)
-        whole = np.minimum(areas[first], areas[order]) if smaller else areas[first] + areas[order] - shared
-        order = order[shared <= most * np.maximum(whole, 1e-9)]
-    return np.array(kept, int)
+        order = order[shared <= most * np.maximum(np.minimum(areas[first], areas[order]), 1e-9)]
+    return rows[kept]

@@ -572,7 +572,7 @@ class TestWithoutLocks:
 
 
 class TestWaitingForALock:
-    def wait_for_one_held(self, seconds, path):
+    def wait_for_one_held(self, seconds, path, when_busy=None):
         """Wait for a lock that another holds for some seconds."""
         held = threading.Event()
 
@@ -584,12 +584,17 @@ class TestWaitingForALock:
         holder = threading.Thread(target=hold)
         holder.start()
         held.wait()
-        with locked(path):
+        with locked(path, when_busy):
             holder.join()
 
     def test_a_moment_is_not_told(self, tmp_path, capsys):
         self.wait_for_one_held(0.3, tmp_path / ".lock")
         assert capsys.readouterr().err == ""
+
+    def test_who_has_told_it_waits_a_minute(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("utils.files.SECONDS_BEFORE_A_LINE", 0.1)
+        self.wait_for_one_held(0.5, tmp_path / ".lock", when_busy=lambda: print("busy"))
+        assert capsys.readouterr() == ("busy\n", "")
 
     def test_a_long_wait_is_told_once_a_minute(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("utils.files.SECONDS_BEFORE_A_LINE", 0.1)

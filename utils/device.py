@@ -90,7 +90,10 @@ def cpu_threads():
 
 
 def one_core_threads(count):
-    """A ThreadPoolExecutor whose threads compute on one core each: together they have the cores that there are."""
+    """A ThreadPoolExecutor whose threads compute on one core each, so that together they use `count` cores.
+
+    Torch then gives one core to threads that start later, too, and changes nothing for those that run.
+    """
     return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
 

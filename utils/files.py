@@ -210,8 +210,8 @@ def locked(path, when_busy=None):
 
     Args:
         path: the lock file; its folder exists.
-        when_busy: called when another process holds the lock. It may raise; otherwise this process waits, and after
-            five seconds, then every minute, a line on standard error says so.
+        when_busy: called when another process holds the lock. It may raise; otherwise this process waits, and says so
+            on standard error every minute; the first time after five seconds where there is no `when_busy`.
 
     Raises:
         OSError: the lock file cannot be created.
@@ -226,7 +226,7 @@ def locked(path, when_busy=None):
         if not try_lock(descriptor, path):
             if when_busy is not None:
                 when_busy()
-            next_line = time.monotonic() + SECONDS_BEFORE_A_LINE
+            next_line = time.monotonic() + (SECONDS_BETWEEN_LINES if when_busy else SECONDS_BEFORE_A_LINE)
             while not try_lock(descriptor, path):
                 if time.monotonic() >= next_line:
                     print(f"waiting for the process that holds '{path}'", file=sys.stderr, flush=True)
