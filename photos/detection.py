@@ -8,8 +8,8 @@ from PIL import Image
 from photos.centerface import search, without_overlaps
 
 THRESHOLD = 0.4
-# A face under SURE is searched again, alone, CLOSER_SIDE pixels and REACH boxes wide: of real ones 95 % then have
-# over 0.4, of headlamps and the like none over 0.3.
+# A face under SURE is searched again, in a part of REACH boxes at CLOSER_SIDE pixels: 95 % of the faces then have over
+# 0.4, and what only looks like one under 0.3.
 CANDIDATE, SURE, CLOSER_SIDE, REACH = 0.15, 0.5, 128, 2
 # Bounds of an image's longer side. Small images are enlarged, since their boxes are coarse otherwise.
 SHORTEST_SIDE, LONGEST_SIDE = 160, 416
