@@ -128,11 +128,12 @@ def test_an_environment_that_torchrun_did_not_make_is_refused(environment, messa
 
 
 HALVES = """
-import copy, gc, signal, sys
+import copy, signal
 import torch
 from torch import nn
 from training.engine import EpochMeter
 from utils.device import Runtime
+from utils.distributed import leave
 from utils.signals import Interruption
 
 runtime = Runtime.setup("cpu", "fp32", threads=1, join=True)
@@ -172,10 +173,6 @@ for norm, parts in ((nn.Identity(), (slice(0, 8),)), (nn.BatchNorm2d(4), halves)
     for value in model.state_dict().values():
         assert torch.equal(distributed.sum(value.clone()), 2 * value)  # the same bits in both
 
-# As in training, no wrapped network is alive at the end of the process: gloo may abort otherwise.
-del network, model, alone, optimizer
-gc.collect()
-
 # The sums of all processes are kept once, and the first process resumes with them.
 meter = EpochMeter(runtime)
 meter.begin()
@@ -193,6 +190,7 @@ interruption = Interruption(distributed)
 assert not interruption.agreed()
 interruption.requested = signal.SIGTERM if rank == 1 else 0
 assert interruption.agreed() and interruption.requested == signal.SIGTERM
+leave(0)
 """
 
 

@@ -34,8 +34,8 @@ def prepare_streams():
         sys.stdout.reconfigure(errors="replace")  # such as ± on an ASCII terminal
 
 
-def run_script(main):
-    """Call `main`, which returns an exit status or None, and exit where the status is not 0.
+def run_script(main, leave=sys.exit):
+    """Call `main`, which returns an exit status or None, and then `leave` with the status.
 
     An error gives 2 after one line that names it, Ctrl-C 130, SIGTERM 143 and a closed pipe 141. AGE_TRACEBACK=1 shows
     the traceback of an internal error.
@@ -56,8 +56,7 @@ def run_script(main):
         sys.stdout.flush()
     except OSError:  # it was reported above; Python would try once more, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if status:
-        sys.exit(status)
+    leave(status)
 
 
 def end_script(number, frame=None):

@@ -3,7 +3,6 @@
 `torchrun` starts them and tells each one its rank in the environment.
 """
 
-import atexit
 import contextlib
 import datetime
 import os
@@ -53,7 +52,6 @@ class Distributed:
             raise UserError(f"MASTER_ADDR {address!r} cannot be resolved: {error.strerror}") from None
         if not dist.is_initialized():
             connect(f"{address}:{os.environ['MASTER_PORT']}", size)
-            atexit.register(leave)
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property
@@ -138,11 +136,14 @@ def connect(address, size):
             signal.signal(number, handler)
 
 
-def leave():
-    """Leave the process group at the end of a process, all at once, but do not wait for a process that has failed.
+def leave(status):
+    """End this process with its exit status, together with the others of its group, but wait for none that has failed.
 
-    gloo aborts a process whose connections the others close while it still works on its last answer.
+    Nothing is taken apart first: gloo's threads abort a process now and then where a connection closes while they work
+    on the last answer, or where they drop a tensor while Python ends.
     """
-    with contextlib.suppress(RuntimeError, ValueError):  # somebody is late; or the group has no gloo
-        dist.monitored_barrier(timeout=PATIENCE)
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        with contextlib.suppress(RuntimeError, ValueError):  # somebody is late; or the group has no gloo
+            dist.monitored_barrier(timeout=PATIENCE)
+        os._exit(status)
+    sys.exit(status)
