@@ -5,7 +5,8 @@
     python benchmarks/planted_labels.py score --label-dir FACES --image-dir FACES/aligned --run RUN
 
 `plant` gives some faces a wrong label, two classes or more from the right one. The networks then learn from the planted
-labels too, and are evaluated with them. The data's own wrong labels count as misses.
+labels too, and are evaluated with them. The data's own wrong labels count as misses. `score` compares the report's rule
+with cleanlab's (pip install cleanlab).
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -56,13 +58,28 @@ def plant(faces, output, count, seed):
 
 def score(faces, run, first):
     _, evaluation = read_results(run)
-    right = dict(zip(faces.table.path, faces.labels, strict=True))
-    here = evaluation.labels != evaluation.faces.table.path.map(right).to_numpy()
-    print(f"{here.sum()} planted labels among {len(here):,} faces; top-1 {evaluation.metrics()['top1']:.2%}")
-    for name, people in (("by score", None), ("people who agree first (the report's)", evaluation.faces.people)):
-        rows = find_label_issues(evaluation.labels, evaluation.probabilities, people).row.to_numpy()
-        found = here[rows[:first]].sum()
-        print(f"{name}: {found} among the first {first} suspects, {here[rows].sum()} of {len(rows):,}")
+    truth = evaluation.faces.table.path.map(dict(zip(faces.table.path, faces.labels, strict=True))).to_numpy()
+    planted = evaluation.labels != truth
+    print(f"{planted.sum()} planted labels among {len(truth):,} faces; top-1 {evaluation.metrics()['top1']:.2%}")
+    rules = {"our rule, the report's": find_label_issues(evaluation.labels, evaluation.probabilities)}
+    for name in ("self_confidence", "normalized_margin"):
+        rules[f"cleanlab, {name}"] = ask_cleanlab(evaluation.labels, evaluation.probabilities, name)
+    for name, found in rules.items():
+        rows = found.row.to_numpy()
+        best = rows[:first][planted[rows[:first]]]
+        back = (found.suggested.to_numpy()[:first][planted[rows[:first]]] == truth[best]).sum()
+        print(
+            f"{name}: {len(best)} among the first {first} suspects, {planted[rows].sum()} of {len(rows):,};"
+            f" of the {len(best)}, {back} would get their right label back"
+        )
+
+
+def ask_cleanlab(labels, probabilities, ranking):
+    """The suspects of `cleanlab` (pip install cleanlab), the worst first, with the most probable class."""
+    from cleanlab.filter import find_label_issues as find
+
+    rows = find(labels, probabilities, return_indices_ranked_by=ranking)
+    return pd.DataFrame({"row": rows, "suggested": probabilities[rows].argmax(1)})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The HTML report: its numbers by hand, its size, and that nothing in it can become markup or leave half a file."""
 
 import base64
+import csv
 import dataclasses
 import io
 import json
@@ -16,10 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REAL_LABELS, ROOT, needs_real_labels
+from conftest import REAL_LABELS, ROOT, call, needs_real_labels
 from PIL import Image
 
-from data import adience
+from data import adience, load_data
 from data.adience import AGE_GROUPS
 from data.faces import Faces
 from data.labels import LabelReport
@@ -40,6 +41,7 @@ from report.data import (
 from report.page import to_json, write_report
 from report.plots import COLOURS, INK, QUIET, RULE, plot_learning_curves
 from report.svg import page_svg
+from tools import correct_labels
 from tools import report as tool
 from training.run_directory import RunDirectory
 from utils.classes import Classes
@@ -609,3 +611,56 @@ def test_facts_of_the_data(tmp_path):
         "Pictures seen twice": "2 pairs, 2 of them across folds",
     }
     assert "Labels" not in dict(data_facts(faces, NO_PAIRS, None))
+
+
+class TestCorrectLabels:
+    """tools/correct_labels.py, with a list of suspects that somebody has edited."""
+
+    HEADER = "rank,path,label,suggested,p_label,p_suggested"
+
+    @pytest.fixture
+    def run(self, small_run, tmp_path):
+        for name in ("results.json", "predictions.csv"):
+            shutil.copy(small_run / "run" / name, tmp_path)
+        return tmp_path
+
+    def correct(self, run, *rows):
+        (run / "suspects.csv").write_text("\n".join([self.HEADER, *rows]))
+        return call(correct_labels, run)
+
+    def test_the_file(self, run, small_faces_once, capsys):
+        first, second = list(csv.DictReader((run / "predictions.csv").open()))[:2]
+        label, other = (AGE_GROUPS[int(row["label"])] for row in (first, second))
+        assert self.correct(run, f"3,{first['path']},{label},60+,0.0124,0.875") == 0
+        out, err = capsys.readouterr()
+        rows = {row["path"]: row for row in csv.DictReader(io.StringIO(out))}
+        assert len(rows) == len(list(csv.DictReader((run / "predictions.csv").open())))
+        person = f"{first['album']}/{first['person']}"
+        reason = f"suspect 3: 87.5 % for 60+ and 1.2 % for {label}"
+        assert list(rows[first["path"]].values()) == [first["path"], "60+", person, first["fold"], label, reason]
+        assert rows[second["path"]]["label"] == other and rows[second["path"]]["was"] == ""
+        assert err.startswith("1 of ")
+        (run / "corrected.csv").write_text(out)
+        faces, _ = load_data(None, small_faces_once[1], "strict", True, run / "corrected.csv", tuple(AGE_GROUPS), 0)
+        assert faces.table.set_index("path").label[first["path"]] == 7
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ("1,nobody.jpg,60+,0-2,0.1,0.9", "line 2: 'nobody.jpg' is no face of this run with the label '60+'"),
+            ("1,{path},other,0-2,0.1,0.9", "line 2: '{path}' is no face of this run with the label 'other'"),
+            ("1,{path},{label},old,0.1,0.9", "line 2: 'old' is no class; expected 0-2, 4-6, 8-13, 15-20, "),
+            ("1,{path},{label},0-2,0.1,sure", "could not convert string to float: 'sure'"),
+            ("1,{path}", "line 2: 2 fields instead of the header's 6"),
+        ],
+    )
+    def test_wrong_rows(self, run, row, message, capsys):
+        first = next(csv.DictReader((run / "predictions.csv").open()))
+        names = {"path": first["path"], "label": AGE_GROUPS[int(first["label"])]}
+        assert self.correct(run, row.format(**names)) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and message.format(**names) in err
+
+    def test_a_run_without_a_list(self, run, capsys):
+        assert call(correct_labels, run) == 2
+        assert "suspects.csv" in capsys.readouterr().err
