@@ -7,6 +7,7 @@ from evaluation.metrics import CLASS_METRICS, METRICS, largest_class, mean_and_s
 from evaluation.subgroups import LEAST_FACES, SIGNIFICANCE
 from utils.cli import percent, printable
 from utils.files import write_text
+from utils.latex import latex_table
 
 WIDTH = 10
 NO_CERTIFICATE = (
@@ -55,28 +56,16 @@ def show(name, values):
 
 
 def write_latex_table(path, results):
-    r"""Write the table of folds for a paper; it needs \usepackage{booktabs}.
+    """Write the table of folds for a paper.
 
     Args:
         path: the file.
         results: the content of results.json.
     """
     names = [name for name in METRICS if name != "loss" and name in results["mean"]]
-    body = [
-        " & ".join([title, *(show(name, row).replace("%", r"\%") for name in names)]) + r" \\"
-        for title, row in result_rows(results, r"$\pm$ std")
-    ]
-    body.insert(len(results["folds"]), r"\midrule")
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * len(names)}}}",
-        r"\toprule",
-        " & ".join(["held out", *(METRICS[name].title for name in names)]) + r" \\",
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    write_text(path, "\n".join(lines) + "\n")
+    rows = [[title, *(show(name, row) for name in names)] for title, row in result_rows(results, "± std")]
+    header = ["held out", *(METRICS[name].title for name in names)]
+    write_text(path, latex_table(header, rows, rule=len(results["folds"])))
 
 
 def calibration_line(error, calibrated=None, temperature=None):

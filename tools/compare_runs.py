@@ -22,6 +22,7 @@ from training.results import read_results
 from utils.cli import printable, run_script
 from utils.errors import UserError
 from utils.files import check_output, refuse_overlaps, write_csv, write_text
+from utils.latex import latex_table
 from utils.options import Parser
 from utils.reading import open_regular, starts_with
 
@@ -203,28 +204,18 @@ def paper_table(folders, runs):
     ranks = [-means[:, k] if METRICS[n].lower_is_better else means[:, k] for k, n in enumerate(names)]
     best = [None if name == "bias_years" else int(np.argmax(rank)) for name, rank in zip(names, ranks, strict=True)]
     faces = [np.mean([run.per_face(compared) for run, _ in own], axis=0) for own in methods.values()]
-    lines = [rf"\begin{{tabular}}{{l{'r' * (len(names) + 2)}}}", r"\toprule"]
-    titles = [METRICS[name].title for name in names]
-    lines += [" & ".join(["method", *titles, f"difference in {METRICS[compared].title}", "$p$"]) + r" \\", r"\midrule"]
+    header = ["method", *(METRICS[name].title for name in names), f"difference in {METRICS[compared].title}", "p"]
+    show, rows = METRICS[compared].show_difference, []
     for row, own in enumerate(methods.values()):
-        cells = [latex(SEED.sub("", own[0][0].name) or own[0][0].name)]
-        for k, name in enumerate(names):
-            shown = f"{METRICS[name].show(means[row, k])} $\\pm$ {METRICS[name].show(deviations[row][k]).lstrip('+')}"
-            cells.append(rf"\textbf{{{latex(shown)}}}" if best[k] == row else latex(shown))
+        cells = [
+            f"{METRICS[name].show(means[row, k])} ± {METRICS[name].show(deviations[row][k]).lstrip('+')}"
+            for k, name in enumerate(names)
+        ]
         gain, low, high, p = paired_test(faces[row], faces[0], runs[0].faces.people)
-        show = METRICS[compared].show_difference
-        cells += (
-            [f"{show(gain)} ({show(low)} to {show(high)})", "$<$ 0.001" if p < 0.001 else f"{p:.3f}"]
-            if row
-            else ["", ""]
-        )
-        lines.append(" & ".join(cells) + r" \\")
-    return MARK + "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def latex(text):
-    """A name or a number as LaTeX shows it."""
-    return re.sub(r"([%_&#])", r"\\\1", printable(text))
+        tested = [f"{show(gain)} ({show(low)} to {show(high)})", "< 0.001" if p < 0.001 else f"{p:.3f}"]
+        name = SEED.sub("", own[0][0].name) or own[0][0].name
+        rows.append([name, *cells, *(tested if row else ["", ""])])
+    return MARK + latex_table(header, rows, bold={(row, k + 1) for k, row in enumerate(best)})
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.metrics import METRICS
-from tools.compare_runs import SEED, latex
+from tools.compare_runs import SEED
 from utils.cli import printable, run_script
 from utils.errors import UserError
 from utils.files import check_output, write_text
+from utils.latex import latex_table
 from utils.options import Parser
 from utils.reading import read_json, starts_with
 
@@ -32,10 +33,11 @@ def main():
         check_output(options.tex, lambda path: starts_with(path, MARK), "a table of tools.cross_data")
     cells = read_cells(options.reports, options.metric)
     print(f"{METRICS[options.metric].title}, mean ± standard deviation over folds and seeds")
-    for row in table_of(cells, options.metric):
+    header, *rows = table_of(cells, options.metric)
+    for row in (header, *rows):
         print("".join(f"{printable(text):<24}" for text in row).rstrip())
     if options.tex is not None:
-        write_text(options.tex, latex_table(table_of(cells, options.metric)))
+        write_text(options.tex, MARK + latex_table(header, rows))
         print(f"wrote {printable(options.tex)}")
 
 
@@ -68,12 +70,6 @@ def table_of(cells, metric):
         return f"{shown} ± {METRICS[metric].show(np.std(values, ddof=1)).lstrip('+')}" if len(values) > 1 else shown
 
     return [["", *sets], *([run, *(show([*cells.get((run, data), {}).values()]) for data in sets)] for run in runs)]
-
-
-def latex_table(rows):
-    lines = [" & ".join(latex(text).replace("±", r"$\pm$") for text in row) + r" \\" for row in rows]
-    begin, end = rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", r"\end{tabular}"
-    return MARK + "\n".join([begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", end]) + "\n"
 
 
 if __name__ == "__main__":
