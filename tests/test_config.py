@@ -158,6 +158,7 @@ class TestNetworkOptions:
             "shortcut": "3x3",
             "init": "pytorch",
             "zero_init": False,
+            "standardize": False,
             "width": 1.0,
             "mid_width": 1.0,
         }

@@ -127,7 +127,7 @@ def test_every_head_gives_the_same_answers():
 
 
 class BlocksNet(Network):
-    """One residual block of each kind."""
+    """One residual block of each kind, and standardised images."""
 
     def __init__(self):
         super().__init__()
@@ -137,7 +137,7 @@ class BlocksNet(Network):
         self.image_size, self.classes = 33, CLASSES
 
     def features(self, images):
-        return self.layer2(self.layer1(images)).mean(dim=(2, 3))
+        return self.layer2(self.layer1(resnet.standardize(images))).mean(dim=(2, 3))
 
 
 def test_every_kind_of_block_gives_the_same_answers():

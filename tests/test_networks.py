@@ -12,7 +12,9 @@ from utils.errors import UserError
 
 
 def test_options_of_a_network():
-    assert set(model_options("resnet18")) == {*"negative_slope shortcut zero_init init width mid_width".split()}
+    assert set(model_options("resnet18")) == {
+        *"negative_slope shortcut zero_init standardize init width mid_width".split()
+    }
     assert set(model_options("mobilenet_v3_small")) == {"width"}
 
 
@@ -24,8 +26,8 @@ def test_options_of_a_network():
         (
             ("resnet18", "softmax", 8),
             {"image_size": 224},
-            "resnet18 has no option 'image_size'; its options are negative_slope, shortcut, zero_init, init, width,"
-            " mid_width$",
+            "resnet18 has no option 'image_size'; its options are negative_slope, shortcut, zero_init, standardize,"
+            " init, width, mid_width$",
         ),
         (
             ("mobilenet_v3_small", "softmax", 8),
@@ -49,6 +51,7 @@ def test_a_description_rebuilds_the_network():
         "negative_slope": 0.1,
         "shortcut": "1x1",
         "zero_init": False,
+        "standardize": False,
         "init": "pytorch",
         "width": 0.125,
         "mid_width": 1.0,

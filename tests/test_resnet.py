@@ -9,6 +9,7 @@ from torch import nn
 
 from models import create_model
 from models.network import parameter_count, size_mib
+from models.resnet import standardize
 
 
 def resnet(name="resnet18", num_classes=8, **options):
@@ -119,3 +120,25 @@ def test_a_block_leaves_its_input_as_it_is(name):
     before = x.clone()
     block(x)
     assert torch.equal(x, before)
+
+
+def test_standardised_images():
+    images = torch.tensor([1.0, 3.0, 1.0, 3.0, 5.0, 5.0, 5.0, 5.0, -2.0, 0.0, -2.0, 0.0]).view(1, 3, 2, 2)
+    found = standardize(images)
+    value = 1 / (math.sqrt(4 / 3) + 0.2)  # deviations of 1 from the mean; the sample's variance is 4 / 3
+    assert found[0, 0].flatten().tolist() == pytest.approx([-value, value, -value, value])
+    assert found[0, 1].abs().max() == 0  # a blank channel stays blank
+    assert torch.allclose(found[0, 2], found[0, 0])  # the same picture in another light
+
+
+def test_a_network_that_standardises_does_not_see_the_light():
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 64, 64)
+    darker = images * 0.95 - torch.tensor([0.5, 0.8, 1.1]).view(3, 1, 1)  # with a cast
+    torch.manual_seed(1)
+    model = resnet(standardize=True, width=0.125).eval()
+    torch.manual_seed(1)
+    plain = resnet(width=0.125).eval()
+    with torch.no_grad():
+        assert (model(darker) - model(images)).abs().max() < 0.02 * (plain(darker) - plain(images)).abs().max()
+        assert torch.allclose(model(images), plain(standardize(images)))

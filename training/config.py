@@ -75,6 +75,7 @@ class NetworkConfig:
     # The report names no initial weights, so PyTorch's own are the default.
     init: str = option("pytorch", "initial weights of the convolutions", choices=("pytorch", "he"))
     zero_init: bool = option(False, "initialise each ResNet block as the identity")
+    standardize: bool = option(False, "give each image the same brightness and contrast, for photographs of any origin")
     width: float = option(1.0, "number of channels of a ResNet, relative to the published one", low=0.0625, high=4)
     mid_width: float = option(1.0, "number of channels within a ResNet's blocks, relative to them", low=0.02, high=1)
     init_from: str = option(

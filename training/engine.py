@@ -111,8 +111,9 @@ def evaluate_fold(config, images, setup, state, runtime):
 def final_evaluations(config, images, setup, state, runtime):
     """The same, with the decoder that is best on the validation faces if --decode val asks for it."""
     tested, validated = evaluate_fold(config, images, setup, state, runtime)
-    if config.decode == "val" and tested is not None:
-        tested = tested.with_decoder(best_decoder(validated.probabilities, validated.labels))
+    if config.decode == "val":
+        decoder = best_decoder(validated.probabilities, validated.labels)
+        tested, validated = (part and part.with_decoder(decoder) for part in (tested, validated))
     return tested, validated
 
 

@@ -10,7 +10,6 @@ from evaluation.metrics import METRICS
 from evaluation.predictions import predictions_digest
 from models.ages import fit_mass
 from models.checkpoint import DETECTOR, is_number
-from models.decode import best_decoder
 from training.config import differences, from_record
 from training.provenance import provenance
 from training.schedule import training_progress
@@ -62,9 +61,6 @@ def model_record(run, setup, tested, validated, framing):
         setup, tested, validated, framing: as for `RunDirectory.save_fold`.
     """
     train, val, test, pictures = setup.train, setup.val, setup.test, run.cache.pictures
-    decoder = run.config.decode if tested is None else tested.decoder
-    if decoder == "val":
-        decoder = best_decoder(validated.probabilities, validated.labels)
     evaluated = {*val.table.path, *test.table.path}
     duplicates = {path for faces in (val, test) for path in faces.table.path[pictures.duplicates(faces, train)]}
     record = {
@@ -75,7 +71,7 @@ def model_record(run, setup, tested, validated, framing):
         "train_pictures": torch.from_numpy(pictures.signatures[0, train.table.index]),
         "val_albums": sorted(set(val.table.album)),
         "data_fingerprint": run.data_fingerprint,
-        "decoder": decoder,
+        "decoder": next((part.decoder for part in (tested, validated) if part), run.config.decode),
         "predictions_sha256": predictions_digest(tested.table()) if tested is not None else "",
         "metrics": tested.metrics() if tested is not None else {},
         "history": run.history[setup.fold],
