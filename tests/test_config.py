@@ -35,6 +35,7 @@ def test_a_recipe_gives_defaults_and_explicit_values_come_first():
     assert (modern.lr, modern.shortcut) == (0.2, "pooled")
     assert modern.warmup == 2.0  # a tenth of the epochs
     assert Config(recipe="modern", loss="corn").loss == "corn"
+    assert Config(recipe="robust", epochs=20) == dataclasses.replace(modern, recipe="robust", standardize=True)
     # Even where the explicit value is the option's own default.
     assert Config(recipe="modern", momentum=0.0).momentum == 0.0
 
@@ -133,7 +134,7 @@ def test_differences_are_named_and_what_is_free_to_change_is_not():
         ({"nesterov": True}, "--nesterov with --momentum 0: Nesterov's form needs a momentum above 0"),
         ({"folds": ()}, "--folds : name each fold once, out of 0 to 4"),
         ({"folds": (1, 1)}, "--folds 1 1: name each fold once, out of 0 to 4"),
-        ({"recipe": "best"}, "--recipe best: choose from original, modern"),
+        ({"recipe": "best"}, "--recipe best: choose from original, modern, robust"),
         ({"loss": "nonsense"}, "--loss nonsense: choose from cross_entropy, "),
         ({"epochs": "many"}, "--epochs many: expected a whole number"),
         ({"epochs": True}, "--epochs True: expected a whole number"),
@@ -191,6 +192,7 @@ def test_options_show_the_defaults_and_the_help_ends_with_the_recipes():
     assert re.search(r"--momentum X\s+momentum of sgd and muon \(default: 0.0\)", text)
     modern = "--recipe modern stands for --optimizer muon --lr 0.2 --momentum 0.9 --weight-decay 0.01 --schedule cosine"
     assert modern in " ".join(text.split())
+    assert " ".join(text.split()).endswith("origin than the training faces, adds --standardize.")
 
 
 def test_options_are_not_abbreviated():

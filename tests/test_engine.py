@@ -209,7 +209,7 @@ class NoFloat64(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("recipe", ["original", "modern"])
+@pytest.mark.parametrize("recipe", ["original", "modern", "robust"])
 def test_no_float64_reaches_a_gpu_without_it(recipe, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # "meta" has none
     runtime = Runtime(torch.device("meta"), "fp32")

@@ -136,7 +136,10 @@ def make_parser():
     description = "Train one age-group model per fold of Adience, or of your own faces."
     modern = Config(recipe="modern", epochs=default_of(FIELDS["epochs"]))
     changes = " ".join(as_flags({name: getattr(modern, name) for name in RECIPES["modern"]}, FIELDS))
-    epilog = f"The defaults are those of --recipe original; --recipe modern stands for {changes}."
+    epilog = (
+        f"The defaults are those of --recipe original; --recipe modern stands for {changes}; --recipe robust, for"
+        " photographs of another origin than the training faces, adds --standardize."
+    )
     parser = Parser(prog="main.py", usage=usage, description=description, epilog=epilog)
     parser.add_argument("--demo", action="store_true", help="use small drawn faces and settings that take two minutes")
     parser.add_argument(

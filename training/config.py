@@ -89,7 +89,7 @@ class NetworkConfig:
 @dataclass(frozen=True)
 class OptimizationConfig:
     title: ClassVar[str] = "optimisation"
-    recipe: str = option("original", "named set of defaults", choices=("original", "modern"))
+    recipe: str = option("original", "named set of defaults", choices=("original", "modern", "robust"))
     epochs: int = option(100, "number of epochs", low=1, high=100_000)
     batch_size: int = option(128, "batch size, over all processes", low=2, high=65_536)
     lr: float = option(0.1, "base learning rate", low=0, high=1e6)
@@ -183,6 +183,8 @@ RECIPES = {
         "padding": "reflection",
     },
 }
+# For photographs of another origin than the training faces; at home it is no better (docs/ABLATION.md).
+RECIPES["robust"] = {**RECIPES["modern"], "standardize": True}
 # Names of settings in records of earlier versions, and values of unknown settings that change nothing.
 EARLIER_NAMES = {"inner_width": "mid_width"}
 OFF = (0, "", "none", [], ())
