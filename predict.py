@@ -7,6 +7,7 @@ AgePredictor()("photo.jpg")`, see docs/PYTHON.md.
 """
 
 import contextlib
+import dataclasses
 import sys
 from collections import Counter
 
@@ -28,6 +29,7 @@ from utils.reading import exists
 __all__ = ["AgePredictor", "Face", "Photograph"]
 
 MACHINE = "device precision threads".split()
+NO_PLACE = dict.fromkeys(["box", "detection_confidence", "angle"])  # of a person in several photographs
 
 
 def read_command_line():
@@ -52,7 +54,7 @@ def read_command_line():
     parser.add_argument("--top", type=int, default=3, metavar="N", help="groups to print per face (default: 3)")
     parser.add_argument(
         "--by-folder", action="store_true",
-        help="each folder holds one person: also print the answer for the largest faces of its photographs together",
+        help="each folder holds one person: also give the answer for the largest faces of its photographs together",
     )  # fmt: skip
     detection = parser.add_argument_group("detection")
     detection.add_argument("--no-detect", action="store_true", help="each image is one face, cropped already")
@@ -106,16 +108,13 @@ def main():
     )
     for note in predictor.notes:
         print(f"note: {printable(note)}")
-    done, people = Counter(), {} if options.by_folder else None
-    stopped = predict_all(options, predictor, done, people)
+    done = Counter()
+    stopped = predict_all(options, predictor, done)
     if stopped is not None:
         if outputs_of(options) or options.draw is not None:
             count = f"{done['photographs']} of {len(options.photographs)} photographs"
             print(f"stopped: new outputs hold {count}; those that were there stay as they were", file=sys.stderr)
         raise stopped
-    for folder, faces in (people or {}).items():
-        answer = describe(predictor.fuse(faces), options.top, predictor.classes)
-        print(f"{printable(folder)}/  {len(faces)} photographs with a face  {answer}")
     if options.skipped:
         kinds = ", ".join(sorted({path.suffix.lower() for path in options.skipped}))
         print(f"note: {len(options.skipped)} files of other formats are skipped ({kinds}): save them as JPEG or PNG")
@@ -125,28 +124,27 @@ def main():
     return 1 if done["failed"] else 0
 
 
-def predict_all(options, predictor, done, people):
-    """Predict, write and print all photographs.
+def predict_all(options, predictor, done):
+    """Predict, write and print all photographs, and then the people whose folders they are.
 
     Args:
         done: a Counter that counts photographs, and those that are `failed` or `reduced`.
-        people: a dict that gets {folder: the largest face of each of its photographs}, or None.
 
     Returns:
         The exception that interrupted this, or None. New outputs then hold what there is, and those of an earlier call
         stay as they were.
     """
-    stopped, count = None, len(options.photographs)
+    stopped, count, people = None, len(options.photographs), {}  # {folder: the largest face of each photograph}
     with contextlib.suppress(Stopped), contextlib.ExitStack() as replaced:
         with contextlib.ExitStack() as new:
-            writers = open_writers(options, predictor.classes.names, new, replaced)
+            writers, drawings = open_writers(options, predictor.classes.names, new, replaced)
             bar = new.enter_context(tqdm(total=count, unit="photo", disable=None if count > 1 else True))
             photographs = new.enter_context(contextlib.closing(predictor.predict(options.photographs)))
             try:
                 for photograph in photographs:
-                    for write in writers:
+                    for write in writers + drawings:
                         write(photograph)
-                    if people is not None and photograph.faces:
+                    if options.by_folder and photograph.faces:
                         people.setdefault(photograph.path.parent, []).append(photograph.faces[0])
                     done["photographs"] += 1
                     done["failed"] += photograph.error is not None
@@ -154,6 +152,12 @@ def predict_all(options, predictor, done, people):
                     for line in lines_of(photograph, options.top, predictor.classes):
                         tqdm.write(line)  # above the progress bar, where there is one
                     bar.update()
+                for folder, faces in people.items():
+                    person = dataclasses.replace(predictor.fuse(faces), **NO_PLACE)
+                    for write in writers:
+                        write(Photograph(f"{folder}/", [person]))
+                    answer = describe(person, options.top, predictor.classes)
+                    tqdm.write(f"{printable(folder)}/  {len(faces)} photographs with a face  {answer}")
             except (KeyboardInterrupt, SystemExit, OSError) as interruption:
                 signal_is_caught()
                 stopped = interruption
@@ -163,15 +167,20 @@ def predict_all(options, predictor, done, people):
 
 
 def open_writers(options, class_names, new, replaced):
-    """The functions that write a Photograph; the files appear when an ExitStack ends. Raises UserError.
+    """The functions that write a Photograph's rows, and those that draw it; the files appear when an ExitStack ends.
 
     Args:
         new, replaced: the ExitStacks for outputs that are not there yet, and for the others.
+
+    Raises:
+        UserError: a file cannot be written.
     """
-    writers = {path: row_writer(kind, path, class_names) for kind, path in outputs_of(options).items()}
-    if options.draw is not None:
-        writers[options.draw] = drawing_writer(options.draw)
-    return [(replaced if exists(path) else new).enter_context(writer) for path, writer in writers.items()]
+
+    def enter(path, writer):
+        return (replaced if exists(path) else new).enter_context(writer)
+
+    writers = [enter(path, row_writer(kind, path, class_names)) for kind, path in outputs_of(options).items()]
+    return writers, [enter(path, drawing_writer(path)) for path in [options.draw] if path is not None]
 
 
 def outputs_of(options):

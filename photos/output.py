@@ -23,6 +23,8 @@ STARTS = {"csv": ("photo,face,faces,left,",), "json": ('[\n{"photo": ', "[\n\n]"
 def rows_of(photograph, class_names):
     """The rows of a photograph: one per face, or a single one where there is none or it could not be read.
 
+    That of a person, whose `photo` is the folder, has no place.
+
     Returns:
         A list of {column: value}; None where a row has no value.
     """
@@ -33,7 +35,7 @@ def rows_of(photograph, class_names):
             **empty,
             "face": number,
             "faces": count,
-            **{name: round(pixels, 1) for name, pixels in zip(BOX, face.box, strict=True)},
+            **{name: round(pixels, 1) for name, pixels in zip(BOX, face.box or (), strict=False)},
             "detection_confidence": face.detection_confidence,
             "angle": None if face.angle is None else round(face.angle, 1),
             "group": face.group,

@@ -48,7 +48,7 @@ class Face:
     """A face in a photograph.
 
     Attributes:
-        box: left, top, width and height in pixels of the upright photograph; it may reach beyond it.
+        box: left, top, width and height in pixels of the upright photograph; it may reach beyond it. None for a person.
         detection_confidence: of the detector, from 0 to 1; None where the whole image was taken for a face.
         angle: degrees that the face is turned clockwise, -180 to 180; None like the above.
         group: the name of the predicted class.

@@ -1,5 +1,6 @@
 """Reasons to doubt an answer, each of them by itself."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class TestInPhotographs:
         assert [row["doubts"] for row in json.loads(Path("ages.json").read_text())] == [None, "blurred"]
 
     def test_one_answer_for_the_photographs_of_a_folder(self, capsys):
-        assert call(predict, "ann", "bob", "--by-folder", "--threads", 1) == 0
+        assert call(predict, "ann", "bob", "--by-folder", "--csv", "ages.csv", "--threads", 1) == 0
         *faces, ann, bob = capsys.readouterr().out.splitlines()
         assert len(faces) == 3
         assert ann.startswith("ann/  2 photographs with a face  ") and bob.startswith("bob/  1 photographs")
@@ -76,6 +77,8 @@ class TestInPhotographs:
             [(a + b) / 2 for a, b in zip(first.probabilities.values(), second.probabilities.values(), strict=True)]
         )
         assert f"{fused.age:.0f} years" in ann
+        *_, row, _ = csv.DictReader(Path("ages.csv").read_text().splitlines())
+        assert [row[name] for name in ("photo", "left", "angle", "age")] == ["ann/", "", "", f"{fused.age:.1f}"]
 
     @pytest.mark.parametrize("suffix", ["heic"] * HEIC + ["avif"] * AVIF)
     def test_formats_of_phones(self, suffix):
