@@ -18,14 +18,13 @@ from data import load_data, open_cache
 from data.dataset import FaceDataset
 from data.duplicates import both_signatures
 from data.images import in_threads
-from evaluation.evaluate import evaluate, measure_latency
+from evaluation.evaluate import VIEWS, evaluate, measure_latency
 from evaluation.evaluation import Evaluation, pool
 from evaluation.fusion import fuse
 from evaluation.leaks import knows, origin_note, refuse_seen, seen_faces
 from evaluation.metrics import METRICS
 from evaluation.subgroups import check_columns
 from evaluation.threshold import probability_of
-from evaluation.views import VIEWS, enlarged_size, ten_crop_probabilities
 from models.ages import MASS
 from models.checkpoint import NO_FOLD, load_model, model_files
 from models.decode import DECODERS
@@ -101,7 +100,6 @@ def read_command_line():
     parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
     fusion = parser.add_argument_group("fusion (models of the same fold are always fused)")
     fusion.add_argument("--views", nargs="*", choices=tuple(VIEWS), default=[], help="views of each face to fuse")
-    fusion.add_argument("--crops", type=int, choices=(1, 10), default=1, help="crops of each face to fuse")
     fusion.add_argument("--fuse", action="store_true", help="fail unless all models can be fused")
     source = parser.add_argument_group("data and machine")
     add_options(source, [FIELDS[name] for name in SETTINGS], default_text="from the model file")
@@ -109,8 +107,6 @@ def read_command_line():
     parser.set_defaults(cache_dir=default_of(FIELDS["cache_dir"]))
     options = parser.parse_args()
     options.models = model_files(options.models)
-    if options.detect and options.crops > 1:
-        raise UserError("--detect with --crops 10: ten crops are of images that are cropped already")
     refuse_overlaps({"--json": options.json, "--error-dir": options.error_dir if options.show_errors else None})
     if options.json is not None:
         check_output(options.json, is_report, "a report of test_code.py --json")
@@ -285,8 +281,8 @@ def run_model(prepared, config, options, runtime):
     Returns:
         (Evaluation, {view: probabilities (N, K)}, the report as plain values).
     """
-    model, faces = prepared.model.to(runtime.device, memory_format=torch.channels_last), prepared.faces
-    dataset = FaceDataset(prepared.images, faces)
+    model = prepared.model.to(runtime.device, memory_format=torch.channels_last)
+    dataset = FaceDataset(prepared.images, prepared.faces)
     found = evaluate(model, dataset, config.batch_size, runtime)
     evaluation = dataclasses.replace(prepared, probabilities=found.probabilities, seconds=found.seconds)
     report = make_report(evaluation, measure_latency(model, dataset, config.batch_size, runtime), runtime)
@@ -295,12 +291,6 @@ def run_model(prepared, config, options, runtime):
     views = {"plain": evaluation.probabilities}
     for name in options.views:
         views[name] = evaluate(model, dataset, config.batch_size, runtime, view=VIEWS[name]).probabilities
-    if options.crops == 10:
-        faces = dataclasses.replace(faces, table=faces.table.reset_index(drop=True))
-        size = enlarged_size(model.image_size)
-        enlarged = open_cache(config.image_dir, faces.table.path, size, config.cache_dir)
-        crops = FaceDataset(enlarged.images, faces)
-        views["10 crops"] = ten_crop_probabilities(model, crops, config.batch_size, runtime)
     return evaluation, views, report
 
 

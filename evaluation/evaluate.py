@@ -13,6 +13,8 @@ from evaluation.metrics import compute_metrics
 from models.decode import decode
 from utils.errors import UserError
 
+VIEWS = {"flip": lambda images: images.flip(-1)}  # other images of the same faces, whose probabilities may be averaged
+
 
 @torch.inference_mode()
 def evaluate(model, dataset, batch_size, runtime, decoder="argmax", view=None):

@@ -825,7 +825,7 @@ class TestBeyondTheOriginal:
     def test_test_code_decodes_as_recorded_and_fuses(self, modern, tmp_path, capsys):
         models = [modern / f"seed{seed}" / "fold_3.pt" for seed in (0, 1)]
         report = tmp_path / "report.json"
-        arguments = [*models, "--views", "flip", "--crops", 10, "--json", report]
+        arguments = [*models, "--views", "flip", "--json", report]
         assert call(test_code, *arguments) == 0
         first, second, last = json.loads(report.read_text())
         recorded = json.loads((modern / "seed0" / "results.json").read_text())["folds"][0]
@@ -833,12 +833,12 @@ class TestBeyondTheOriginal:
         assert first["decoder"] == recorded["decoder"]
         fusion = last["fusion"]
         assert fusion["models"] == list(map(str, models))
-        assert fusion["views"] == ["plain", "flip", "10 crops"]
+        assert fusion["views"] == ["plain", "flip"]
         for name in ("top1", "one_off", "mae", "loss"):
             gain, low, high = fusion["gains"][name]
             assert gain == pytest.approx(fusion[name] - (first[name] + second[name]) / 2)
             assert low is high is None  # of eight people
-        assert "fusion of 2 models, views: plain, flip, 10 crops" in capsys.readouterr().out
+        assert "fusion of 2 models, views: plain, flip" in capsys.readouterr().out
 
     def test_models_of_different_folds_do_not_fuse(self, experiment, small_faces_once, capsys):
         models = [experiment[0] / "run" / f"fold_{fold}.pt" for fold in (0, 3)]
