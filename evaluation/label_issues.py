@@ -7,31 +7,26 @@ Confident learning (Northcutt, Jiang and Chuang, "Confident Learning: Estimating
 import numpy as np
 import pandas as pd
 
-FARTHEST = 2  # classes; a label that is no neighbour is wrong, whatever the distance, as in the one-off metric
+FARTHEST = 2  # classes; nearer ones are confused too often
 
 
 def find_label_issues(labels, probabilities):
     """The faces whose labels are probably wrong, the worst first.
 
     A label is suspected if the most probable class is at least FARTHEST classes away. Suspects are ranked by the
-    expected distance, with FARTHEST as its limit:
-
-        score = sum over k of p_k min(|k - label|, FARTHEST)
-
-    Without the limit, faces of the first and the last class come first wherever the model is unsure.
+    probability of their label, the lowest first, which is Northcutt et al.'s "self-confidence".
 
     Args:
         labels: int (N,).
         probabilities: float (N, K).
 
     Returns:
-        A table of one row per suspected face: row (its position in `labels`), score (higher is worse) and suggested
-        (the class).
+        A table of one row per suspected face: row (its position in `labels`), p_label (the probability of its label)
+        and suggested (the most probable class).
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
-    distances = np.abs(np.arange(probabilities.shape[1]) - labels[:, None])  # (N, K)
-    scores = (probabilities * distances.clip(max=FARTHEST)).sum(1)
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     suggested = probabilities.argmax(1)
+    p_label = np.take_along_axis(probabilities, labels[:, None], 1)[:, 0]
+    table = pd.DataFrame({"row": np.arange(len(labels)), "p_label": p_label, "suggested": suggested})
     suspected = np.abs(suggested - labels) >= FARTHEST
-    table = pd.DataFrame({"row": np.arange(len(labels)), "score": scores, "suggested": suggested})
-    return table[suspected].sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    return table[suspected].sort_values("p_label", kind="stable", ignore_index=True)

@@ -8,7 +8,7 @@ from evaluation.label_issues import find_label_issues
 from report.data import line_references
 from utils.cli import percent, printable
 
-COLUMNS = ["rank", "path", "file", "line", "person", "label", "suggested", "score", "p_label"]
+COLUMNS = ["rank", "path", "file", "line", "person", "label", "suggested", "p_label"]
 SUSPECTS_SHOWN, PAIRS_SHOWN = 200, 100
 
 
@@ -32,14 +32,12 @@ def suspect_labels(data):
         "person": people[rows],
         "label": names[labels],
         "suggested": names[found.suggested],
-        "score": found.score.round(4),
-        "p_label": pooled.probabilities[rows, labels].round(4),
+        "p_label": found.p_label.round(4),
         "p_suggested": pooled.probabilities[rows, found.suggested].round(4),
     })  # fmt: skip
     first = table.head(SUSPECTS_SHOWN)
     shown = first.assign(
         name=first.path.map(printable),
-        score=first.score.map("{:.3f}".format),
         p_label=[percent(p, 1) for p in first.p_label],
         p_suggested=[percent(p, 1) for p in first.p_suggested],
         reference=line_references(faces.head(SUSPECTS_SHOWN)),

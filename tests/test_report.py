@@ -278,7 +278,7 @@ def test_plots_in_other_formats(tmp_path):
         ElementTree.parse(path)
 
 
-def test_suspects_are_those_of_the_ordinal_rule(tmp_path):
+def test_suspects_are_those_of_the_rule(tmp_path):
     data = large_data(tmp_path, model=False)
     table, pooled = labels.suspect_labels(data)["table"], pool(data.evaluations)
     expected = find_label_issues(pooled.labels, pooled.probabilities)
