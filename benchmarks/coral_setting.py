@@ -1,6 +1,6 @@
 """Error over time on CORAL's split of UTKFace: the setting of its authors in a plain loop, and main.py, on one machine.
 
-    python benchmarks/coral_setting.py CORAL.csv --image-dir UTKFACE --minutes 30 --output figure.png
+    python benchmarks/coral_setting.py CORAL.csv --image-dir UTKFACE --run-dir RUNS --output figure.png
 
 CORAL.csv has the columns path, age and split. The setting is that of the authors' own scripts (Cao, Mirjalili and
 Raschka, "Rank consistent ordinal regression for neural networks", 2020; github.com/Raschka-research-group/coral-cnn):
@@ -35,7 +35,7 @@ SIDE, CROP, BATCH, LEARNING_RATE = 128, 120, 256, 5e-4
 CORAL = "CORAL's setting: ResNet-34, 120 px"
 OURS = {  # what main.py is told, and for how many epochs
     "modern, a quarter of the channels, 64 px": "--width 0.25 --image-size 64 --epochs 15",
-    "modern, half of the channels, 112 px": "--width 0.5 --image-size 112 --epochs 18",
+    "modern, a quarter of the channels, 112 px": "--width 0.25 --image-size 112 --epochs 18",
 }
 
 
@@ -43,7 +43,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("label_file")
     parser.add_argument("--image-dir", required=True)
-    parser.add_argument("--minutes", type=float, default=30, help="for CORAL's setting; main.py has its epochs")
+    parser.add_argument("--minutes", type=float, default=10, help="for CORAL's setting; main.py has its epochs")
     parser.add_argument("--run-dir", required=True, help="for the runs of main.py, with their caches")
     parser.add_argument("--output", required=True, help="the figure; its numbers go to a CSV file beside it")
     options = parser.parse_args()
@@ -132,7 +132,8 @@ def draw(table, path):
     for name, rows in table.groupby("setting", sort=False):
         axes.plot(rows.seconds / 60, rows.mae_years, marker=".", label=f"{name}: {rows.mae_years.iloc[-1]:.2f}")
     axes.set(xlabel="minutes on this machine, decoding and tests included", ylabel="mean absolute error, years")
-    axes.set_ylim(4, 9)
+    axes.set(ylim=(4, 12), xlim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
