@@ -78,7 +78,7 @@ def ask_cleanlab(labels, probabilities, ranking):
     """The suspects of `cleanlab` (pip install cleanlab), the worst first, with the most probable class."""
     from cleanlab.filter import find_label_issues as find
 
-    rows = find(labels, probabilities, return_indices_ranked_by=ranking)
+    rows = find(labels, probabilities, return_indices_ranked_by=ranking, n_jobs=1)
     return pd.DataFrame({"row": rows, "suggested": probabilities[rows].argmax(1)})
 
 
