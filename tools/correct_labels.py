@@ -32,7 +32,9 @@ def main():
         raise UserError(f"'{run}' learned single years, and a suspect is known by its decade: there is no new age")
     faces = evaluation.faces
     names = np.array(faces.classes.names)[evaluation.labels]
-    table = faces.table[["path"]].assign(label=names, person=faces.people, fold=faces.table.fold, was="", reason="")
+    # A CSV file names people without an album, which is then the person.
+    person = faces.people.where(faces.table.album != faces.table.person, faces.table.person)
+    table = faces.table[["path"]].assign(label=names, person=person, fold=faces.table.fold, was="", reason="")
     table = table.drop_duplicates("path").set_index("path", drop=False)
     path = Path(run) / SUSPECTS
     suspects = read_suspects(path)
