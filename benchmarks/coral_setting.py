@@ -35,7 +35,7 @@ SIDE, CROP, BATCH, LEARNING_RATE = 128, 120, 256, 5e-4
 CORAL = "CORAL's setting: ResNet-34, 120 px"
 OURS = {  # what main.py is told, and for how many epochs
     "modern, a quarter of the channels, 64 px": "--width 0.25 --image-size 64 --epochs 15",
-    "modern, a quarter of the channels, 112 px": "--width 0.25 --image-size 112 --epochs 18",
+    "modern, a quarter of the channels, 112 px": "--width 0.25 --image-size 112 --epochs 12",
 }
 
 
