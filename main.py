@@ -31,7 +31,6 @@ from training.run_directory import RunDirectory, check_folder
 from training.setup import check_origins, choose_shuffle, make_state, set_up_folds
 from utils.cli import printable, python_command, run_script
 from utils.device import Runtime, keep_large_buffers
-from utils.distributed import leave
 from utils.signals import Interruption
 
 LABEL_DIR = ""  # folder of fold_0_data.txt to fold_4_data.txt
@@ -138,4 +137,4 @@ def report_results(run, label_report, command):
 
 
 if __name__ == "__main__":
-    run_script(main, leave)
+    run_script(main, Runtime.leave)

@@ -33,9 +33,8 @@ from utils.device import Runtime
 YOUNGEST, AGES = 21, 40
 SIDE, CROP, BATCH, LEARNING_RATE = 128, 120, 256, 5e-4
 CORAL = "CORAL's setting: ResNet-34, 120 px"
-OURS = {  # what main.py is told, and for how many epochs
+OURS = {  # what main.py is told
     "modern, a quarter of the channels, 64 px": "--width 0.25 --image-size 64 --epochs 15",
-    "modern, a quarter of the channels, 112 px": "--width 0.25 --image-size 112 --epochs 12",
 }
 
 

@@ -133,7 +133,6 @@ import torch
 from torch import nn
 from training.engine import EpochMeter
 from utils.device import Runtime
-from utils.distributed import leave
 from utils.signals import Interruption
 
 runtime = Runtime.setup("cpu", "fp32", threads=1, join=True)
@@ -190,7 +189,7 @@ interruption = Interruption(distributed)
 assert not interruption.agreed()
 interruption.requested = signal.SIGTERM if rank == 1 else 0
 assert interruption.agreed() and interruption.requested == signal.SIGTERM
-leave(0)
+runtime.leave(0)
 """
 
 

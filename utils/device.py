@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from utils.distributed import SINGLE_PROCESS, Distributed
+from utils.distributed import SINGLE_PROCESS, Distributed, leave
 from utils.errors import UserError
 from utils.options import check_limits
 
@@ -116,6 +116,8 @@ class Runtime:
     precision: str
     compiled: bool = False
     distributed: Distributed = SINGLE_PROCESS
+
+    leave = staticmethod(leave)  # what `setup` joined
 
     @classmethod
     def setup(cls, device="auto", precision="auto", threads=0, deterministic=False, compilation="off", join=False):
