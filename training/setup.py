@@ -187,6 +187,9 @@ def make_state(config, setup, runtime):
         setup: the FoldSetup.
         runtime: the Runtime to train with.
     """
+    # The optimisers import it. It comes before the network: a lack of memory within an import looks like another error.
+    import torch._dynamo
+
     seed = (config.seed, setup.fold)
     torch.manual_seed(derive_seed(*seed, 0, Stream.INITIAL_WEIGHTS))  # (seed, fold, epoch 0)
     model = build_model(config, setup.train.classes).to(runtime.device, memory_format=torch.channels_last)
