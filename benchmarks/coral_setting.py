@@ -42,7 +42,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("label_file")
     parser.add_argument("--image-dir", required=True)
-    parser.add_argument("--minutes", type=float, default=10, help="for CORAL's setting; main.py has its epochs")
+    parser.add_argument("--minutes", type=float, default=10, help="after which no epoch of CORAL's setting begins")
     parser.add_argument("--run-dir", required=True, help="for the runs of main.py, with their caches")
     parser.add_argument("--output", required=True, help="the figure; its numbers go to a CSV file beside it")
     options = parser.parse_args()
@@ -131,7 +131,7 @@ def draw(table, path):
     for name, rows in table.groupby("setting", sort=False):
         axes.plot(rows.seconds / 60, rows.mae_years, marker=".", label=f"{name}: {rows.mae_years.iloc[-1]:.2f}")
     axes.set(xlabel="minutes on this machine, decoding and tests included", ylabel="mean absolute error, years")
-    axes.set(ylim=(4, 12), xlim=(0, None))
+    axes.set(ylim=(4, 15), xlim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
