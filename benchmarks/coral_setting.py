@@ -33,9 +33,7 @@ from utils.device import Runtime
 YOUNGEST, AGES = 21, 40
 SIDE, CROP, BATCH, LEARNING_RATE = 128, 120, 256, 5e-4
 CORAL = "CORAL's setting: ResNet-34, 120 px"
-OURS = {  # what main.py is told
-    "modern, a quarter of the channels, 64 px": "--width 0.25 --image-size 64 --epochs 15",
-}
+OURS, OPTIONS = "modern, a quarter of the channels, 64 px", "--recipe modern --width 0.25 --image-size 64 --epochs 15"
 
 
 def main():
@@ -43,22 +41,21 @@ def main():
     parser.add_argument("label_file")
     parser.add_argument("--image-dir", required=True)
     parser.add_argument("--minutes", type=float, default=10, help="after which no epoch of CORAL's setting begins")
-    parser.add_argument("--run-dir", required=True, help="for the runs of main.py, with their caches")
+    parser.add_argument("--run-dir", required=True, help="for the run of main.py, with its cache")
     parser.add_argument("--output", required=True, help="the figure; its numbers go to a CSV file beside it")
     options = parser.parse_args()
-    rows = [(name, *row) for name in OURS for row in run_ours(name, options)]
+    rows = [(OURS, *row) for row in run_ours(options)]
     rows += [(CORAL, *row) for row in train_coral(options.label_file, options.image_dir, 60 * options.minutes)]
     table = pd.DataFrame(rows, columns=["setting", "seconds", "mae_years"])
     table.to_csv(Path(options.output).with_suffix(".csv"), index=False)
     draw(table, options.output)
 
 
-def run_ours(name, options):
+def run_ours(options):
     """Run main.py; returns (seconds since its start, mean absolute error of the test faces) after each epoch."""
-    folder = Path(options.run_dir) / re.sub(r"\W+", "_", name)
-    command = [sys.executable, "main.py", "--recipe", "modern", *OURS[name].split(), "--label-file", options.label_file]
+    command = [sys.executable, "main.py", *OPTIONS.split(), "--label-file", options.label_file]
     command += ["--age-groups", f"{YOUNGEST}..{YOUNGEST + AGES - 1}", "--image-dir", options.image_dir, "--no-plots"]
-    command += ["--run-dir", folder, "--cache-dir", folder / "cache"]
+    command += ["--run-dir", options.run_dir, "--cache-dir", Path(options.run_dir) / "cache"]
     start, found = time.perf_counter(), []
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -94,7 +91,7 @@ def train_coral(label_file, image_dir, seconds):
 
 
 class Coral(nn.Module):
-    """ResNet-34 with one weight vector and AGES - 1 biases; its outputs are logits of "older than", (N, AGES - 1)."""
+    """ResNet-34 with one weight vector and AGES - 1 biases; the logits are of "older than"."""
 
     def __init__(self):
         super().__init__()
@@ -103,14 +100,15 @@ class Coral(nn.Module):
         self.biases = nn.Parameter(torch.zeros(AGES - 1))
 
     def forward(self, images):
-        return self.features(images) + self.biases
+        """uint8 images (N, 3, CROP, CROP) -> logits (N, AGES - 1)."""
+        return self.features((images / 255).contiguous(memory_format=torch.channels_last)) + self.biases
 
 
 def coral_loss(network, images, ages, runtime):
-    """The mean over faces of the sum of the binary cross entropies; images are uint8 (N, 3, CROP, CROP)."""
+    """The mean over faces of the sum of the binary cross entropies."""
     older = (ages[:, None] > torch.arange(AGES - 1)).float()
     with runtime.autocast():
-        logits = network((images / 255).contiguous(memory_format=torch.channels_last))
+        logits = network(images)
     return F.binary_cross_entropy_with_logits(logits.float(), older, reduction="sum") / len(ages)
 
 
@@ -121,7 +119,7 @@ def error(network, images, ages, runtime):
     edge, predicted = (SIDE - CROP) // 2, []
     for batch in images[:, :, edge : edge + CROP, edge : edge + CROP].split(BATCH):
         with runtime.autocast():
-            logits = network((batch / 255).contiguous(memory_format=torch.channels_last))
+            logits = network(batch)
         predicted.append((logits > 0).sum(1))
     return float((torch.cat(predicted) - ages).abs().double().mean())
 

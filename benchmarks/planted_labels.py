@@ -66,8 +66,8 @@ def score(faces, run, first):
         rules[f"cleanlab, {name}"] = ask_cleanlab(evaluation.labels, evaluation.probabilities, name)
     for name, found in rules.items():
         rows = found.row.to_numpy()
-        best = rows[:first][planted[rows[:first]]]
-        back = (found.suggested.to_numpy()[:first][planted[rows[:first]]] == truth[best]).sum()
+        best = found[:first][planted[rows[:first]]]
+        back = (best.suggested == truth[best.row]).sum()
         print(
             f"{name}: {len(best)} among the first {first} suspects, {planted[rows].sum()} of {len(rows):,};"
             f" of the {len(best)}, {back} would get their right label back"

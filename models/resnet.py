@@ -153,8 +153,8 @@ def make_layer(make_block, count, in_channels, width, stride=1):
 def standardize(images):
     """Give each channel of each image (B, 3, S, S) mean 0 and about the same contrast.
 
-    So a photograph that is dark, faded or has a cast looks like others. A tenth or so of the usual deviation is added
-    to it, so that a nearly blank image stays one.
+    So a photograph that is dark, faded or has a cast looks like others. LEAST_CONTRAST is added to the deviation: a
+    nearly blank image stays one.
     """
     mean, deviation = images.mean((2, 3), keepdim=True), images.std((2, 3), keepdim=True)
     return (images - mean) / (deviation + LEAST_CONTRAST)
@@ -205,7 +205,7 @@ def check_choice(name, value, choices):
         raise ValueError(f"{name} is {value!r}; it is {' or '.join(map(repr, choices))}")
 
 
-LEAST_CONTRAST = 0.2  # of normalised images, whose channels have a deviation of about 1
+LEAST_CONTRAST = 0.2  # where the channels of a usual image have a deviation of about 1
 
 # Block, and how many of them each of the four layers has (Table 1).
 LAYOUTS = {

@@ -35,7 +35,7 @@ def rows_of(photograph, class_names):
             **empty,
             "face": number,
             "faces": count,
-            **{name: round(pixels, 1) for name, pixels in zip(BOX, face.box or (), strict=False)},
+            **({name: round(pixels, 1) for name, pixels in zip(BOX, face.box, strict=True)} if face.box else {}),
             "detection_confidence": face.detection_confidence,
             "angle": None if face.angle is None else round(face.angle, 1),
             "group": face.group,
