@@ -1,6 +1,7 @@
 """Predict the age group of every face in your own photographs.
 
     python predict.py [MODEL ...] PHOTO_OR_FOLDER ... [--csv FILE] [--json FILE] [--draw DIR]
+    python predict.py [MODEL ...] --camera 0 [--csv FILE] [--json FILE]
 
 Without a model, that of weights/ serves; several are fused. From Python: `from predict import AgePredictor;
 AgePredictor()("photo.jpg")`, see docs/PYTHON.md.
@@ -19,6 +20,7 @@ from photos.drawing import check_folder, drawing_writer
 from photos.output import STARTS, check_output_file, describe, lines_of, row_writer
 from photos.photographs import PREDICTED_SUFFIXES, find_photographs
 from photos.predictor import NOTICE, AgePredictor, Face, Photograph
+from photos.video import Camera
 from training.config import FIELDS
 from utils.cli import printable, run_script, signal_is_caught
 from utils.errors import UserError
@@ -41,10 +43,13 @@ def read_command_line():
         epilog=NOTICE,
     )
     parser.add_argument(
-        "inputs", nargs="+", metavar="MODEL, PHOTO_OR_FOLDER",
+        "inputs", nargs="*", metavar="MODEL, PHOTO_OR_FOLDER",
         help="model files, which end in .pt, or run directories (default: weights/ages.pt);"
-        " photographs (JPEG, PNG, WebP), or folders of them",
+        " photographs (JPEG, PNG, WebP) and videos, or folders of them",
     )  # fmt: skip
+    parser.add_argument(
+        "--camera", metavar="N", help="watch this camera, from 0 (on Windows: its name), until Ctrl-C; one row per face"
+    )
     parser.add_argument("--csv", metavar="FILE", help="write one row per face: box, group, probabilities")
     parser.add_argument("--json", metavar="FILE", help="write the same as a list of objects")
     parser.add_argument(
@@ -72,17 +77,28 @@ def read_command_line():
     options = parser.parse_intermixed_args()  # photographs may also follow an option
     given = [path for path in options.inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]
     options.models, paths = model_files(given), [path for path in options.inputs if path not in given]
-    if not paths:
-        raise UserError(f"no photograph or folder among {', '.join(options.inputs)}")
+    if not paths and options.camera is None:
+        raise UserError(f"no photograph or folder in '{' '.join(options.inputs)}': name one, or --camera 0")
     if repeated := {path for path in options.models if options.models.count(path) > 1}:
         raise UserError(f"'{min(repeated)}' is named twice: name each model once")
     check_limits("--top", options.top, {"low": 1})
     check_outputs(options)
     options.skipped = []
-    options.photographs = find_photographs(paths, options.skipped, PREDICTED_SUFFIXES)
+    if options.camera is None:
+        options.photographs = find_photographs(paths, options.skipped, PREDICTED_SUFFIXES)
+    else:
+        check_camera(options, paths)
+        options.photographs = [Camera(options.camera)]
     if options.draw is not None:
         check_folder(options.draw, options.photographs)
     return options
+
+
+def check_camera(options, paths):
+    """Refuse what a camera has not: other photographs beside it, folders, and pictures to draw. Raises UserError."""
+    given = {"--draw": options.draw is not None, "--by-folder": options.by_folder, "--no-detect": options.no_detect}
+    for other in [*map(repr, paths), *(name for name, is_given in given.items() if is_given)]:
+        raise UserError(f"--camera {options.camera} with {other}: it goes with models, --csv and --json")
 
 
 def check_outputs(options):

@@ -23,7 +23,7 @@ from photos.framing import USUAL_FRAMING
 from photos.output import shown_groups
 from photos.photographs import FORMATS, load_photograph, upright_size
 from photos.quality import doubts
-from photos.video import VIDEO_SUFFIXES, follow
+from photos.video import VIDEO_SUFFIXES, Camera, follow
 from utils.cli import percent
 from utils.device import Runtime, cpu_threads, one_core_threads
 from utils.errors import UserError
@@ -186,6 +186,8 @@ class AgePredictor:
     def predict(self, paths):
         """Yield a Photograph for each path, in their order, the videos last; one that cannot be read says why.
 
+        Of a Camera, yield one for each face that it has seen, until Ctrl-C.
+
         Threads decode and search a few photographs ahead of the network, so that memory does not grow with their
         number.
         """
@@ -202,7 +204,7 @@ class AgePredictor:
             return [Photograph(path, found, error, reduction) for (path, error, (*_, reduction)), found in rows]
 
         paths = list(paths)
-        videos = [path for path in paths if Path(path).suffix.lower() in VIDEO_SUFFIXES]
+        videos = [path for path in paths if isinstance(path, Camera) or Path(path).suffix.lower() in VIDEO_SUFFIXES]
         paths = [path for path in paths if path not in set(videos)]
         searched, count = [], 0
         for result in map_ahead(search, paths, cpu_threads()):
@@ -212,16 +214,24 @@ class AgePredictor:
                 yield from classify(searched)
                 searched, count = [], 0
         yield from classify(searched)
-        yield from map(self.watch, videos)
+        for path in videos:
+            yield from self.watch_camera(path) if isinstance(path, Camera) else [self.watch(path)]
 
     def watch(self, path):
         """The Photograph of a video: a Face for each track, with the mean of its probabilities; see photos/video.py."""
+        tracks, error = [], None
         try:
-            tracks, error = follow(self, path)
-            error = error and without_path(error, path)
+            for track in follow(self, path):
+                tracks.append(track)
         except UserError as problem:
-            return Photograph(path, error=without_path(str(problem), path))
+            error = without_path(str(problem), path)
+        tracks.sort(key=lambda track: -len(track.places))
         return Photograph(path, [self.fuse(track.faces) for track in tracks], error, tracks=tracks)
+
+    def watch_camera(self, camera):
+        """Yield a Photograph of one track for each face before a Camera, when it has gone. Raises UserError."""
+        for track in follow(self, camera):
+            yield Photograph(camera, [self.fuse(track.faces)], tracks=[track])
 
     def find_faces(self, photo):
         """Detect the faces of a photograph and cut them out.

@@ -1,8 +1,9 @@
-"""Videos: faces are followed from frame to frame, and the probabilities of each track are averaged."""
+"""Videos and cameras: faces are followed from frame to frame, and the probabilities of each track are averaged."""
 
+import sys
 from dataclasses import dataclass, field
 
-from utils.cli import printable, require_package
+from utils.cli import printable, require_package, signal_is_caught
 from utils.errors import UserError
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
@@ -10,8 +11,26 @@ SEARCHES_PER_SECOND = 6
 MISSING = 1.0  # seconds at the end without a picture that make a video incomplete
 LOST = 1.0  # seconds without a sighting that end a track
 LEAST_OVERLAP = 0.3  # intersection over union of two boxes of one face
-LEAST_SIGHTINGS = 3  # of a track; fewer are mistakes of the detector, or faces that flash by
+LEAST_SIGHTINGS = 3  # of a track
 FACES_KEPT = 60  # of a track, spread over it; their probabilities are averaged
+# {system: (FFmpeg's name for its cameras, the address of one)}
+CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera of this machine, by its number, or on Windows by its name."""
+
+    name: str
+
+    def __str__(self):
+        return f"camera {self.name}"
+
+    @property
+    def source(self):
+        """(address, format, options) for PyAV."""
+        system, address = CAMERAS[sys.platform]
+        return address.format(self.name), system, {"framerate": "30"} if system == "avfoundation" else {}
 
 
 @dataclass
@@ -40,6 +59,10 @@ class Track:
         """(first second, last second, number of sightings)."""
         return round(self.places[0][0], 2), round(self.places[-1][0], 2), len(self.places)
 
+    def is_sure(self):
+        """Whether it is no mistake of the detector, and no face that flashes by."""
+        return len(self.places) >= LEAST_SIGHTINGS
+
     def box_at(self, second):
         """The box of the sighting that is nearest in time; None where the face is lost."""
         nearest, box = min(self.places, key=lambda place: abs(place[0] - second))
@@ -47,48 +70,56 @@ class Track:
 
 
 def follow(find_faces, path):
-    """The tracks of a video.
+    """Yield the Tracks of a video or Camera as they end, those of at least LEAST_SIGHTINGS.
+
+    Ctrl-C ends what a Camera shows.
 
     Args:
         find_faces: a function from a PIL image to its Faces.
-        path: the video.
-
-    Returns:
-        (tracks, error): the Tracks of at least LEAST_SIGHTINGS, the longest first; and why the video ended early, or
-        None.
+        path: the video, or the Camera.
 
     Raises:
-        UserError: it cannot be read at all, or the package av is not installed.
+        UserError: it cannot be read, or no further, or the package av is not installed.
     """
-    tracks, error, next_search = [], None, 0.0
+    tracks, ending, next_search = [], None, 0.0
     try:
         for second, frame in frames_of(path):
             if second < next_search:
                 continue
             next_search = second + 1 / SEARCHES_PER_SECOND
             assign(find_faces(upright(frame)), tracks, second)
+            ended = [track for track in tracks if second - track.places[-1][0] > LOST]
+            tracks = [track for track in tracks if track not in ended]
+            yield from filter(Track.is_sure, ended)
     except UserError as problem:
-        if not tracks:
+        ending = problem
+    except KeyboardInterrupt:
+        if not isinstance(path, Camera):
             raise
-        error = str(problem)
-    tracks = [track for track in tracks if len(track.places) >= LEAST_SIGHTINGS]
-    return sorted(tracks, key=lambda track: -len(track.places)), error
+        signal_is_caught()
+    yield from filter(Track.is_sure, tracks)
+    if ending is not None:
+        raise ending
 
 
 def frames_of(path):
-    """Yield (second, frame of PyAV) of a video, in order. Raises UserError where it cannot be read, or no further."""
+    """Yield (second, frame of PyAV) of a video or Camera. Raises UserError where it cannot be read, or no further."""
     require_package("av", "reading videos", "requirements-predict.txt")
     import av
 
+    live = isinstance(path, Camera)
+    address, system, options = path.source if live else (str(path), None, {})
+    start = None if live else 0.0  # a camera's clock may have run for days
     try:
-        with av.open(str(path)) as container:
+        with av.open(address, format=system, options=options) as container:
             if not container.streams.video:
                 raise UserError(f"cannot read '{path}': it has no pictures")
             container.streams.video[0].thread_type = "AUTO"
             whole, second = (container.duration or 0) / av.time_base, 0.0
             for number, frame in enumerate(container.decode(video=0)):
                 second = number / 25 if frame.time is None else frame.time
-                yield second, frame
+                start = second if start is None else start
+                yield second - start, frame
             if second < whole - MISSING:  # some containers end without an error
                 raise UserError(f"cannot read '{path}': it ends after {second:.1f} of {whole:.1f} seconds")
     except (OSError, ValueError, av.FFmpegError) as error:

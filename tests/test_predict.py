@@ -330,7 +330,7 @@ class TestScript:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["fold_0.pt"], "no photograph or folder among fold_0.pt"),
+            (["fold_0.pt"], "no photograph or folder in 'fold_0.pt': name one, or --camera 0"),
             (["fold_0.pt", "fold_0.pt", "photos"], "'fold_0.pt' is named twice"),
             (["fold_0.pt", "gone.jpg"], "'gone.jpg': there is no such photograph or folder"),
             (["fold_0.pt", "photos", "--threshold", "70"], "threshold 70.0: expected a number from 0 to 1"),

@@ -1,6 +1,9 @@
-"""Videos: faces followed from frame to frame, one answer for each, and what is there of a truncated file."""
+"""Videos and cameras: faces followed from frame to frame, one answer for each, and what a truncated file holds."""
 
 import csv
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +117,40 @@ class TestAClip:
         clip.write_bytes(content)
         assert call(predict, clip) == 1
         assert capsys.readouterr().out.splitlines()[-1].startswith("clip.mkv  cannot be read: ")
+
+
+# FFmpeg's own source of pictures in place of a camera's: the clip without an end, at its speed.
+CAMERA = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import predict, photos.video
+from utils.cli import run_script
+photos.video.CAMERAS[sys.platform] = ("lavfi", "movie=clip.mkv:loop=0,setpts=(N+900)/25/TB,realtime")
+run_script(predict.main)
+"""
+
+
+class TestACamera:
+    def test_one_row_for_each_face_that_has_gone_until_ctrl_c(self, clip):
+        command = [sys.executable, "-c", CAMERA, str(Path(predict.__file__).parent), "--camera", "0", "--threads", "1"]
+        with subprocess.Popen([*command, "--csv", "ages.csv"], stdout=subprocess.PIPE, text=True) as process:
+            first = process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            later = process.stdout.read()
+        assert process.returncode == 0
+        assert first.startswith("camera 0  face 1 of 1  2.0-") and " years (" in first  # the face of a second is gone
+        rows = list(csv.DictReader(Path("ages.csv").read_text().splitlines()))
+        assert len(rows) == 1 + len(later.splitlines()) == 2  # and the one that was before it
+        assert (float(rows[1]["first_second"]), rows[1]["photo"]) == (0.0, "camera 0")
+
+    @pytest.mark.parametrize(
+        "arguments, message",
+        [
+            (["99"], "cannot read 'camera 99': No such file or directory"),
+            (["0", "clip.mkv"], "--camera 0 with 'clip.mkv': it goes with models, --csv and --json"),
+            (["0", "--draw", "seen"], "--camera 0 with --draw: it goes with models, --csv and --json"),
+        ],
+    )
+    def test_what_it_refuses(self, arguments, message, clip, capsys):
+        assert call(predict, "--camera", *arguments) == 2
+        assert capsys.readouterr().err == f"error: {message}\n"
