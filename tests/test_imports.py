@@ -14,6 +14,7 @@ LIBRARIES |= {
     "onnx",
     "onnxruntime",
     "av",
+    "timm",
     "pillow_heif",
     "gradio",
     "starlette",

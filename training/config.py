@@ -64,7 +64,9 @@ class DataConfig:
 @dataclass(frozen=True)
 class NetworkConfig:
     title: ClassVar[str] = "network"
-    model: str = option("resnet18", "network architecture", choices=tuple(MODELS))
+    model: str = option(
+        "resnet18", f"network: {', '.join(MODELS)}, or any of timm, such as timm:convnext_nano", metavar="NAME"
+    )
     image_size: int = option(224, "side of the input images, in pixels", low=40, high=2048)
     negative_slope: float = option(0.2, "negative slope of LeakyReLU; 0 gives ReLU", low=0, high=1)
     shortcut: str = option(
@@ -82,7 +84,7 @@ class NetworkConfig:
         "", "start from these weights: a finished run, a model file, or a state dict of torchvision or timm",
         metavar="FILE",
     )  # fmt: skip
-    pretrained: bool = option(False, "start from torchvision's ImageNet weights, which are downloaded")
+    pretrained: bool = option(False, "start from torchvision's ImageNet weights, or timm's, which are downloaded")
     freeze: tuple = option((), "layers that keep their first weights, such as stem layer1", kind=str, metavar="LAYER")
 
 

@@ -8,6 +8,7 @@ import torch
 from models.checkpoint import FORMAT, load_model
 from models.network import layer_groups
 from models.pruning import pruned_state
+from models.timm_network import PREFIX, download_backbone
 from utils.cli import printable
 from utils.errors import UserError, is_out_of_memory
 from utils.reading import exists, open_regular
@@ -43,14 +44,15 @@ def initial_weights(path, pretrained, network, fold):
 
     Args:
         path: a file, a run directory, or "".
-        pretrained: whether torchvision's ImageNet weights are wanted.
+        pretrained: whether torchvision's ImageNet weights, or timm's, are wanted.
         network: the name of the network.
         fold: the held-out fold; of a run directory, its model that held out the same fold is taken, or that of all
             faces.
     """
     if pretrained:
         state = download_state(network)
-        return InitialWeights(f"torchvision's {network}", state, digest=digest(state))
+        origin = network if network.startswith(PREFIX) else f"torchvision's {network}"
+        return InitialWeights(origin, state, digest=digest(state))
     if not path:
         return None
     if Path(path).is_dir():
@@ -84,7 +86,9 @@ def load_state(path):
 
 
 def download_state(network):
-    """Torchvision's ImageNet weights, from its cache or the network. Raises UserError."""
+    """Torchvision's ImageNet weights, or timm's own, from a cache or the web. Raises UserError."""
+    if network.startswith(PREFIX):
+        return download_backbone(network)
     from torchvision.models import get_model_weights
 
     try:
@@ -117,7 +121,8 @@ def fitting_weights(model, initial):
     Raises:
         UserError: fewer than half of the network's values fit, apart from its last layer.
     """
-    own, found = model.state_dict(), pruned_state(model, renamed(initial.state, model.pretrained_names))
+    names = {} if initial.class_names else model.pretrained_names  # a model file has our names
+    own, found = model.state_dict(), pruned_state(model, renamed(initial.state, names))
     # The last layer's rows are classes: of others, they mean something else.
     same_classes = initial.class_names == model.classes.names
     fitting = {

@@ -144,6 +144,8 @@ def build_model(config, classes):
     if loss.of_ages and classes.years is None:
         raise UserError(f"--loss {config.loss}: the classes {', '.join(classes.names)} are not ages")
     model = create_model(config.model, loss.head, len(classes), **config.network_options())
+    if model.only_size not in (None, config.image_size):
+        raise UserError(f"--image-size {config.image_size}: {config.model} takes {model.only_size} pixels only")
     model.classes, model.image_size = classes, config.image_size
     if loss.of_ages:
         model.head.set_years(classes)
