@@ -14,6 +14,7 @@ closely they agree with torchvision's.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from augment.border import RandomBorder
 from augment.color import ColorJitter, Normalize
 from augment.geometry import RandomAffine
 from augment.gridmask import GridMask
@@ -37,6 +38,7 @@ class AugmentConfig:
     contrast: float = option(0.1, "largest relative change of contrast", low=0, high=1)
     saturation: float = option(0.1, "largest relative change of saturation", low=0, high=1)
     hue: float = option(0.02, "largest shift of the hue, as a fraction of the colour circle", low=0, high=0.5)
+    border: float = option(0.0, "probability of a black border, of up to 12 % of the image's side", low=0, high=1)
     gridmask_ratio: float = option(0.6, "GridMask's r: stripe width as a fraction of the period", low=0.01, high=0.99)
     gridmask_start: float = option(0.6, "probability of GridMask in the first epoch", low=0, high=1)
     gridmask_end: float = option(0.8, "probability of GridMask in the last epoch", low=0, high=1)
@@ -63,6 +65,7 @@ def make_transforms(config, image_size, progress, mean, std):
     transforms = [
         (RandomAffine(*affine, config.interpolation, config.padding), any(affine)),
         (ColorJitter(*jitter), any(jitter)),
+        (RandomBorder(config.border), config.border > 0),
         (Normalize(mean, std), True),
         (GridMask(gridmask, config.gridmask_ratio, config.gridmask_rotated, image_size), gridmask > 0),
     ]

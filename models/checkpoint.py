@@ -145,9 +145,12 @@ def to_float32(tensor):
 
 
 def today(fields):
-    """Rename the fields of an earlier version's file as they are named today, and drop options that are gone."""
+    """The fields of an earlier version's file, with today's names and values, without options that are gone."""
     kept = {name: value for name, value in fields.items() if (name, value) not in EARLIER_DEFAULTS.items()}
-    return {EARLIER_NAMES.get(name, name): value for name, value in kept.items()}
+    kept = {EARLIER_NAMES.get(name, name): value for name, value in kept.items()}
+    if isinstance(kept.get("standardize"), bool):  # by the whole image, or not
+        kept["standardize"] = float(kept["standardize"])
+    return kept
 
 
 def check_format(path, content):

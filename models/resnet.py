@@ -26,7 +26,7 @@ class ResNet(Network):
         zero_init: whether the blocks start as identities (Goyal et al., 2017, section 5.1).
         width: the number of channels, relative to the paper's 64 to 512.
         mid_width: the number of channels within the blocks, relative to `width`; pruning reduces it.
-        standardize: whether each image is standardised first, see `standardize`.
+        standardize: the share of each image by which it is standardised first, see `standardize`; 0: not at all.
         init: "pytorch" leaves PyTorch's own initial weights; "he" draws those of the convolutions from a normal
             distribution scaled for the slope (He et al., "Delving Deep into Rectifiers", ICCV 2015, equation 15).
 
@@ -42,7 +42,7 @@ class ResNet(Network):
         negative_slope=0.2,
         shortcut="3x3",
         zero_init=False,
-        standardize=False,
+        standardize=0.0,
         init="pytorch",
         width=1.0,
         mid_width=1.0,
@@ -53,6 +53,7 @@ class ResNet(Network):
         check_range("width", width, 1 / 16, 4)
         check_range("mid_width", mid_width, 1 / 64, 1)
         check_range("negative_slope", negative_slope, 0, 1)
+        check_range("standardize", standardize, 0, 1)
         self.standardize = standardize
         block, counts = LAYOUTS[depth]
         channels = [round(width * paper) for paper in (64, 128, 256, 512)]
@@ -73,7 +74,7 @@ class ResNet(Network):
                 block.zero_init_last()
 
     def features(self, images):
-        x = self.conv1(standardize(images) if self.standardize else images)
+        x = self.conv1(standardize(images, self.standardize) if self.standardize else images)
         x = self.bn1(x)
         x = self.act(x)  # (B, 64, S/2, S/2) at width 1, as below
         x = self.maxpool(x)
@@ -150,13 +151,17 @@ def make_layer(make_block, count, in_channels, width, stride=1):
     return nn.Sequential(first, *(make_block(width * first.expansion, width, 1) for _ in range(count - 1)))
 
 
-def standardize(images):
+def standardize(images, share):
     """Give each channel of each image (B, 3, S, S) mean 0 and about the same contrast.
 
-    So a photograph that is dark, faded or has a cast looks like others. LEAST_CONTRAST is added to the deviation: a
-    nearly blank image stays one.
+    So a photograph that is dark, faded or has a cast looks like others. Mean and deviation are those of the middle,
+    `share` of each side, so that neither a border nor what is beside the face counts. LEAST_CONTRAST is added to the
+    deviation: a nearly blank image stays one.
     """
-    mean, deviation = images.mean((2, 3), keepdim=True), images.std((2, 3), keepdim=True)
+    size = images.shape[-1]
+    edge = round((1 - share) / 2 * size)
+    middle = images[..., edge : size - edge, edge : size - edge]
+    mean, deviation = middle.mean((2, 3), keepdim=True), middle.std((2, 3), keepdim=True)
     return (images - mean) / (deviation + LEAST_CONTRAST)
 
 

@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from augment import AugmentConfig, make_transforms
+from augment.border import RandomBorder
 from augment.color import (
     ColorJitter,
     Normalize,
@@ -110,6 +111,19 @@ def test_network_input_by_hand():
     # (1 - 0.485) / 0.229 and so on.
     prepared = to_network_input(images, MEAN, STD)
     assert prepared[0, :, 0, 0].tolist() == pytest.approx([2.2489083, 2.4285714, 2.64], abs=1e-6)
+
+
+class TestBorder:
+    def test_widths_by_hand(self):
+        images = RandomBorder(1).apply(torch.ones(3, 3, 10, 10), torch.tensor([0.0, 0.05, 0.16]))
+        assert images.sum((2, 3)).tolist() == [[100] * 3, [100] * 3, [36] * 3]  # two pixels on each side
+        assert images[2, 0, 1:9, 1:9].sum() == 36 and images[2, 0, 2:8, 2:8].sum() == 36
+
+    def test_what_is_drawn(self):
+        widths = RandomBorder(0.25).draw(20000, torch.Generator().manual_seed(0))
+        drawn = widths[widths > 0]
+        assert len(drawn) / 20000 == pytest.approx(0.25, abs=0.02)
+        assert drawn.max() <= 0.12 and drawn.mean() == pytest.approx(0.06, abs=0.002)
 
 
 class TestGridMask:
@@ -259,7 +273,7 @@ class TestTrainAugment:
 
     @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
     def test_compiled_it_does_the_same(self):
-        settings = {"scale": 0.1, "shift": 0.1}
+        settings = {"scale": 0.1, "shift": 0.1, "border": 0.5}
         plain = make_augment(**settings)
         expected = plain(self.images, self.everyone)
         compiled = make_augment(compiled=True, **settings)
@@ -354,7 +368,7 @@ class TestTransforms:
 
     def test_every_field_is_an_option_with_a_help_text(self):
         fields = dataclasses.fields(AugmentConfig)
-        assert len(fields) == 14
+        assert len(fields) == 15
         assert all(field.metadata["help"] for field in fields)
 
     def test_defaults(self):
@@ -364,6 +378,7 @@ class TestTransforms:
         assert self.names(**OFF) == ["Normalize"]
         assert self.names(**NO_AFFINE) == ["ColorJitter", "Normalize", "GridMask"]
         assert self.names(**NO_JITTER) == ["RandomAffine", "Normalize", "GridMask"]
+        assert self.names(**OFF, border=0.1) == ["RandomBorder", "Normalize"]
 
     @pytest.mark.parametrize("setting", [{"flip": 0.5}, {"rotation": 1}, {"scale": 0.1}, {"shift": 0.1}])
     def test_each_part_of_the_affine_transform_counts(self, setting):

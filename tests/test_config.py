@@ -35,7 +35,9 @@ def test_a_recipe_gives_defaults_and_explicit_values_come_first():
     assert (modern.lr, modern.shortcut) == (0.2, "pooled")
     assert modern.warmup == 2.0  # a tenth of the epochs
     assert Config(recipe="modern", loss="corn").loss == "corn"
-    assert Config(recipe="robust", epochs=20) == dataclasses.replace(modern, recipe="robust", standardize=True)
+    assert Config(recipe="robust", epochs=20) == dataclasses.replace(
+        modern, recipe="robust", standardize=0.6, border=0.2
+    )
     # Even where the explicit value is the option's own default.
     assert Config(recipe="modern", momentum=0.0).momentum == 0.0
 
@@ -69,6 +71,7 @@ def test_a_record_comes_back():
 def test_records_of_other_versions(capsys):
     """Renamed settings keep their value; unknown ones are named, and refused where the run has to compute the same."""
     assert from_record("x.pt", {"crop": 1.0, "mixup": 0.0, "inner_width": 0.5}) == Config(mid_width=0.5)
+    assert from_record("x.pt", {"standardize": True}) == Config(standardize=1.0)  # by the whole image
     assert from_record("x.pt", {"first_size": 0, "grey": 0.0, "lr": 0.2}, strict=True) == Config(lr=0.2, shuffle="all")
     assert capsys.readouterr().out == ""
     assert from_record("x.pt", {"grey": 0.5, "first_size": 64}) == Config()
@@ -159,7 +162,7 @@ class TestNetworkOptions:
             "shortcut": "3x3",
             "init": "pytorch",
             "zero_init": False,
-            "standardize": False,
+            "standardize": 0.0,
             "width": 1.0,
             "mid_width": 1.0,
         }
@@ -192,7 +195,7 @@ def test_options_show_the_defaults_and_the_help_ends_with_the_recipes():
     assert re.search(r"--momentum X\s+momentum of sgd and muon \(default: 0.0\)", text)
     modern = "--recipe modern stands for --optimizer muon --lr 0.2 --momentum 0.9 --weight-decay 0.01 --schedule cosine"
     assert modern in " ".join(text.split())
-    assert " ".join(text.split()).endswith("origin than the training faces, adds --standardize.")
+    assert " ".join(text.split()).endswith("origin than the training faces, adds --standardize 0.6 --border 0.2.")
 
 
 def test_options_are_not_abbreviated():

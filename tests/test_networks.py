@@ -51,7 +51,7 @@ def test_a_description_rebuilds_the_network():
         "negative_slope": 0.1,
         "shortcut": "1x1",
         "zero_init": False,
-        "standardize": False,
+        "standardize": 0.0,
         "init": "pytorch",
         "width": 0.125,
         "mid_width": 1.0,

@@ -124,11 +124,19 @@ def test_a_block_leaves_its_input_as_it_is(name):
 
 def test_standardised_images():
     images = torch.tensor([1.0, 3.0, 1.0, 3.0, 5.0, 5.0, 5.0, 5.0, -2.0, 0.0, -2.0, 0.0]).view(1, 3, 2, 2)
-    found = standardize(images)
+    found = standardize(images, 1.0)
     value = 1 / (math.sqrt(4 / 3) + 0.2)  # deviations of 1 from the mean; the sample's variance is 4 / 3
     assert found[0, 0].flatten().tolist() == pytest.approx([-value, value, -value, value])
     assert found[0, 1].abs().max() == 0  # a blank channel stays blank
     assert torch.allclose(found[0, 2], found[0, 0])  # the same picture in another light
+
+
+def test_a_border_does_not_count():
+    images = torch.rand(2, 3, 8, 8)
+    bordered = images.clone()
+    bordered[..., 0], bordered[..., 7, :] = -2, 5
+    assert torch.equal(standardize(bordered, 0.75)[..., 1:7, 1:7], standardize(images, 0.75)[..., 1:7, 1:7])
+    assert torch.allclose(standardize(images, 0.75)[..., 1:7, 1:7], standardize(images[..., 1:7, 1:7], 1.0))
 
 
 def test_a_network_that_standardises_does_not_see_the_light():
@@ -136,9 +144,9 @@ def test_a_network_that_standardises_does_not_see_the_light():
     images = torch.randn(2, 3, 64, 64)
     darker = images * 0.95 - torch.tensor([0.5, 0.8, 1.1]).view(3, 1, 1)  # with a cast
     torch.manual_seed(1)
-    model = resnet(standardize=True, width=0.125).eval()
+    model = resnet(standardize=0.75, width=0.125).eval()
     torch.manual_seed(1)
     plain = resnet(width=0.125).eval()
     with torch.no_grad():
         assert (model(darker) - model(images)).abs().max() < 0.02 * (plain(darker) - plain(images)).abs().max()
-        assert torch.allclose(model(images), plain(standardize(images)))
+        assert torch.allclose(model(images), plain(standardize(images, 0.75)))

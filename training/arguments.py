@@ -138,7 +138,7 @@ def make_parser():
     changes = " ".join(as_flags({name: getattr(modern, name) for name in RECIPES["modern"]}, FIELDS))
     epilog = (
         f"The defaults are those of --recipe original; --recipe modern stands for {changes}; --recipe robust, for"
-        " photographs of another origin than the training faces, adds --standardize."
+        " photographs of another origin than the training faces, adds --standardize 0.6 --border 0.2."
     )
     parser = Parser(prog="main.py", usage=usage, description=description, epilog=epilog)
     parser.add_argument("--demo", action="store_true", help="use small drawn faces and settings that take two minutes")
