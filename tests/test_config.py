@@ -77,6 +77,8 @@ def test_records_of_other_versions(capsys):
     assert from_record("x.pt", {"grey": 0.5, "first_size": 64}) == Config()
     note = "note: x.pt records settings that this version does not have: grey 0.5, first_size 64\n"
     assert capsys.readouterr().out == note
+    assert from_record("x.pt", {"balance": "loss", "grad_clip": 0.0, "decay_weights_only": False}) == Config()
+    assert capsys.readouterr().out.endswith("does not have: balanced_loss True\n")
     with pytest.raises(UserError, match=r"^'x.pt' was trained with settings that this version does not have: grey 0.5"):
         from_record("x.pt", {"grey": 0.5, "first_size": 64}, strict=True)
 

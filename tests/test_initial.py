@@ -254,10 +254,10 @@ def test_a_stopped_run_resumes_to_the_same_bits_from_the_same_weights_only(first
 
 def test_the_last_layer_has_a_learning_rate_of_its_own():
     model = network(width=0.125)
-    groups = parameter_groups(model, 0.01, weights_only=True, head_lr_factor=10)
+    groups = parameter_groups(model, 0.01, head_lr_factor=10)
     found = {(group["lr_factor"], group["weight_decay"]): len(group["params"]) for group in groups}
-    # fc has a weight and a bias; 20 convolutions, each with a bias and a normalisation.
-    assert found == {(1.0, 0.01): 20, (1.0, 0.0): 60, (10, 0.01): 1, (10, 0.0): 1}
+    # fc has a weight and a bias; 20 convolutions, each with a bias and a normalisation of two parameters.
+    assert found == {(1.0, 0.01): 80, (10, 0.01): 2}
     state = TrainState.__new__(TrainState)
     state.optimizer = OPTIMIZERS["sgd"](groups, 0.1, 0.0, False)
     state.set_learning_rate(0.02)

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 import training.losses
 from models.heads import HEADS, binomial_log_masses
-from training.losses import LOSSES, Criterion
+from training.losses import LOSSES
 
 EVERY = sorted(name for name, loss in LOSSES.items() if not loss.of_ages)
 
@@ -121,13 +121,6 @@ def test_going_down_the_loss_finds_the_labels(name):
         loss_of(name)(outputs, labels).mean().backward()
         optimizer.step()
     assert HEADS[LOSSES[name].head](4, 8).probabilities(outputs).argmax(1).tolist() == labels.tolist()
-
-
-def test_classes_are_weighted():
-    criterion = Criterion(loss_of("cross_entropy"), torch.tensor([2.0, 0.5]))
-    logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
-    expected = (2.0 * math.log(4) + 0.5 * math.log(4 / 3)) / 2
-    assert criterion(logits, torch.tensor([0, 1])).item() == pytest.approx(expected)
 
 
 def test_every_loss_has_a_function_and_a_head():

@@ -573,7 +573,7 @@ class TestBadInput:
         rows = small_rows(2)  # of the classes 0-2 and 4-6
         places = write_labels(tmp_path / "labels", rows), write_images(tmp_path / "aligned", rows)
         arguments = [*paths(places, tmp_path), "--run-dir", tmp_path / "run", "--batch-size", 8]
-        assert call(main, *arguments, "--balance", "loss") == 2
+        assert call(main, *arguments, "--balance", "sampling") == 2
         wanted = "--balance: no training face is labelled '8-13', so the classes cannot be balanced"
         assert wanted in capsys.readouterr().err
         assert not (tmp_path / "run").exists()

@@ -5,12 +5,11 @@ import copy
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 from data.faces import Faces
 from training.config import Config
-from training.optimizers import check_optimizer_state, parameter_groups
-from training.setup import class_weights, make_state, set_up_folds
+from training.optimizers import check_optimizer_state
+from training.setup import make_state, sampling_weights, set_up_folds
 from utils.classes import Classes
 from utils.device import Runtime
 from utils.errors import UserError
@@ -31,38 +30,21 @@ def state(**settings):
     return make_state(config, setups[0], CPU)
 
 
-def test_weights_alone_decay():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    model.head = model[3]
-    (every,) = parameter_groups(model, 0.1, weights_only=False)
-    assert len(every["params"]) == 6
-    weights, others = parameter_groups(model, 0.1, weights_only=True)
-    assert [p.ndim for p in weights["params"]] == [4, 2]
-    assert (weights["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
-    assert len(others["params"]) == 4
-
-
-def test_class_weights_by_hand():
+def test_sampling_weights_by_hand():
     # Two classes in four faces: 4 / (2 * 3) and 4 / (2 * 1); one per face on average.
-    weights = class_weights(faces_of(LABELS, "young", "old"))
-    assert weights.tolist() == pytest.approx([2 / 3, 2])
-    assert weights[LABELS].mean().item() == pytest.approx(1)
+    weights = sampling_weights(faces_of(LABELS, "young", "old"))
+    assert weights.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
     with pytest.raises(UserError, match=r"no training face is labelled .60\+., so"):
-        class_weights(faces_of(LABELS, "young", "old", "60+"))
-
-
-def test_balance_is_by_sampling_or_by_loss():
+        sampling_weights(faces_of(LABELS, "young", "old", "60+"))
     assert state(balance="sampling").sampling[:4].tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
-    assert state(balance="loss").criterion.class_weights is not None
     assert state().sampling is None
-    assert state().criterion.class_weights is None
 
 
 def test_the_learning_rate_reaches_every_parameter_group():
-    cosine = state(schedule="cosine", warmup=2.0, lr=0.4, weight_decay=0.01, decay_weights_only=True)
+    cosine = state(schedule="cosine", warmup=2.0, lr=0.4, head_lr_factor=10)
     assert cosine.steps_per_epoch == 10
     cosine.set_learning_rate(cosine.learning_rate(10 / 10))  # one of ten epochs: half of the warm-up
-    assert [group["lr"] for group in cosine.optimizer.param_groups] == pytest.approx([0.2, 0.2])
+    assert [group["lr"] for group in cosine.optimizer.param_groups] == pytest.approx([0.2, 2.0])
     assert cosine.learning_rate(60 / 10) == pytest.approx(0.2)  # six epochs: half of the cosine
 
 

@@ -57,9 +57,7 @@ def test_a_teacher_of_another_size_sees_its_own():
     ],
 )
 def test_its_share_of_the_loss_by_hand(student, teacher, weight, temperature, expected):
-    criterion = Criterion(
-        cross_entropy, None, lambda images: torch.tensor([teacher]), weight, SoftmaxHead(2, 2), temperature
-    )
+    criterion = Criterion(cross_entropy, lambda images: torch.tensor([teacher]), weight, SoftmaxHead(2, 2), temperature)
     loss = criterion(torch.tensor([student]).log(), torch.tensor([0]), torch.zeros(1, 3, 4, 4))
     assert loss.item() == pytest.approx(expected)
 

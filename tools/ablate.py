@@ -45,7 +45,7 @@ GRIDMASK_OFF = dict.fromkeys(("gridmask_start", "gridmask_end"), 0.0)
 VARIANTS = {
     BASELINE: {},
     "original recipe": {"recipe": "original"},
-    "sgd": {"optimizer": "sgd", "lr": 0.1, "nesterov": True, "weight_decay": 5e-4, "decay_weights_only": True},
+    "sgd": {"optimizer": "sgd", "lr": 0.1, "nesterov": True, "weight_decay": 5e-4},
     "batch 64": {"batch_size": 64, "lr": 0.14},
     "lr 0.1": {"lr": 0.1},
     "lr 0.4": {"lr": 0.4},
@@ -68,7 +68,6 @@ VARIANTS = {
     "gridmask 0.8 to 0": {"gridmask_start": 0.8, "gridmask_end": 0.0},
     "no augmentation": {"flip": 0.0, **GEOMETRY_OFF, **JITTER_OFF, **GRIDMASK_OFF},
     "balanced sampling": {"balance": "sampling"},
-    "balanced loss": {"balance": "loss"},
     **{f"loss {name}": {"loss": name} for name in LOSSES if name != RECIPES[RECIPE]["loss"]},
 }
 OWN_OPTIONS = ("run_dir", "seed", "plots")  # set by this script for every run

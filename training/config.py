@@ -120,8 +120,6 @@ class OptimizationConfig:
     momentum: float = option(0.0, "momentum of sgd and muon", low=0, high=1)
     weight_decay: float = option(0.0, "weight decay", low=0, high=1)
     nesterov: bool = option(False, "Nesterov momentum of SGD; Muon's is always Nesterov's")
-    decay_weights_only: bool = option(False, "exempt biases and normalisation layers from weight decay")
-    grad_clip: float = option(0.0, "largest norm of the gradient; 0 disables clipping", low=0, high=1e6)
     head_lr_factor: float = option(1.0, "learning rate of the last layer, relative to the others'", low=0, high=1000)
     teacher: tuple = option(
         (), "finished runs, whose models of the same fold teach this one, or model files", kind=str, metavar="RUN"
@@ -132,7 +130,10 @@ class OptimizationConfig:
         "auto", "order of the training faces; shards: of four parts of the cache, 8,192 faces each, at a time; auto:"
         " shards where the cache exceeds half of the memory", choices=("auto", "all", "shards"),
     )  # fmt: skip
-    balance: str = option("none", "class balancing by sampling or by loss", choices=("none", "sampling", "loss"))
+    balance: str = option(
+        "none", "sampling: draw every class equally often, for equal recalls at the price of top-1",
+        choices=("none", "sampling"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -316,6 +317,8 @@ def from_record(path, record, strict=False):
     record.setdefault("fold_seed", record.get("seed", 0))  # earlier versions had one seed, one width and one order
     if strict:
         record.setdefault("shuffle", "all")
+    if record.get("balance") == "loss":  # a choice that is gone
+        record |= {"balance": "none", "balanced_loss": True}
     if record.get("loss") in LOSSES:
         record.setdefault("label_width", [*LOSSES[record["loss"]].widths, 0.0][0])
     unknown = {name: value for name, value in record.items() if name not in FIELDS and value not in OFF}

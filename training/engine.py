@@ -4,7 +4,6 @@ import math
 import time
 
 import torch
-from torch import nn
 
 from augment import make_transforms
 from augment.pipeline import TrainAugment
@@ -48,8 +47,6 @@ def train_one_epoch(state, batches, augment, meter, runtime, after_step):
         state.optimizer.zero_grad()
         loss.backward()
         runtime.distributed.average_gradients(state.model)
-        if state.grad_clip:
-            nn.utils.clip_grad_norm_(state.model.parameters(), state.grad_clip)
         state.optimizer.step()
         state.step += 1
 

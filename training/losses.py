@@ -158,12 +158,11 @@ LOSSES = {
 
 
 class Criterion:
-    """The mean of a loss over a batch, with weights of the classes and of a teacher's answers.
+    """The mean of a loss over a batch, with a weight of a teacher's answers.
 
     Args:
         loss: a function of this module, or of the same arguments.
         of_ages: whether it takes years in place of labels.
-        class_weights: (K,), on the outputs' device, or None.
         teacher: a function of normalised images that returns probabilities (B, K), or None.
         teacher_weight: weight of the teacher's term, from 0 to 1.
         head: the student's head, which turns its outputs into probabilities.
@@ -171,11 +170,8 @@ class Criterion:
             (Hinton et al., 2015, section 2).
     """
 
-    def __init__(
-        self, loss, class_weights=None, teacher=None, teacher_weight=0.0, head=None, temperature=1.0, of_ages=False
-    ):
+    def __init__(self, loss, teacher=None, teacher_weight=0.0, head=None, temperature=1.0, of_ages=False):
         self.loss, self.of_ages = loss, of_ages
-        self.class_weights = class_weights
         self.teacher, self.teacher_weight, self.head = teacher, teacher_weight, head
         self.temperature = temperature
 
@@ -187,8 +183,6 @@ class Criterion:
             images: normalised (B, 3, S, S), for the teacher.
         """
         values = self.loss(outputs, intervals if self.of_ages else labels)
-        if self.class_weights is not None:
-            values = values * self.class_weights[labels]
         if self.teacher is not None:
             values = torch.lerp(values, self.taught(outputs, images), self.teacher_weight)
         return values.mean()

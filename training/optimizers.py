@@ -22,25 +22,22 @@ def adamw(groups, lr, momentum, nesterov):
 OPTIMIZERS = {"sgd": sgd, "muon": muon, "adamw": adamw}
 
 
-def parameter_groups(model, weight_decay, weights_only, head_lr_factor=1.0):
+def parameter_groups(model, weight_decay, head_lr_factor=1.0):
     """Parameter groups of the parameters that are not frozen.
 
     Args:
         model: a Network.
         weight_decay: of the parameters.
-        weights_only: exempt parameters of one dimension, biases and normalisation layers, from weight decay.
         head_lr_factor: learning rate of the last layer, relative to the others'.
     """
     last = set(model.head.parameters())
     groups = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            decay = 0.0 if weights_only and parameter.ndim <= 1 else weight_decay
-            factor = head_lr_factor if parameter in last else 1.0
-            groups.setdefault((factor, decay), []).append(parameter)
+            groups.setdefault(head_lr_factor if parameter in last else 1.0, []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "lr_factor": factor}
-        for (factor, decay), parameters in groups.items()
+        {"params": parameters, "weight_decay": weight_decay, "lr_factor": factor}
+        for factor, parameters in groups.items()
     ]
 
 

@@ -37,7 +37,7 @@ class FoldSetup:
         fold: the held-out fold.
         train, val, test: the Faces to learn from, to tune on and to evaluate on.
         steps_per_epoch: the number of steps of an epoch.
-        class_weights: (K,), or None without --balance.
+        sampling: (N,), how often to draw each training face relative to the others; None without --balance.
         teachers: {file: Network to learn from}.
         initial: the InitialWeights, or None.
         fitting: {name: tensor} of the initial weights that fit the network.
@@ -48,7 +48,7 @@ class FoldSetup:
     val: Faces
     test: Faces
     steps_per_epoch: int
-    class_weights: torch.Tensor | None
+    sampling: torch.Tensor | None
     teachers: dict[str, Network]
     initial: InitialWeights | None
     fitting: dict
@@ -89,7 +89,6 @@ def set_up_fold(config, fold, faces, network, world_size):
         known = ", ".join(name for name, loss in LOSSES.items() if loss.of_ages)
         raise UserError(f"--loss {config.loss}: it does not learn the column 'years'; choose from {known}")
     steps = steps_per_epoch(train, config.batch_size, world_size)
-    weights = class_weights(train) if config.balance != "none" else None
     teachers = teacher_models(config.teacher, fold, train)
     initial, fitting = initial_weights(config.init_from, config.pretrained, config.model, fold), {}
     if initial is not None:
@@ -102,7 +101,7 @@ def set_up_fold(config, fold, faces, network, world_size):
         val=val,
         test=test,
         steps_per_epoch=steps,
-        class_weights=weights,
+        sampling=sampling_weights(train) if config.balance == "sampling" else None,
         teachers=teachers,
         initial=initial,
         fitting=fitting,
@@ -171,14 +170,14 @@ def freeze(model, names):
     return [groups[name] for name in names]
 
 
-def class_weights(faces):
-    """(K,): inversely proportional to each class's frequency, 1 on average over the Faces. Raises UserError."""
+def sampling_weights(faces):
+    """(N,): inversely proportional to the frequency of each face's class, 1 on average. Raises UserError."""
     labels, names = torch.tensor(faces.labels), faces.classes.names
     counts = torch.bincount(labels, minlength=len(names))
     for name, count in zip(names, counts.tolist(), strict=True):
         if not count:
             raise UserError(f"--balance: no training face is labelled '{name}', so the classes cannot be balanced")
-    return len(labels) / (counts * len(names))
+    return (len(labels) / (counts * len(names)))[labels]
 
 
 def make_state(config, setup, runtime):
@@ -198,7 +197,7 @@ def make_state(config, setup, runtime):
     model.load_state_dict({**model.state_dict(), **setup.fitting})  # what does not fit keeps its new values
     frozen = freeze(model, config.freeze)
     network = runtime.prepare(model)
-    groups = parameter_groups(model, config.weight_decay, config.decay_weights_only, config.head_lr_factor)
+    groups = parameter_groups(model, config.weight_decay, config.head_lr_factor)
     schedule = {name: getattr(config, name) for name in ("lr", "epochs", "schedule", "warmup", "lr_steps", "lr_gamma")}
     return TrainState(
         model=model,
@@ -208,8 +207,7 @@ def make_state(config, setup, runtime):
         learning_rate=functools.partial(learning_rate, **schedule),
         steps_per_epoch=setup.steps_per_epoch,
         seed=seed,
-        sampling=setup.class_weights[torch.tensor(setup.train.labels)] if config.balance == "sampling" else None,
-        grad_clip=config.grad_clip,
+        sampling=setup.sampling,
         frozen=frozen,
         digests={
             "teachers": [digest(teacher.state_dict()) for teacher in setup.teachers.values()],
@@ -219,9 +217,8 @@ def make_state(config, setup, runtime):
 
 
 def make_criterion(config, setup, model, runtime):
-    weights = setup.class_weights.to(runtime.device) if config.balance == "loss" else None
     teacher = Teacher(setup.teachers.values(), runtime) if setup.teachers else None
     loss = LOSSES[config.loss]
     function = functools.partial(loss.function, width=config.label_width) if loss.widths else loss.function
     options = (teacher, config.teacher_weight, model.head, config.teacher_temperature, loss.of_ages)
-    return Criterion(function, weights, *options)
+    return Criterion(function, *options)

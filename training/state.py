@@ -23,7 +23,6 @@ class TrainState:
         steps_per_epoch: the number of steps of an epoch.
         seed: (seed, fold).
         sampling: (N,) weights of the training faces to draw them by; None draws each once.
-        grad_clip: the largest norm of the gradient; 0 disables clipping.
         frozen: modules that do not learn.
         digests: {"teachers": one for each, "initial": of the initial weights, or ""}; a resumed fold has the same.
         step: the number of steps of all epochs so far.
@@ -37,7 +36,6 @@ class TrainState:
     steps_per_epoch: int
     seed: tuple
     sampling: torch.Tensor | None = None
-    grad_clip: float = 0.0
     frozen: list = field(default_factory=list)
     digests: dict = field(default_factory=dict)
     step: int = 0
