@@ -24,7 +24,7 @@ from evaluation.fusion import fuse
 from evaluation.leaks import knows, origin_note, refuse_seen, seen_faces
 from evaluation.metrics import METRICS
 from evaluation.subgroups import check_columns
-from evaluation.threshold import probability_of
+from evaluation.threshold import check_ages, probability_of
 from models.ages import MASS
 from models.checkpoint import NO_FOLD, load_model, model_files
 from models.decode import DECODERS
@@ -57,6 +57,8 @@ def main():
     # Every model file, folder and fold is checked before the first model is evaluated.
     prepared = [prepare(path, options) for path in options.models]
     refuse_repeats(prepared)
+    for age in options.over:
+        check_ages(np.concatenate([evaluation.faces.ages for evaluation, _ in prepared]), age)
     groups = fusion_groups(prepared, options.fuse)
     runtime = Runtime.setup(**{name: getattr(options, name) for name in MACHINE if name in options})
     evaluations, views, reports = zip(*(run_model(*pair, options, runtime) for pair in prepared), strict=True)
@@ -185,7 +187,8 @@ def cut_faces(model, faces, image_dir):
     paths = [Path(image_dir) / path for path in faces.table.path]
     crops = [crop for crop, _ in in_threads(lambda path: cut_largest_face(path, *key), paths, "finding faces")]
     found = [crop is not None for crop in crops]
-    print(f"note: in {found.count(False):,} of {len(faces):,} photographs no face is found; they are left out")
+    if not all(found):
+        print(f"note: in {found.count(False):,} of {len(faces):,} photographs no face is found; they are left out")
     if not any(found):
         raise UserError(f"--detect: no photograph in '{image_dir}' shows a face")
     table = faces.table[found].reset_index(drop=True)

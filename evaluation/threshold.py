@@ -34,6 +34,15 @@ def probability_of(probabilities, classes, age):
     return np.asarray(probabilities, float)[:, firsts.index(age) :].sum(1)
 
 
+def check_ages(ages, threshold):
+    """Raises UserError where not all of the ages (N,) are known, or too few are under the threshold for a figure."""
+    if np.isnan(ages).any():
+        raise UserError(f"--over {threshold}: the ages of these faces are not known")
+    if (younger := (ages < threshold).sum()) < LEAST_YOUNGER:
+        found = f"{younger:,} faces are under {threshold} years"
+        raise UserError(f"--over {threshold}: {found}; at least {LEAST_YOUNGER} are needed for a figure")
+
+
 def threshold_table(evaluation, threshold, draws=2000):
     """How many younger faces pass and how many older ones are refused, at each challenge age.
 
@@ -51,12 +60,8 @@ def threshold_table(evaluation, threshold, draws=2000):
     """
     probability_of(evaluation.probabilities, evaluation.classes, threshold)
     ages = evaluation.faces.ages
-    if np.isnan(ages).any():
-        raise UserError(f"--over {threshold}: the ages of these faces are not known")
+    check_ages(ages, threshold)
     younger = ages < threshold
-    if younger.sum() < LEAST_YOUNGER:
-        found = f"{younger.sum():,} faces are under {threshold} years"
-        raise UserError(f"--over {threshold}: {found}; at least {LEAST_YOUNGER} are needed for a figure")
     groups = {f"under {threshold}": younger}
     genders = evaluation.faces.table.get("gender", pd.Series("", evaluation.faces.table.index)).to_numpy()
     groups |= {f"under {threshold}, {g}": younger & (genders == g) for g in ("f", "m")}

@@ -12,7 +12,6 @@ class Network(nn.Module):
     Attributes:
         mean, std: per channel, of RGB in [0, 1], to normalise images with; ImageNet's, which face networks use too.
         pretrained_names: {start of a name in torchvision's weights: the start of ours}, where they differ.
-        only_size: the only image size that it takes; None where it takes any.
         image_size: side of its input, in pixels; None until it is known.
         classes: its K Classes; None until they are known.
         description: plain values; `create_model(**description)` creates a network like this one.
@@ -22,7 +21,6 @@ class Network(nn.Module):
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
     pretrained_names: ClassVar[dict] = {}
-    only_size = None
 
     def __init__(self):
         super().__init__()

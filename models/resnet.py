@@ -53,7 +53,7 @@ class ResNet(Network):
         check_range("width", width, 1 / 16, 4)
         check_range("mid_width", mid_width, 1 / 64, 1)
         check_range("negative_slope", negative_slope, 0, 1)
-        check_range("standardize", standardize, 0, 1)
+        check_range("standardize", standardize or 1, LEAST_SHARE, 1)
         self.standardize = standardize
         block, counts = LAYOUTS[depth]
         channels = [round(width * paper) for paper in (64, 128, 256, 512)]
@@ -210,6 +210,7 @@ def check_choice(name, value, choices):
         raise ValueError(f"{name} is {value!r}; it is {' or '.join(map(repr, choices))}")
 
 
+LEAST_SHARE = 0.1  # of the sides of the smallest images: four pixels
 LEAST_CONTRAST = 0.2  # where the channels of a usual image have a deviation of about 1
 
 # Block, and how many of them each of the four layers has (Table 1).

@@ -1,5 +1,6 @@
 """Any network of the package timm under our last layer; the package is an extra (requirements-timm.txt)."""
 
+import re
 from functools import partial
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ from utils.errors import UserError
 from utils.serialization import first_line
 
 PREFIX = "timm:"
+NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)  # a network, and the name of its weights
 
 
 class TimmNetwork(Network):
@@ -29,7 +31,6 @@ class TimmNetwork(Network):
         self.backbone = create_backbone(name)
         settings = self.backbone.pretrained_cfg
         self.mean, self.std = settings["mean"], settings["std"]
-        self.only_size = settings["input_size"][-1] if settings.get("fixed_input_size") else None
         self.fc = make_head(getattr(self.backbone, "head_hidden_size", self.backbone.num_features))
 
     def features(self, images):
@@ -47,14 +48,17 @@ def create_backbone(name, pretrained=False):
     import timm
 
     # Its other names are of files and of models on the web, which a model file must not fetch.
-    if not timm.is_model(name) or ":" in name:
+    if not (timm.is_model(name) and NAME.fullmatch(name)):
         raise UserError(f"--model {PREFIX}{name}: timm {timm.__version__} has no such network; timm.list_models() has")
-    return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except RuntimeError as error:  # it has no such weights
+        raise UserError(f"--model {PREFIX}{name}: {first_line(error)}") from None
 
 
 def download_backbone(name):
     """The state dict of timm's own trained weights, from its cache or the web. Raises UserError."""
     try:
         return create_backbone(name.removeprefix(PREFIX), pretrained=True).state_dict()
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise UserError(f"--pretrained: cannot download the weights of {name}: {first_line(error)}") from None

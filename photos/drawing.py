@@ -88,7 +88,7 @@ def draw_faces(photograph, numbered=False):
 
 def label(face):
     """The text beside a face: its age where the classes are single years, otherwise its group."""
-    if face.age is not None and face.group.rstrip("+").isdecimal():
+    if face.age is not None and face.group not in face.probabilities:  # a decade of single years
         return f"{face.age:.0f}  ({face.age_interval[0]:.0f}-{face.age_interval[1]:.0f})"
     return f"{face.group}  {face.confidence:.0%}"
 

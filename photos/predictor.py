@@ -51,7 +51,7 @@ class Face:
         box: left, top, width and height in pixels of the upright photograph; it may reach beyond it. None for a person.
         detection_confidence: of the detector, from 0 to 1; None where the whole image was taken for a face.
         angle: degrees that the face is turned clockwise, -180 to 180; None like the above.
-        group: the name of the predicted class.
+        group: the name of the predicted class; of single years, the most probable decade.
         probabilities: {class name: probability}, scaled by the models' temperatures.
         confidence: the probability of `group`.
         age: the median age in years; None where the classes are not ages.
@@ -91,7 +91,7 @@ class AgePredictor:
     >>> from predict import AgePredictor
     >>> predictor = AgePredictor()
     >>> [face] = predictor("photo.jpg")
-    >>> face.confidence == face.probabilities[face.group]
+    >>> face.age_interval[0] <= face.age <= face.age_interval[1]
     True
 
     Each face is cut out as the model's training images are framed (see photos/framing.py). Several models are fused:
@@ -229,9 +229,19 @@ class AgePredictor:
         return Photograph(path, [self.fuse(track.faces) for track in tracks], error, tracks=tracks)
 
     def watch_camera(self, camera):
-        """Yield a Photograph of one track for each face before a Camera, when it has gone. Raises UserError."""
-        for track in follow(self, camera):
-            yield Photograph(camera, [self.fuse(track.faces)], tracks=[track])
+        """Yield a Photograph of one track for each face before a Camera, when it has gone.
+
+        Raises UserError where it cannot be read; the loss of one that has shown a face is the error of a last one.
+        """
+        seen = False
+        try:
+            for track in follow(self, camera):
+                yield Photograph(camera, [self.fuse(track.faces)], tracks=[track])
+                seen = True
+        except UserError as problem:
+            if not seen:
+                raise
+            yield Photograph(camera, error=without_path(str(problem), camera))
 
     def find_faces(self, photo):
         """Detect the faces of a photograph and cut them out.
@@ -290,9 +300,10 @@ class AgePredictor:
         """A Face of (box, detection confidence, angle), one of `answers` and reasons to doubt it."""
         face = Face(*place, *answer)
         group, probabilities = shown_groups(face.group, face.probabilities, self.classes)
-        if probabilities[group] < self.least_confidence:
+        confidence = float(probabilities[group])
+        if confidence < self.least_confidence:
             reasons = (*reasons, f"under {percent(self.least_confidence)}")
-        return dataclasses.replace(face, doubts=reasons)
+        return dataclasses.replace(face, group=group, confidence=confidence, doubts=reasons)
 
     def predict_faces(self, crops):
         """Yield the `answers` for faces in crops."""

@@ -28,7 +28,9 @@ class Camera:
 
     @property
     def source(self):
-        """(address, format, options) for PyAV."""
+        """(address, format, options) for PyAV. Raises UserError on a system whose cameras it does not know."""
+        if sys.platform not in CAMERAS:
+            raise UserError(f"--camera {self.name}: not known for {sys.platform}, only for {', '.join(CAMERAS)}")
         system, address = CAMERAS[sys.platform]
         return address.format(self.name), system, {"framerate": "30"} if system == "avfoundation" else {}
 

@@ -33,7 +33,7 @@ def cross_validation_table(results, evaluations):
         f"{'held out':10}" + "".join(f"{METRICS[name].title:>{WIDTH}}" for name in [*names, *averaged]),
     ]
     for name, row in result_rows(results, "± std"):
-        lines.append(f"{name:10}" + "".join(f"{show(column, row):>{WIDTH}}" for column in columns))
+        lines.append(f"{name:10}" + "".join(f"{show(column, row, name):>{WIDTH}}" for column in columns))
     mean, pooled = results["mean"], pool(list(evaluations.values()))
     lines.append(constant_line(pooled))
     line = calibration_line(mean["ece"], mean.get("ece_calibrated"), mean.get("temperature"))
@@ -50,9 +50,10 @@ def result_rows(results, deviation):
     return [*rows, (deviation, results["std"])] if len(results["folds"]) > 1 else rows
 
 
-def show(name, values):
-    """A metric of a row of results as text."""
-    return METRICS[name.removesuffix(OVER_EPOCHS)].show(values.get(name))
+def show(name, values, title=""):
+    """A metric of a row of results as text; that of a row "± ..." has no sign."""
+    text = METRICS[name.removesuffix(OVER_EPOCHS)].show(values.get(name))
+    return text.lstrip("+") if title.startswith("±") else text
 
 
 def write_latex_table(path, results):
@@ -63,7 +64,7 @@ def write_latex_table(path, results):
         results: the content of results.json.
     """
     names = [name for name in METRICS if name != "loss" and name in results["mean"]]
-    rows = [[title, *(show(name, row) for name in names)] for title, row in result_rows(results, "± std")]
+    rows = [[title, *(show(name, row, title) for name in names)] for title, row in result_rows(results, "± std")]
     header = ["held out", *(METRICS[name].title for name in names)]
     write_text(path, latex_table(header, rows, rule=len(results["folds"])))
 
@@ -95,12 +96,15 @@ def constant_line(evaluation):
 
 
 def warnings_of(evaluation):
-    """A line of warning if nearly all answers are one class, as a list."""
-    answer = single_answer(evaluation.predicted, len(evaluation.classes))
-    if answer is None:
-        return []
-    name = evaluation.classes.names[answer]
-    return [f"warning: {name} is the answer for nearly every face; the model has learned little or diverged"]
+    """A line of warning if nearly all answers are one class, or it would be better if they were; as a list."""
+    answer, names = single_answer(evaluation.predicted, len(evaluation.classes)), evaluation.classes.names
+    if answer is not None:
+        problem = "is the answer for nearly every face; the model has learned little or diverged"
+        return [f"warning: {names[answer]} {problem}"]
+    largest, constant = largest_class(evaluation.labels, len(names))
+    if (evaluation.predicted == evaluation.labels).mean() < constant["top1"]:
+        return [f"warning: always answering {names[largest]} would be right more often; the model has learned little"]
+    return []
 
 
 def models_table(reports):
@@ -116,7 +120,7 @@ def models_table(reports):
     width = max(len(name) for name, _, _ in rows)
     lines = [f"{'model':{width}}  held out" + "".join(f"{METRICS[name].title:>{WIDTH}}" for name in metrics)]
     for name, fold, values in rows:
-        lines.append(f"{name:{width}}  {fold:>8}" + "".join(f"{show(metric, values):>{WIDTH}}" for metric in metrics))
+        lines.append(f"{name:{width}}  {fold:>8}" + "".join(f"{show(m, values, name):>{WIDTH}}" for m in metrics))
     return "\n".join(lines)
 
 

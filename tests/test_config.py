@@ -147,6 +147,7 @@ def test_differences_are_named_and_what_is_free_to_change_is_not():
         ({"folds": 3}, "--folds 3: expected several values"),
         ({"lr": (0.1,)}, "expected one value"),
         ({"model": 3}, "--model 3: expected a text"),
+        ({"standardize": 0.001}, "--standardize 0.001: expected 0, or a share from 0.1 to 1"),
         ({"width": 0.06}, "--width 0.06: expected a number from 0.0625 to 4"),
         ({"width": 4.5}, "--width 4.5: expected a number from 0.0625 to 4"),
         ({"width": "wide"}, "--width wide: expected a number"),

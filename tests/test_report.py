@@ -613,6 +613,18 @@ def test_facts_of_the_data(tmp_path):
     assert "Labels" not in dict(data_facts(faces, NO_PAIRS, None))
 
 
+def test_a_model_below_the_constant_answer_is_told():
+    sure = np.eye(3)[[1, 1, 0, 0]]
+    line = f"warning: always answering {NAMES[0]} would be right more often; the model has learned little"
+    assert tables.warnings_of(evaluation_of([0, 0, 0, 1], sure, NAMES[:3])) == [line]  # 1 of 4 against 3 of 4
+    assert tables.warnings_of(evaluation_of([1, 1, 0, 0], sure, NAMES[:3])) == []
+
+
+def test_a_deviation_has_no_sign():
+    assert tables.show("bias_years", {"bias_years": 3.766}) == "+3.77"
+    assert tables.show("bias_years", {"bias_years": 3.766}, "± std") == "3.77"
+
+
 class TestCorrectLabels:
     """tools/correct_labels.py, with a list of suspects that somebody has edited."""
 
@@ -637,6 +649,7 @@ class TestCorrectLabels:
         assert len(rows) == len(list(csv.DictReader((run / "predictions.csv").open())))
         person = f"{first['album']}/{first['person']}"
         reason = f"suspect 3: 87.5 % for 60+ and 1.2 % for {label}"
+        assert err.splitlines()[1] == f"  --label-file FILE --age-groups {' '.join(AGE_GROUPS)}"
         assert list(rows[first["path"]].values()) == [first["path"], "60+", person, first["fold"], label, reason]
         assert rows[second["path"]]["label"] == other and rows[second["path"]]["was"] == ""
         assert err.startswith("1 of ")

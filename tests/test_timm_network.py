@@ -48,9 +48,13 @@ def test_it_is_trained_and_evaluated_from_a_state_dict_of_timm(train, tmp_path, 
     ("options", "message"),
     [
         ("--model timm:nothing", "--model timm:nothing: timm "),
+        ("--model timm:test_resnet.wrong", "--model timm:test_resnet.wrong: Invalid pretrained tag (wrong) for test"),
+        ("--model timm:test_resnet.", "--model timm:test_resnet.: timm "),
+        ("--model timm:test_resnet.a/b@c", "--model timm:test_resnet.a/b@c: timm "),
         ("--model timm:hf-hub:timm/resnet18", "--model timm:hf-hub:timm/resnet18: timm "),
-        ("--model timm:test_vit", "--image-size 64: timm:test_vit takes 160 pixels only"),
-        ("--width 0.5", f"--width 0.5: {NAME} has no such option"),
+        ("--model timm:vit_tiny_patch16_224", "--image-size 64: timm:vit_tiny_patch16_224 cannot take such images"),
+        ("--model timm:inception_v3 --image-size 50", "--image-size 50: timm:inception_v3 cannot take such images"),
+        ("--width 0.5", f"--width 0.5: {NAME} has no such option; its options are none"),
     ],
 )
 def test_what_is_refused(options, message, train, capsys):

@@ -14,7 +14,8 @@ from test_detection import PORTRAIT
 
 import predict
 from photos.predictor import Face
-from photos.video import FACES_KEPT, LOST, Track, assign, overlap
+from photos.video import FACES_KEPT, LOST, Track, assign, follow, overlap
+from utils.errors import UserError
 
 av = pytest.importorskip("av", reason="the extra requirements-predict.txt is not installed")
 
@@ -142,6 +143,16 @@ class TestACamera:
         rows = list(csv.DictReader(Path("ages.csv").read_text().splitlines()))
         assert len(rows) == 1 + len(later.splitlines()) == 2  # and the one that was before it
         assert (float(rows[1]["first_second"]), rows[1]["photo"]) == (0.0, "camera 0")
+
+    def test_one_that_is_lost_keeps_what_it_has_shown(self, clip, monkeypatch, capsys):
+        def follow_and_lose(find_faces, camera):
+            yield next(follow(find_faces, clip))
+            raise UserError(f"cannot read '{camera}': No such device")
+
+        monkeypatch.setattr("photos.predictor.follow", follow_and_lose)
+        assert call(predict, "--camera", "0", "--csv", "ages.csv", "--threads", 1) == 1
+        assert capsys.readouterr().out.splitlines()[-1] == "camera 0  cannot be read: No such device"
+        assert len(Path("ages.csv").read_text().splitlines()) == 3
 
     @pytest.mark.parametrize(
         "arguments, message",

@@ -35,6 +35,10 @@ def test_its_answers():
     assert predictor.notes == []
     ages = [face.age for [face] in predictor([drawn(seed) for seed in range(len(AGES))])]
     assert ages == pytest.approx(AGES, abs=0.2)
+    [face] = predictor(drawn(3))
+    first, last = map(int, face.group.split("-"))
+    decade = sum(face.probabilities[str(year)] for year in range(first, last + 1))
+    assert last == first + 9 and face.confidence == pytest.approx(decade)  # as the screen shows it
 
 
 def test_it_holds_hashes_only():

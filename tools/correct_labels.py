@@ -3,9 +3,10 @@
     python -m tools.correct_labels RUN > corrected.csv
 
 The suspects are those of suspects.csv, which lies beside the report of the run: delete the rows whose labels are right
-first. A corrected face has its label in the column `was`, and why it changed in `reason`.
+first. A corrected face has its label in the column `was`, why it changed in `reason`, and no age.
 """
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def main():
     # A CSV file names people without an album, which is then the person.
     person = faces.people.where(faces.table.album != faces.table.person, faces.table.person)
     table = faces.table[["path"]].assign(label=names, person=person, fold=faces.table.fold, was="", reason="")
+    if not np.isnan(faces.ages).all():
+        table.insert(2, "age", faces.ages)
     table = table.drop_duplicates("path").set_index("path", drop=False)
     path = Path(run) / SUSPECTS
     suspects = read_suspects(path)
@@ -47,8 +50,11 @@ def main():
             )
         reason = f"suspect {rank}: {percent(p_suggested, 1)} for {suggested} and {percent(p_label, 1)} for {label}"
         table.loc[face, ["label", "was", "reason"]] = suggested, label, reason
+        if "age" in table:
+            table.loc[face, "age"] = np.nan
     table.to_csv(sys.stdout, index=False)
-    print(f"{len(suspects):,} of {len(table):,} labels are corrected", file=sys.stderr)
+    print(f"{len(suspects):,} of {len(table):,} labels are corrected; train on them with", file=sys.stderr)
+    print(f"  --label-file FILE --age-groups {shlex.join(faces.classes.names)}", file=sys.stderr)
 
 
 def read_suspects(path):

@@ -16,6 +16,7 @@ from data.labels import FOLDS
 from models import MODELS, model_options
 from models.checkpoint import NO_FOLD, today
 from models.decode import DECODERS
+from models.resnet import LEAST_SHARE
 from training.losses import LOSSES
 from training.optimizers import OPTIMIZERS
 from training.schedule import SCHEDULES
@@ -242,6 +243,8 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
             raise UserError("--decode val: there are no validation faces to choose on; add --val-fraction 0.1")
         if self.pretrained and self.init_from:
             raise UserError(f"--pretrained and --init-from '{self.init_from}': a network starts from one of them")
+        if 0 < self.standardize < LEAST_SHARE:
+            raise UserError(f"--standardize {self.standardize}: expected 0, or a share from {LEAST_SHARE} to 1")
         if self.nesterov and not self.momentum:
             raise UserError("--nesterov with --momentum 0: Nesterov's form needs a momentum above 0")
         if self.shuffle == "shards" and self.balance == "sampling":
@@ -274,7 +277,7 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
             unchosen = (default_of(FIELDS[name]), RECIPES[self.recipe].get(name))
             if name not in known and getattr(self, name) not in unchosen:
                 chosen, options = f"{flag(name)} {getattr(self, name)}", ", ".join(map(flag, sorted(known)))
-                raise UserError(f"{chosen}: {self.model} has no such option; its options are {options}")
+                raise UserError(f"{chosen}: {self.model} has no such option; its options are {options or 'none'}")
         return {name: getattr(self, name) for name in NETWORK_OPTIONS if name in known}
 
 

@@ -26,7 +26,7 @@ from utils.device import memory_bytes
 from utils.errors import UserError
 from utils.reading import MIB
 from utils.seeds import Stream, derive_seed
-from utils.serialization import digest
+from utils.serialization import digest, first_line
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def set_up_folds(config, faces, world_size):
     """
     with torch.device("meta"):  # shapes only
         network = build_model(config, faces.classes)
+        check_image_size(config, network)
     freeze(network, config.freeze)  # refuses a wrong --freeze now
     return network, {fold: set_up_fold(config, fold, faces, network, world_size) for fold in config.folds}
 
@@ -106,6 +107,15 @@ def set_up_fold(config, fold, faces, network, world_size):
         initial=initial,
         fitting=fitting,
     )
+
+
+def check_image_size(config, network):
+    """Raises UserError where a network on the meta device does not take images of --image-size."""
+    try:
+        network.features(torch.empty(2, 3, config.image_size, config.image_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        message = f"--image-size {config.image_size}: {config.model} cannot take such images: {first_line(error)}"
+        raise UserError(message) from None
 
 
 def check_origins(setups, signatures):
@@ -143,8 +153,6 @@ def build_model(config, classes):
     if loss.of_ages and classes.years is None:
         raise UserError(f"--loss {config.loss}: the classes {', '.join(classes.names)} are not ages")
     model = create_model(config.model, loss.head, len(classes), **config.network_options())
-    if model.only_size not in (None, config.image_size):
-        raise UserError(f"--image-size {config.image_size}: {config.model} takes {model.only_size} pixels only")
     model.classes, model.image_size = classes, config.image_size
     if loss.of_ages:
         model.head.set_years(classes)
