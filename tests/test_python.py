@@ -65,9 +65,10 @@ def test_metrics_of_any_batches():
     """Right by construction: the labels are the network's own answers, by hand, and then one class beside them."""
     model, images = (
         load_model(PUBLISHED),
-        torch.randint(0, 256, (6, 3, 80, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
+        torch.randint(0, 256, (6, 3, 120, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
     )
-    small = torch.nn.functional.interpolate(images.float(), (64, 64), mode="bilinear", antialias=True).round()
+    size = (model.image_size, model.image_size)
+    small = torch.nn.functional.interpolate(images.float(), size, mode="bilinear", antialias=True).round()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.mean, model.std))
     with torch.inference_mode():
         own = model((small / 255 - mean) / std).argmax(1).clamp_max(99)
