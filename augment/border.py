@@ -2,7 +2,7 @@
 
 import torch
 
-WIDEST = 0.12  # of the image's side
+WIDEST = 0.12  # a border is at most this share of the image's side wide
 
 
 class RandomBorder:

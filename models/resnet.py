@@ -210,7 +210,7 @@ def check_choice(name, value, choices):
         raise ValueError(f"{name} is {value!r}; it is {' or '.join(map(repr, choices))}")
 
 
-LEAST_SHARE = 0.1  # of the sides of the smallest images: four pixels
+LEAST_SHARE = 0.1  # a smaller share of the smallest images has fewer than four pixels a side
 LEAST_CONTRAST = 0.2  # where the channels of a usual image have a deviation of about 1
 
 # Block, and how many of them each of the four layers has (Table 1).

@@ -11,7 +11,7 @@ SEARCHES_PER_SECOND = 6
 MISSING = 1.0  # seconds at the end without a picture that make a video incomplete
 LOST = 1.0  # seconds without a sighting that end a track
 LEAST_OVERLAP = 0.3  # intersection over union of two boxes of one face
-LEAST_SIGHTINGS = 3  # of a track
+LEAST_SIGHTINGS = 3  # a track with fewer is left out
 FACES_KEPT = 60  # of a track, spread over it; their probabilities are averaged
 # {system: (FFmpeg's name for its cameras, the address of one)}
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}

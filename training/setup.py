@@ -9,7 +9,7 @@ import torch
 from data import Faces, split_faces
 from data.dataset import steps_per_epoch
 from evaluation.leaks import refuse_seen
-from models import create_model
+from models import MODELS, create_model
 from models.network import Network, layer_groups
 from training.initial import (
     InitialWeights,
@@ -76,7 +76,8 @@ def set_up_folds(config, faces, world_size):
     """
     with torch.device("meta"):  # shapes only
         network = build_model(config, faces.classes)
-        check_image_size(config, network)
+        if config.model not in MODELS:  # ours take any size; the check imports PyTorch's compiler, for a second
+            check_image_size(config, network)
     freeze(network, config.freeze)  # refuses a wrong --freeze now
     return network, {fold: set_up_fold(config, fold, faces, network, world_size) for fold in config.folds}
 
