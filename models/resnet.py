@@ -23,6 +23,7 @@ class ResNet(Network):
         make_head: a function from the number of features to the last layer.
         negative_slope: negative slope of LeakyReLU; 0 gives ReLU.
         shortcut: "3x3" (the published network), "1x1" (the textbook's) or "pooled" (ResNet-D).
+        max_pool: whether the stem ends with max-pooling; without it, layers 1 to 4 see twice the resolution.
         zero_init: whether the blocks start as identities (Goyal et al., 2017, section 5.1).
         width: the number of channels, relative to the paper's 64 to 512.
         mid_width: the number of channels within the blocks, relative to `width`; pruning reduces it.
@@ -41,6 +42,7 @@ class ResNet(Network):
         *,
         negative_slope=0.2,
         shortcut="3x3",
+        max_pool=True,
         zero_init=False,
         standardize=0.0,
         init="pytorch",
@@ -61,7 +63,7 @@ class ResNet(Network):
         self.conv1 = make_stem(channels[0], negative_slope, shortcut)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.act = nn.LeakyReLU(negative_slope, inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if max_pool else nn.Identity()
         self.layer1 = make_layer(make_block, counts[0], channels[0], channels[0])
         self.layer2 = make_layer(make_block, counts[1], channels[0] * block.expansion, channels[1], stride=2)
         self.layer3 = make_layer(make_block, counts[2], channels[1] * block.expansion, channels[2], stride=2)
@@ -79,7 +81,7 @@ class ResNet(Network):
         x = self.act(x)  # (B, 64, S/2, S/2) at width 1, as below
         x = self.maxpool(x)
 
-        x = self.layer1(x)  # (B, 64 * expansion, S/4, S/4)
+        x = self.layer1(x)  # (B, 64 * expansion, S/4, S/4) with max-pooling
         x = self.layer2(x)  # (B, 128 * expansion, S/8, S/8)
         x = self.layer3(x)  # (B, 256 * expansion, S/16, S/16)
         x = self.layer4(x)  # (B, 512 * expansion, S/32, S/32)

@@ -163,6 +163,7 @@ class TestNetworkOptions:
         assert Config(negative_slope=0.1).network_options() == {
             "negative_slope": 0.1,
             "shortcut": "3x3",
+            "max_pool": True,
             "init": "pytorch",
             "zero_init": False,
             "standardize": 0.0,

@@ -13,7 +13,7 @@ from utils.errors import UserError
 
 def test_options_of_a_network():
     assert set(model_options("resnet18")) == {
-        *"negative_slope shortcut zero_init standardize init width mid_width".split()
+        *"negative_slope shortcut max_pool zero_init standardize init width mid_width".split()
     }
     assert set(model_options("mobilenet_v3_small")) == {"width"}
 
@@ -26,8 +26,8 @@ def test_options_of_a_network():
         (
             ("resnet18", "softmax", 8),
             {"image_size": 224},
-            "resnet18 has no option 'image_size'; its options are negative_slope, shortcut, zero_init, standardize,"
-            " init, width, mid_width$",
+            "resnet18 has no option 'image_size'; its options are negative_slope, shortcut, max_pool, zero_init,"
+            " standardize, init, width, mid_width$",
         ),
         (
             ("mobilenet_v3_small", "softmax", 8),
@@ -50,6 +50,7 @@ def test_a_description_rebuilds_the_network():
         "num_classes": 5,
         "negative_slope": 0.1,
         "shortcut": "1x1",
+        "max_pool": True,
         "zero_init": False,
         "standardize": 0.0,
         "init": "pytorch",

@@ -41,6 +41,17 @@ def test_parameter_counts(name, published, textbook):
         assert parameter_count(getattr(torchvision.models, name)(num_classes=8)) == textbook
 
 
+def test_without_max_pooling_the_layers_see_twice_the_resolution():
+    images = torch.zeros(1, 3, 64, 64)
+    for max_pool, sides in ((True, [16, 8, 4, 2]), (False, [32, 16, 8, 4])):
+        model, found = resnet(max_pool=max_pool, width=0.125).eval(), []
+        for layer in (model.layer1, model.layer2, model.layer3, model.layer4):
+            layer.register_forward_hook(lambda _, __, output, found=found: found.append(output.shape[-1]))
+        model(images)
+        assert found == sides
+    assert parameter_count(resnet(max_pool=False)) == 12_561_672  # pooling has none
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_torchvisions_weights_load_by_name_and_give_the_same_outputs(name):
     theirs = getattr(torchvision.models, name)(num_classes=8).eval()

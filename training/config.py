@@ -75,6 +75,9 @@ class NetworkConfig:
         "down-sampling shortcuts: 3x3 as published, 1x1 as in the textbook, pooled as in ResNet-D, with its stem",
         choices=("3x3", "1x1", "pooled"),
     )
+    max_pool: bool = option(
+        True, "max-pooling after the first convolution; without it, a network learns more from small images, slowly"
+    )
     # The report names no initial weights, so PyTorch's own are the default.
     init: str = option("pytorch", "initial weights of the convolutions", choices=("pytorch", "he"))
     zero_init: bool = option(False, "initialise each ResNet block as the identity")
