@@ -302,26 +302,3 @@ def plot_augmentation(faces, images, augment):
             title = {(0, 0): "as cached", (0, 1): "in training"}.get((row, column), "")
             show_face(grid[row * columns + column], image, title, loc="left")
     return figure
-
-
-@styled
-def plot_ablation(table):
-    """Each variant's differences from the baseline, with 95 % intervals over people; best on top.
-
-    Args:
-        table: one row per variant, with columns variant, METRIC_gain, METRIC_low and METRIC_high.
-    """
-    rows = table[table.variant != "baseline"].sort_values("top1_gain")
-    shown = {name: metric for name, metric in METRICS.items() if metric.format.endswith("%") and name in table}
-    figure, grid = subplots(len(shown), len(shown), 10 / len(shown), 0.28 * len(rows) + 1.4)
-    for axes, (name, metric) in zip(grid, shown.items(), strict=True):
-        gain, low, high = (100 * rows[f"{name}_{end}"] for end in ("gain", "low", "high"))
-        axes.axvline(0, color=QUIET, linewidth=1)
-        for position, (middle, left, right) in enumerate(zip(gain, low, high, strict=True)):
-            colour = "#228833" if left > 0 else "#EE6677" if right < 0 else QUIET
-            axes.plot([left, right], [position, position], color=colour, linewidth=2.5, solid_capstyle="round")
-            axes.plot(middle, position, "o", color=colour, markersize=5)
-        axes.set_title(f"{metric.title}, difference from the baseline in points")
-        axes.set_yticks(range(len(rows)), rows.variant if axes is grid[0] else [])
-        axes.grid(axis="x")
-    return figure

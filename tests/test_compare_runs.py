@@ -14,7 +14,15 @@ from evaluation.evaluation import Evaluation
 from evaluation.paired import mcnemar
 from evaluation.predictions import predictions_digest
 from tools import compare_runs
-from tools.compare_runs import compare, comparison_table, face_changes, read_runs
+from tools.compare_runs import (
+    by_settings,
+    compare,
+    comparison_table,
+    face_changes,
+    method_table,
+    paper_table,
+    read_runs,
+)
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.files import write_json
@@ -149,7 +157,7 @@ def test_the_order_of_faces_does_not_matter(tmp_path):
     ordered = evaluation_of(SECOND)
     reverse = Evaluation(Faces(ordered.faces.table[::-1], ordered.classes), ordered.probabilities[::-1])
     second = write_run(tmp_path / "second", reverse)
-    assert compare(*read_runs([first, second]))[2]["lost"] == 1
+    assert compare(*(run for run, _ in read_runs([first, second])))[2]["lost"] == 1
 
 
 def test_names_of_runs(tmp_path):
@@ -157,8 +165,8 @@ def test_names_of_runs(tmp_path):
     folders = [tmp_path / "x" / "a", tmp_path / "y" / "a", tmp_path / "c"]
     for number, folder in enumerate(folders):
         write_run(folder, evaluation_of(np.roll(FIRST, number, axis=1)))
-    assert [run.name for run in read_runs(folders[1:])] == ["a", "c"]
-    assert [run.name for run in read_runs(folders)] == list(map(str, folders))
+    assert [run.name for run, _ in read_runs(folders[1:])] == ["a", "c"]
+    assert [run.name for run, _ in read_runs(folders)] == list(map(str, folders))
 
 
 def change_results(folder, change):
@@ -218,7 +226,51 @@ def test_a_copied_run_is_refused(runs, tmp_path):
     """A copy whose other fold differs is a copy of one fold all the same."""
     copied = evaluation_of([*FIRST[:3], *SECOND[3:]])
     with pytest.raises(UserError, match="have the same predictions for fold 0"):
-        read_runs([runs[0], write_run(tmp_path / "copy", copied)])
+        read_runs([runs[0], write_run(tmp_path / "copy", copied, image_size=64, seed=1)])
+
+
+def test_a_setting_that_changes_nothing_is_compared(runs, tmp_path):
+    same = write_run(tmp_path / "same", evaluation_of(FIRST), image_size=64, gridmask_rotated=False)
+    (first, _), (second, _) = read_runs([runs[0], same])
+    assert compare(first, second)[2]["differences"]["top1"][0] == 0
+
+
+def method_runs(folder):
+    """Two seeds of one method, and another method; top-1 by fold as its results.json has it."""
+    runs = []
+    for name, probabilities, seed, lr, top1, val in (
+        ("a_seed0", FIRST, 0, 0.1, (0.5, 0.7), 0.4),
+        ("a_seed1", SECOND, 1, 0.1, (0.3, 0.5), 0.6),
+        ("b", np.roll(FIRST, 1, axis=1), 0, 0.2, (0.2, 0.2), 0.2),
+    ):
+        evaluation = evaluation_of(probabilities)
+        run = write_run(folder / name, evaluation, seed=seed, lr=lr)
+        metrics = dict.fromkeys(evaluation.metric_names, 1.0)
+        change_results(run, lambda r, m=metrics, t=top1, v=val: [
+            fold.update(m, top1=t[k], val_top1=v) for k, fold in enumerate(r["folds"])
+        ])  # fmt: skip
+        runs.append(run)
+    return by_settings(read_runs(runs))
+
+
+def test_methods_by_hand(tmp_path):
+    methods = method_runs(tmp_path)
+    assert {name: len(runs) for name, runs in methods.items()} == {"a": 2, "b": 1}
+    table = method_table(methods).set_index("method")
+    assert table.runs.tolist() == [2, 1] and table.top1.tolist() == pytest.approx([0.5, 0.2])
+    # Of 0.5, 0.7, 0.3 and 0.5 about 0.5.
+    assert table.top1_deviation.tolist() == pytest.approx([(0.08 / 3) ** 0.5, 0])
+    assert table.val_top1.tolist() == pytest.approx([0.5, 0.2])
+    # FIRST answers 0 0 0 1 0 2, SECOND 0 1 1 1 1 2, and the other method 1 1 1 2 1 0; true are 0 0 1 1 2 2.
+    assert table.top1_gain.tolist() == pytest.approx([0, 1 / 6 - 4 / 6])
+    assert table[["top1_low", "top1_p"]].isna().all(axis=None)  # of six people
+
+
+def test_the_table_of_a_paper_has_the_best_in_bold(tmp_path):
+    rows = paper_table(method_table(method_runs(tmp_path))).splitlines()
+    assert rows[3] == "method & top-1 & one-off & MAE & difference in top-1 & p \\\\"
+    assert rows[5].startswith(r"a & \textbf{50.00\% $\pm$ 16.33\%} & ") and rows[5].endswith(r" &  &  \\")
+    assert rows[6].startswith(r"b & 20.00\% & ") and "-50.00" in rows[6]
 
 
 def test_files_of_others_are_not_replaced(runs, script, tmp_path):

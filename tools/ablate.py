@@ -4,12 +4,11 @@
     python -m tools.ablate --demo --only baseline relu --seeds 0 --variant "lr 0.3: --lr 0.3"
 
 Every variant is `main.py` with the baseline's settings and the few of its own in VARIANTS. The same command again
-resumes where it stopped. It writes ablation.csv, ablation.md and ablation.png into --run-dir.
+resumes where it stopped. It prints the table and writes it to ablation.csv in --run-dir.
 """
 
 import argparse
 import dataclasses
-import itertools
 import os
 import re
 import shlex
@@ -19,22 +18,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from data import DATA_SOURCE, make_demo_faces
 from data.demo import DEMO_DIR
 from evaluation.metrics import METRICS
-from evaluation.paired import paired_difference
-from report.plots import plot_ablation, save
+from tools.compare_runs import difference_cell, method_table, read_runs, value_cell
 from training.config import DEMO_DEFAULTS, FIELDS, RECIPES, SECTIONS, Config, differences, read_config
 from training.losses import LOSSES
-from training.results import read_results
 from utils.cli import printable, run_script
 from utils.errors import UserError
-from utils.files import check_output, write_csv, write_text
+from utils.files import check_output, write_csv
 from utils.options import Parser, add_options, as_flags, as_tuples, check_limits, default_of
-from utils.reading import exists, open_regular, read_text, starts_with
+from utils.reading import exists, read_text, starts_with
 
 MAIN = Path(__file__).parents[1] / "main.py"
 BASELINE = "baseline"
@@ -78,17 +72,19 @@ running = set()  # processes of main.py
 def main():
     options, shared = read_command_line()
     folder = Path(options.run_dir)
-    check_folder(folder)
+    path = folder / "ablation.csv"
+    check_output(path, lambda path: starts_with(path, "method,runs,"), "an ablation's table")
     if options.demo:
         make_demo_faces(DEMO_DIR)  # once, before several runs need them
-    train_all(folder, options, shared)
-    table = compare(folder, options.only, options.seeds)
-    table.insert(1, "epochs", shared["epochs"])
-    text = markdown(table)
-    write_csv(folder / "ablation.csv", table)
-    write_text(folder / "ablation.md", text)
-    save(plot_ablation(table), folder / "ablation")
-    print(f"\n{text}\n{printable(folder)}/ holds ablation.csv, ablation.md and ablation.png")
+    jobs = [(variant, seed) for seed in options.seeds for variant in options.only]
+    train_all(folder, options.jobs, jobs, shared)
+    methods = {variant: [] for variant in options.only}
+    runs = read_runs([run_folder(folder, *job) for job in jobs])
+    for (variant, _), run in zip(jobs, runs, strict=True):
+        methods[variant].append(run)
+    table = method_table(methods)
+    write_csv(path, table)
+    print(f"\n{markdown(table)}\nwrote {printable(path)}")
 
 
 def read_command_line():
@@ -154,19 +150,10 @@ def run_folder(folder, variant, seed):
     return folder / f"{variant.replace(' ', '_')}_seed{seed}"
 
 
-def check_folder(folder):
-    """Refuse a folder with tables of another program. Raises UserError."""
-    check_output(folder / "ablation.csv", lambda path: starts_with(path, "variant,epochs,runs,"), "an ablation's table")
-    for name in ("ablation.md", "ablation.png"):
-        if exists(folder / name) and not exists(folder / "ablation.csv"):
-            raise UserError(f"'{folder / name}' exists and is not ours: there is no ablation.csv beside it")
-
-
-def train_all(folder, options, shared):
-    """Run what has not finished yet, `options.jobs` runs at a time. Raises UserError if a run fails."""
-    jobs = [(variant, seed) for seed in options.seeds for variant in options.only]
+def train_all(folder, at_once, jobs, shared):
+    """Run what has not finished yet of the (variant, seed). Raises UserError if a run fails."""
     started = time.perf_counter()
-    with ThreadPoolExecutor(options.jobs) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         try:
             for number, _ in enumerate(pool.map(lambda job: train(folder, *job, shared), jobs), 1):
                 minutes = (time.perf_counter() - started) / 60
@@ -215,80 +202,16 @@ def train(folder, variant, seed, shared):
         raise UserError(f"'{variant}' with seed {seed} ended with status {status}: {reason[-1]} ({log_path})")
 
 
-def compare(folder, variants, seeds):
-    """One row per variant: its cost, its metrics, and its differences from the baseline with intervals over people.
-
-    Args:
-        folder: the folder of all runs.
-        variants: keys of VARIANTS, the baseline first.
-        seeds: the seeds of each variant's runs.
-
-    Raises:
-        UserError: a run is damaged, saw other data than the others, or is a copy of another seed's.
-    """
-    runs, rows, base = read_runs(folder, variants, seeds), [], None
-    for variant in variants:
-        records, evaluations = zip(*(runs[variant, seed] for seed in seeds), strict=True)
-        names = evaluations[0].paired_metrics
-        values = np.array([[evaluation.per_face(metric) for metric in names] for evaluation in evaluations])
-        spreads = values.mean(axis=2).std(axis=0, ddof=min(1, len(seeds) - 1))
-        values = values.mean(axis=0)  # (seeds, metrics, faces) -> (metrics, faces)
-        base = values if base is None else base
-        images, seconds = np.mean([training_cost(run_folder(folder, variant, seed)) for seed in seeds], axis=0)
-        row = {"variant": variant, "runs": len(seeds), "images": round(images), "seconds": seconds}
-        for metric, own, reference, spread in zip(names, values, base, spreads, strict=True):
-            gain, low, high = paired_difference(own, reference, evaluations[0].faces.people)
-            row |= {metric: own.mean(), f"{metric}_spread": spread}
-            row |= {f"{metric}_gain": gain, f"{metric}_low": low, f"{metric}_high": high}
-        means = pd.DataFrame([results.get("mean", {}) for results in records])
-        row |= means.filter([f"val_{metric}" for metric in METRICS]).mean().to_dict()
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def read_runs(folder, variants, seeds):
-    """{(variant, seed): (content of results.json, Evaluation)}: different runs on the same data. Raises UserError."""
-    runs, data, seen = {}, {}, set()
-    for variant, seed in itertools.product(variants, seeds):
-        results, evaluation = runs[variant, seed] = read_results(run_folder(folder, variant, seed))
-        data[variant, seed] = evaluation.faces.fingerprint(results["data_fingerprint"])
-        if data[variant, seed] != data[BASELINE, seeds[0]]:
-            found = f"'{variant}' with seed {seed} saw other faces, labels or pixels than the baseline"
-            raise UserError(f"{found}: choose another --run-dir")
-        digests = {(variant, fold["predictions_sha256"]) for fold in results["folds"]}
-        if digests & seen:
-            problem = f"two runs of '{variant}' have the same predictions"
-            raise UserError(f"{problem}: one run was copied and would count twice")
-        seen |= digests
-    return runs
-
-
-def training_cost(run_dir):
-    """(images seen in training, seconds that this took). Raises UserError."""
-    path = run_dir / "log.csv"
-    with open_regular(path, LOG_LIMIT) as file:
-        try:
-            log = pd.read_csv(file).astype(float)
-            return round((log.seconds * log.images_per_second).sum(skipna=False)), log.seconds.sum()
-        except (AttributeError, ValueError, OverflowError) as error:  # rounding refuses nan and infinity
-            raise UserError(f"'{path}' is damaged: {error}") from None
-
-
 def markdown(table):
-    """The table for a document: values, and differences from the baseline with their 95 % intervals."""
-    metrics = {name: metric for name, metric in METRICS.items() if name in table}
-    titles = [f"{metric.title} | against baseline" for metric in metrics.values()]
-    lines = [f"| variant | epochs | {' | '.join(titles)} | images | seconds |", "|---" * (2 * len(metrics) + 4) + "|"]
+    """A `method_table` for a document: values, and differences from the baseline with their 95 % intervals."""
+    names = [name for name in METRICS if f"{name}_gain" in table]
+    titles = [f"{METRICS[name].title} | against baseline" for name in names]
+    lines = [f"| variant | {' | '.join(titles)} |", "|---" * (2 * len(names) + 1) + "|"]
     for row in table.to_dict("records"):
-        cells = [row["variant"], f"{row['epochs']}"]
-        for name, metric in metrics.items():
-            # One run alone has no spread over seeds.
-            spread = f" ± {metric.show(row[f'{name}_spread'])}" if row["runs"] > 1 else ""
-            cells.append(metric.show(row[name]) + spread)
-            gain, low, high = (metric.show_difference(row[f"{name}_{part}"]) for part in ("gain", "low", "high"))
-            cells.append("" if row["variant"] == BASELINE else f"{gain} ({low} to {high})")
-        lines.append(f"| {' | '.join(cells)} | {row['images'] / 1000:,.0f} k | {row['seconds']:,.0f} |")
-    return "\n".join(lines) + "\n"
+        cells = [(value_cell(row, name), difference_cell(row, name)) for name in names]
+        cells = [f"{value} | {'' if row['method'] == BASELINE else difference}" for value, difference in cells]
+        lines.append(f"| {row['method']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

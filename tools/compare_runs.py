@@ -45,12 +45,13 @@ def main():
     if options.tex is not None:
         check_output(options.tex, lambda path: starts_with(path, MARK), "a table of tools.compare_runs")
     check_output(options.output, is_comparison, "our comparison of runs")
-    reference, *others = read_runs([options.reference, *options.runs])
+    runs = read_runs([options.reference, *options.runs])
+    reference, *others = (evaluation for evaluation, _ in runs)
     print(comparison_table(reference, others), flush=True)
     write_csv(options.output, pd.concat([face_changes(reference, run) for run in others])[CSV_COLUMNS])
     print(f"\nwrote {printable(options.output)}")
     if options.tex is not None:
-        write_text(options.tex, paper_table([options.reference, *options.runs], [reference, *others]))
+        write_text(options.tex, paper_table(method_table(by_settings(runs))))
         print(f"wrote {printable(options.tex)}")
 
 
@@ -60,10 +61,13 @@ def is_comparison(path):
 
 
 def read_runs(folders):
-    """The Evaluations of runs on the same faces, in one order and with the names of the runs.
+    """Read runs on the same faces.
 
     Args:
         folders: run directories, the reference first.
+
+    Returns:
+        A list of (Evaluation, content of results.json); the faces of all have one order.
 
     Raises:
         UserError: a run is damaged, has no finished fold, has other data or folds than the first one, or is given
@@ -77,14 +81,15 @@ def read_runs(folders):
         if not len(evaluation):
             raise UserError(f"'{folder}' has no finished fold")
         for fold in results["folds"]:
-            if (known := digests.setdefault(fold["predictions_sha256"], number)) != number:
+            key = without_seed(results), fold["predictions_sha256"]  # a setting may change nothing
+            if (known := digests.setdefault(key, number)) != number:
                 problem = f"'{folder}' and '{folders[known]}' have the same predictions for fold {fold['fold']}"
                 raise UserError(f"{problem}: they are one run, given twice or copied")
         settings = results.get("settings")
         size = settings.get("image_size") if isinstance(settings, dict) else None
         data.append((size, results["data_fingerprint"]))
-        runs.append(in_order(evaluation, name))
-        check_alike(folders[0], runs[0], folder, runs[-1], data[-1] == data[0] or size != data[0][0])
+        runs.append((in_order(evaluation, name), results))
+        check_alike(folders[0], runs[0][0], folder, runs[-1][0], data[-1] == data[0] or size != data[0][0])
     sizes = dict.fromkeys(str(size) for size, _ in data)
     if len(sizes) > 1:
         print(f"note: trained at {', '.join(sizes)} px; that the photographs are the same is known by their paths only")
@@ -181,41 +186,78 @@ def comparison_table(reference, others):
     return "\n".join([*lines, f"lost: faces that only {name} gets right; gained: faces that only the run does"])
 
 
-def paper_table(folders, runs):
-    r"""The methods with mean ± standard deviation over folds and seeds, the best in bold, as LaTeX.
+def without_seed(results):
+    """The settings of results.json but for the seed, as text."""
+    settings = results.get("settings")
+    return json.dumps(settings and {name: value for name, value in settings.items() if name != "seed"}, sort_keys=True)
 
-    Runs that differ in nothing but the seed are one method. The last columns compare each with the first: the
-    difference of the first metric of years, or else of top-1, per face and averaged over seeds, its 95 % interval by
-    bootstrap over people, and the p value of Wald's test with the standard error of the same samples.
+
+def by_settings(runs):
+    """Runs of `read_runs` as {method: runs}: those that differ in nothing but the seed are one method."""
+    methods = {}
+    for run in runs:
+        methods.setdefault(without_seed(run[1]), []).append(run)
+    return {SEED.sub("", own[0][0].name) or own[0][0].name: own for own in methods.values()}
+
+
+def method_table(methods):
+    """One row per method: its metrics, and its differences from the first method.
 
     Args:
-        folders: the run directories.
-        runs: their Evaluations, of the same faces in one order.
+        methods: {name: runs of `read_runs`}, all on the same faces.
+
+    Returns:
+        A table with method and runs; for each metric its mean over folds and seeds and, as METRIC_deviation, the
+        standard deviation; the means of the validation metrics. For each metric that is a mean over faces, METRIC_gain
+        is the difference per face, averaged over seeds, METRIC_low and METRIC_high its 95 % interval by bootstrap over
+        people, and METRIC_p the p value of Wald's test with the standard error of the same samples.
     """
-    methods = {}
-    for folder, run in zip(folders, runs, strict=True):
-        results, _ = read_results(folder)
-        settings = {name: value for name, value in results["settings"].items() if name != "seed"}
-        methods.setdefault(json.dumps(settings, sort_keys=True), []).append((run, results["folds"]))
-    names = [name for name in runs[0].metric_names if name != "loss"]
+    rows, reference = [], {}
+    for name, runs in methods.items():
+        first, folds = runs[0][0], pd.DataFrame([fold for _, results in runs for fold in results["folds"]])
+        row = {"method": name, "runs": len(runs)}
+        for metric in first.metric_names:
+            row |= {metric: folds[metric].mean(), f"{metric}_deviation": folds[metric].std(ddof=min(1, len(folds) - 1))}
+        row |= folds.filter(regex="^val_").mean().to_dict()
+        for metric in first.paired_metrics:
+            values = np.mean([evaluation.per_face(metric) for evaluation, _ in runs], axis=0)
+            tested = paired_test(values, reference.setdefault(metric, values), first.faces.people)
+            row |= dict(zip([f"{metric}_{part}" for part in ("gain", "low", "high", "p")], tested, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def value_cell(row, name):
+    """A metric of a row of `method_table` as text: "62.4 ± 1.2"; without deviation where there is one value only."""
+    deviation = row[f"{name}_deviation"]
+    return METRICS[name].show(row[name]) + (f" ± {METRICS[name].show(deviation).lstrip('+')}" if deviation else "")
+
+
+def difference_cell(row, name):
+    """The difference of a row of `method_table` from the first method as text, with its interval."""
+    gain, low, high = (METRICS[name].show_difference(row[f"{name}_{part}"]) for part in ("gain", "low", "high"))
+    return f"{gain} ({low} to {high})"
+
+
+def paper_table(table):
+    """A `method_table` as LaTeX, the best of each metric in bold.
+
+    The last columns compare each method with the first one, by the first metric of years, or else by top-1.
+    """
+    names = [name for name in METRICS if name in table and name != "loss"]
     compared = "mae_years" if "mae_years" in names else "top1"
-    values = [[[fold[name] for _, folds in own for fold in folds] for name in names] for own in methods.values()]
-    means, deviations = np.mean(values, axis=2), [[np.std(v, ddof=min(1, len(v) - 1)) for v in row] for row in values]
-    ranks = [-means[:, k] if METRICS[n].lower_is_better else means[:, k] for k, n in enumerate(names)]
-    best = [None if name == "bias_years" else int(np.argmax(rank)) for name, rank in zip(names, ranks, strict=True)]
-    faces = [np.mean([run.per_face(compared) for run, _ in own], axis=0) for own in methods.values()]
     header = ["method", *(METRICS[name].title for name in names), f"difference in {METRICS[compared].title}", "p"]
-    show, rows = METRICS[compared].show_difference, []
-    for row, own in enumerate(methods.values()):
-        cells = [
-            f"{METRICS[name].show(means[row, k])} ± {METRICS[name].show(deviations[row][k]).lstrip('+')}"
-            for k, name in enumerate(names)
-        ]
-        gain, low, high, p = paired_test(faces[row], faces[0], runs[0].faces.people)
-        tested = [f"{show(gain)} ({show(low)} to {show(high)})", "< 0.001" if p < 0.001 else f"{p:.3f}"]
-        name = SEED.sub("", own[0][0].name) or own[0][0].name
-        rows.append([name, *cells, *(tested if row else ["", ""])])
-    return MARK + latex_table(header, rows, bold={(row, k + 1) for k, row in enumerate(best)})
+    best = {
+        ((-table[name] if METRICS[name].lower_is_better else table[name]).argmax(), column)
+        for column, name in enumerate(names, 1)
+        if name != "bias_years"
+    }
+    rows = []
+    for number, row in enumerate(table.to_dict("records")):
+        p = row[f"{compared}_p"]
+        tested = [difference_cell(row, compared), "< 0.001" if p < 0.001 else f"{p:.3f}"] if number else ["", ""]
+        rows.append([row["method"], *(value_cell(row, name) for name in names), *tested])
+    return MARK + latex_table(header, rows, bold=best)
 
 
 if __name__ == "__main__":
