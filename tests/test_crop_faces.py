@@ -1,10 +1,11 @@
-"""Photographs cut as the faces of another data set are framed."""
+"""Photographs cut as a model or another data set has its faces framed."""
 
 import pytest
 from conftest import call
 from PIL import Image
 from test_detection import PORTRAIT
 
+from models.checkpoint import PUBLISHED, load_model
 from photos.framing import find_framing
 from tools import crop_faces
 
@@ -35,11 +36,22 @@ def test_crops_have_the_framing_of_the_others(folders, capsys):
     assert found == pytest.approx(wanted, abs=0.1)  # the box of one face differs by so much between sizes
 
 
+def test_crops_have_the_framing_of_the_published_model(folders):
+    assert call(crop_faces, "--image-dir", "photos", "--output", "out", "--size", 200) == 0
+    found, _ = find_framing([folders / "out/a/wide.png"])
+    points = load_model(PUBLISHED).record["framing"][4:]  # the eyes, the nose and the mouth; heights of boxes vary
+    assert found[4:] == pytest.approx(points, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--like", "empty"], "no photograph in 'empty'"),
-        (["--like", "photos"], "--like 'photos': the detector finds no faces there to follow"),
+        (
+            ["--like", "photos"],
+            "--like 'photos': it has no framing to follow; name a folder of faces, or another model",
+        ),
+        (["--like", "faces.pt"], "no model file at 'faces.pt'"),
         (["--like", "like", "--output", "like"], "--output 'like': it is there already; name a new folder"),
         (["--like", "like", "--size", "4"], "--size 4: expected a number from 16 to 2048"),
     ],

@@ -1,6 +1,6 @@
-"""Cut the largest face out of each photograph, framed as the faces of another data set, so that both train one model.
+"""Cut the largest face out of each photograph, framed as a model or another data set has it, to train on them.
 
-    python -m tools.crop_faces --image-dir PHOTOGRAPHS --like FACES --output DIR [--size 128]
+    python -m tools.crop_faces --image-dir PHOTOGRAPHS --output DIR [--like MODEL_OR_FACES] [--size 128]
 
 Each crop is a PNG with the photograph's name and folder. Photographs without a face are named.
 """
@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.images import write_image
+from models.checkpoint import PUBLISHED, load_model
 from photos.crop import cut_largest_face
 from photos.framing import find_framing
 from photos.photographs import PICTURE_SUFFIXES, find_photographs
@@ -26,10 +27,7 @@ def main():
     options = read_command_line()
     source, output = Path(options.image_dir), Path(options.output)
     photographs = find_photographs([source], suffixes=PICTURE_SUFFIXES)
-    framing, line = find_framing(find_photographs([options.like]))
-    print(line)
-    if framing is None:
-        raise UserError(f"--like '{options.like}': the detector finds no faces there to follow")
+    framing = framing_of(options.like)
 
     def cut(path):
         target = output / path.relative_to(source).with_suffix(".png")
@@ -50,10 +48,25 @@ def main():
     print(f"wrote {len(photographs) - len(problems):,} faces of {options.size} pixels to {printable(output)}/")
 
 
+def framing_of(like):
+    """The framing of a model file, or that of a folder of faces, which is measured. Raises UserError without one."""
+    if Path(like).is_dir():
+        framing, line = find_framing(find_photographs([like]))
+        print(line)
+    else:
+        framing = load_model(like).record.get("framing")
+    if framing is None:
+        raise UserError(f"--like '{like}': it has no framing to follow; name a folder of faces, or another model")
+    return framing
+
+
 def read_command_line():
     parser = Parser(prog="python -m tools.crop_faces", description=__doc__.splitlines()[0])
     parser.add_argument("--image-dir", required=True, metavar="DIR", help="folder of the photographs")
-    parser.add_argument("--like", required=True, metavar="DIR", help="folder of faces whose framing is followed")
+    parser.add_argument(
+        "--like", default=PUBLISHED, metavar="MODEL_OR_DIR",
+        help="model, or folder of faces, whose framing is followed (default: weights/ages.pt)",
+    )  # fmt: skip
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the crops; it must not exist")
     parser.add_argument("--size", type=int, default=128, metavar="N", help="side of the crops in pixels (default: 128)")
     options = parser.parse_args()
