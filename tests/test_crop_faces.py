@@ -43,6 +43,21 @@ def test_crops_have_the_framing_of_the_published_model(folders):
     assert found[4:] == pytest.approx(points, abs=0.1)
 
 
+def test_labels_of_the_crops(folders, capsys):
+    (folders / "photos.csv").write_text("path;age;camera\na/wide.jpg;30,5;phone\nnone.png;4;\ngone.jpg;5;\n")
+    assert call(crop_faces, "--image-dir", "photos", "--output", "out", "--label-file", "photos.csv") == 0
+    assert (folders / "out/faces.csv").read_text() == "path,age,camera\na/wide.png,30.5,phone\n"
+    assert capsys.readouterr().out.endswith("wrote 1 of their labels to out/faces.csv\n")
+
+
+def test_photographs_that_would_be_one_crop(folders, capsys):
+    Image.new("RGB", (50, 50)).save("photos/a/wide.png")
+    assert call(crop_faces, "--image-dir", "photos", "--output", "out") == 2
+    message = "--image-dir 'photos': several photographs would become 'a/wide.png'; rename all but one"
+    assert message in capsys.readouterr().err
+    assert not (folders / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -51,6 +66,7 @@ def test_crops_have_the_framing_of_the_published_model(folders):
             ["--like", "photos"],
             "--like 'photos': it has no framing to follow; name a folder of faces, or another model",
         ),
+        (["--label-file", "other.csv"], "--label-file 'other.csv': none of its photographs is below --image-dir"),
         (["--like", "faces.pt"], "no model file at 'faces.pt'"),
         (["--like", "like", "--output", "like"], "--output 'like': it is there already; name a new folder"),
         (["--like", "like", "--size", "4"], "--size 4: expected a number from 16 to 2048"),
@@ -58,6 +74,7 @@ def test_crops_have_the_framing_of_the_published_model(folders):
 )
 def test_what_cannot_be_cut(arguments, message, folders, capsys):
     Image.new("RGB", (200, 200)).save("photos/a/wide.jpg")
+    (folders / "other.csv").write_text("path,age\nwide.jpg,30\n")
     assert call(crop_faces, "--image-dir", "photos", "--output", "out", *arguments) == 2
     assert message in capsys.readouterr().err
     assert not (folders / "out").exists()

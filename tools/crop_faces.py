@@ -1,16 +1,19 @@
 """Cut the largest face out of each photograph, framed as a model or another data set has it, to train on them.
 
-    python -m tools.crop_faces --image-dir PHOTOGRAPHS --output DIR [--like MODEL_OR_FACES] [--size 128]
+    python -m tools.crop_faces --image-dir PHOTOGRAPHS --output DIR [--label-file FILE] [--like MODEL_OR_FACES]
 
-Each crop is a PNG with the photograph's name and folder. Photographs without a face are named.
+Each crop is a PNG with the photograph's name and folder. Photographs without a face are named. With the label file of
+the photographs, DIR/faces.csv is that of the crops.
 """
 
+from collections import Counter
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 from data.images import write_image
+from data.label_file import read_rows
 from models.checkpoint import PUBLISHED, load_model
 from photos.crop import cut_largest_face
 from photos.framing import find_framing
@@ -19,18 +22,25 @@ from photos.predictor import map_ahead
 from utils.cli import printable, run_script
 from utils.device import cpu_threads
 from utils.errors import UserError
+from utils.files import write_csv
 from utils.options import Parser, check_limits
 from utils.reading import reason
+
+LABELS = "faces.csv"
 
 
 def main():
     options = read_command_line()
     source, output = Path(options.image_dir), Path(options.output)
     photographs = find_photographs([source], suffixes=PICTURE_SUFFIXES)
+    crops = {path.relative_to(source).as_posix(): path.relative_to(source).with_suffix(".png") for path in photographs}
+    if twice := [str(name) for name, count in Counter(crops.values()).items() if count > 1]:
+        raise UserError(f"--image-dir '{source}': several photographs would become '{twice[0]}'; rename all but one")
+    rows = None if options.label_file is None else labels_of(options.label_file, crops)
     framing = framing_of(options.like)
 
     def cut(path):
-        target = output / path.relative_to(source).with_suffix(".png")
+        target = output / crops[path.relative_to(source).as_posix()]
         try:
             crop = Image.fromarray(cut_largest_face(path, framing, options.size).transpose(1, 2, 0))
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +56,27 @@ def main():
     for problem in problems:
         print(f"left out: {printable(problem)}")
     print(f"wrote {len(photographs) - len(problems):,} faces of {options.size} pixels to {printable(output)}/")
+    if rows is not None:
+        rows = rows[[(output / path).is_file() for path in rows.path]]
+        write_csv(output / LABELS, rows)
+        print(f"wrote {len(rows):,} of their labels to {printable(output / LABELS)}")
+
+
+def labels_of(label_file, crops):
+    """The rows of a label file of photographs, as those of their crops.
+
+    Args:
+        label_file: the CSV file.
+        crops: {path of a photograph: path of its crop}, below their folders.
+
+    Raises:
+        UserError: the file is damaged, or names none of the photographs.
+    """
+    rows, _, _ = read_rows(label_file)
+    known = rows.path.isin(list(crops))
+    if not known.any():
+        raise UserError(f"--label-file '{label_file}': none of its photographs is below --image-dir")
+    return rows[known].drop(columns=["file", "line"]).assign(path=rows.path[known].map(crops))
 
 
 def framing_of(like):
@@ -68,6 +99,7 @@ def read_command_line():
         help="model, or folder of faces, whose framing is followed (default: weights/ages.pt)",
     )  # fmt: skip
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the crops; it must not exist")
+    parser.add_argument("--label-file", metavar="FILE", help="CSV file of the photographs, see data/label_file.py")
     parser.add_argument("--size", type=int, default=128, metavar="N", help="side of the crops in pixels (default: 128)")
     options = parser.parse_args()
     check_limits("--size", options.size, {"low": 16, "high": 2048})
