@@ -54,7 +54,8 @@ def read_command_line():
     parser.add_argument("--json", metavar="FILE", help="write the same as a list of objects")
     parser.add_argument(
         "--draw", metavar="DIR",
-        help="write copies with boxes, 000001_NAME.drawn.jpg, into this folder, which may hold only such copies",
+        help="write copies with boxes, 000001_NAME.drawn.jpg, into this folder, in place of earlier ones; it may hold"
+        " nothing else",
     )  # fmt: skip
     parser.add_argument("--top", type=int, default=3, metavar="N", help="groups to print per face (default: 3)")
     parser.add_argument(

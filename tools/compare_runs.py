@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from data.faces import Faces
+from evaluation.bootstrap import LEAST_PEOPLE
 from evaluation.evaluation import FACE_COLUMNS, Evaluation
 from evaluation.metrics import METRICS
 from evaluation.paired import mcnemar, paired_difference, paired_test
@@ -171,7 +172,8 @@ def comparison_table(reference, others):
     metrics = {name: METRICS[name] for name in reference.paired_metrics}
     titles = "".join(f"{metric.title:>{WIDTH}}" for metric in metrics.values())
     lines = [
-        f"differences from {name}, percentages in points; below them 95 % intervals, bootstrap over people",
+        f"differences from {name}, percentages in points; below them 95 % intervals, bootstrap over at least"
+        f" {LEAST_PEOPLE} people",
         f"{'':11}{titles}    lost  gained  McNemar p",
     ]
     for run in others:
