@@ -84,7 +84,7 @@ def main():
         methods[variant].append(run)
     table = method_table(methods)
     write_csv(path, table)
-    print(f"\n{markdown(table)}\nwrote {printable(path)}")
+    print(f"\n{markdown(table)}\n\nwrote {printable(path)}")
 
 
 def read_command_line():
