@@ -195,6 +195,10 @@ REFUSALS = {
         lambda a, b: [change_results(run, lambda content: content.update(folds=[])) for run in (a, b)],
         "first' has no finished fold",
     ),
+    "damaged settings": (
+        lambda a, b: (a, change_results(b, lambda content: content.update(settings=[1]))),
+        "second/results.json' is damaged, or is not the results of a run of this version",
+    ),
     "no run": (lambda a, b: (a, a.parent / "none"), "cannot read '.*none/results.json'"),
     "no photographs": (lambda a, b: (a, b, "--image-dir", a), "unrecognized arguments: --image-dir"),
 }
@@ -255,7 +259,7 @@ def method_runs(folder):
 
 def test_methods_by_hand(tmp_path):
     methods = method_runs(tmp_path)
-    assert {name: len(runs) for name, runs in methods.items()} == {"a": 2, "b": 1}
+    assert [(name, len(runs)) for name, runs in methods] == [("a", 2), ("b", 1)]
     table = method_table(methods).set_index("method")
     assert table.runs.tolist() == [2, 1] and table.top1.tolist() == pytest.approx([0.5, 0.2])
     # Of 0.5, 0.7, 0.3 and 0.5 about 0.5.
@@ -266,11 +270,18 @@ def test_methods_by_hand(tmp_path):
     assert table[["top1_low", "top1_p"]].isna().all(axis=None)  # of six people
 
 
+def test_methods_of_one_name_are_two_methods(tmp_path):
+    for name, probabilities, lr in (("a_seed0", FIRST, 0.1), ("a_seed1", SECOND, 0.2)):
+        write_run(tmp_path / name, evaluation_of(probabilities), lr=lr)
+    methods = by_settings(read_runs([tmp_path / "a_seed0", tmp_path / "a_seed1"]))
+    assert [(name, runs[0][0].name) for name, runs in methods] == [("a", "a_seed0"), ("a", "a_seed1")]
+
+
 def test_the_table_of_a_paper_has_the_best_in_bold(tmp_path):
     rows = paper_table(method_table(method_runs(tmp_path))).splitlines()
     assert rows[3] == "method & top-1 & one-off & MAE & difference in top-1 & p \\\\"
     assert rows[5].startswith(r"a & \textbf{50.00\% $\pm$ 16.33\%} & ") and rows[5].endswith(r" &  &  \\")
-    assert rows[6].startswith(r"b & 20.00\% & ") and "-50.00" in rows[6]
+    assert rows[6].startswith(r"b & 20.00\% $\pm$ 0.00\% & ") and "-50.00" in rows[6]
 
 
 def test_files_of_others_are_not_replaced(runs, script, tmp_path):

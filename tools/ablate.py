@@ -82,7 +82,7 @@ def main():
     runs = read_runs([run_folder(folder, *job) for job in jobs])
     for (variant, _), run in zip(jobs, runs, strict=True):
         methods[variant].append(run)
-    table = method_table(methods)
+    table = method_table(methods.items())
     write_csv(path, table)
     print(f"\n{markdown(table)}\n\nwrote {printable(path)}")
 

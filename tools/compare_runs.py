@@ -81,13 +81,12 @@ def read_runs(folders):
         results, evaluation = read_results(folder)
         if not len(evaluation):
             raise UserError(f"'{folder}' has no finished fold")
+        settings, size = without_seed(results), results["settings"].get("image_size")
         for fold in results["folds"]:
-            key = without_seed(results), fold["predictions_sha256"]  # a setting may change nothing
+            key = settings, fold["predictions_sha256"]  # a setting may change nothing
             if (known := digests.setdefault(key, number)) != number:
                 problem = f"'{folder}' and '{folders[known]}' have the same predictions for fold {fold['fold']}"
                 raise UserError(f"{problem}: they are one run, given twice or copied")
-        settings = results.get("settings")
-        size = settings.get("image_size") if isinstance(settings, dict) else None
         data.append((size, results["data_fingerprint"]))
         runs.append((in_order(evaluation, name), results))
         check_alike(folders[0], runs[0][0], folder, runs[-1][0], data[-1] == data[0] or size != data[0][0])
@@ -190,36 +189,37 @@ def comparison_table(reference, others):
 
 def without_seed(results):
     """The settings of results.json but for the seed, as text."""
-    settings = results.get("settings")
-    return json.dumps(settings and {name: value for name, value in settings.items() if name != "seed"}, sort_keys=True)
+    settings = {name: value for name, value in results["settings"].items() if name != "seed"}
+    return json.dumps(settings, sort_keys=True)
 
 
 def by_settings(runs):
-    """Runs of `read_runs` as {method: runs}: those that differ in nothing but the seed are one method."""
+    """Runs of `read_runs` as a list of (method, its runs): those that differ in nothing but the seed are one method."""
     methods = {}
     for run in runs:
         methods.setdefault(without_seed(run[1]), []).append(run)
-    return {SEED.sub("", own[0][0].name) or own[0][0].name: own for own in methods.values()}
+    return [(SEED.sub("", own[0][0].name) or own[0][0].name, own) for own in methods.values()]
 
 
 def method_table(methods):
     """One row per method: its metrics, and its differences from the first method.
 
     Args:
-        methods: {name: runs of `read_runs`}, all on the same faces.
+        methods: (name, runs of `read_runs`) of each; all are on the same faces.
 
     Returns:
         A table with method and runs; for each metric its mean over folds and seeds and, as METRIC_deviation, the
-        standard deviation; the means of the validation metrics. For each metric that is a mean over faces, METRIC_gain
-        is the difference per face, averaged over seeds, METRIC_low and METRIC_high its 95 % interval by bootstrap over
-        people, and METRIC_p the p value of Wald's test with the standard error of the same samples.
+        standard deviation, NaN of a single value; the means of the validation metrics. For each metric that is a mean
+        over faces, METRIC_gain is the difference per face, averaged over seeds, METRIC_low and METRIC_high its 95 %
+        interval by bootstrap over people, and METRIC_p the p value of Wald's test with the standard error of the same
+        samples.
     """
     rows, reference = [], {}
-    for name, runs in methods.items():
+    for name, runs in methods:
         first, folds = runs[0][0], pd.DataFrame([fold for _, results in runs for fold in results["folds"]])
         row = {"method": name, "runs": len(runs)}
         for metric in first.metric_names:
-            row |= {metric: folds[metric].mean(), f"{metric}_deviation": folds[metric].std(ddof=min(1, len(folds) - 1))}
+            row |= {metric: folds[metric].mean(), f"{metric}_deviation": folds[metric].std()}
         row |= folds.filter(regex="^val_").mean().to_dict()
         for metric in first.paired_metrics:
             values = np.mean([evaluation.per_face(metric) for evaluation, _ in runs], axis=0)
@@ -230,9 +230,9 @@ def method_table(methods):
 
 
 def value_cell(row, name):
-    """A metric of a row of `method_table` as text: "62.4 ± 1.2"; without deviation where there is one value only."""
-    deviation = row[f"{name}_deviation"]
-    return METRICS[name].show(row[name]) + (f" ± {METRICS[name].show(deviation).lstrip('+')}" if deviation else "")
+    """A metric of a row of `method_table` as text, such as "62.40% ± 1.20%"."""
+    value, deviation = METRICS[name].show(row[name]), row[f"{name}_deviation"]
+    return value if np.isnan(deviation) else f"{value} ± {METRICS[name].show(deviation).lstrip('+')}"
 
 
 def difference_cell(row, name):

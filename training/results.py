@@ -124,7 +124,7 @@ def read_results(folder):
     results = read_json(path)
     try:
         digests = {int(fold["fold"]): str(fold["predictions_sha256"]) for fold in results["folds"]}
-        if type(results["data_fingerprint"]) is not str:
+        if type(results["data_fingerprint"]) is not str or type(results["settings"]) is not dict:
             raise TypeError
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"'{path}' is damaged, or is not the results of a run of this version") from None
