@@ -32,17 +32,17 @@ LABELS = "faces.csv"
 def main():
     options = read_command_line()
     source, output = Path(options.image_dir), Path(options.output)
-    photographs = find_photographs([source], suffixes=PICTURE_SUFFIXES)
-    crops = {path.relative_to(source).as_posix(): path.relative_to(source).with_suffix(".png") for path in photographs}
+    photographs = [path.relative_to(source) for path in find_photographs([source], suffixes=PICTURE_SUFFIXES)]
+    crops = {path.as_posix(): path.with_suffix(".png") for path in photographs}
     if twice := [str(name) for name, count in Counter(crops.values()).items() if count > 1]:
         raise UserError(f"--image-dir '{source}': several photographs would become '{twice[0]}'; rename all but one")
     rows = None if options.label_file is None else labels_of(options.label_file, crops)
     framing = framing_of(options.like)
 
-    def cut(path):
-        target = output / crops[path.relative_to(source).as_posix()]
+    def cut(name):
+        target = output / crops[name]
         try:
-            crop = Image.fromarray(cut_largest_face(path, framing, options.size).transpose(1, 2, 0))
+            crop = Image.fromarray(cut_largest_face(source / name, framing, options.size).transpose(1, 2, 0))
             target.parent.mkdir(parents=True, exist_ok=True)
             write_image(target, crop)
         except OSError as error:
@@ -51,11 +51,11 @@ def main():
             return str(error)
         return None
 
-    results = map_ahead(cut, photographs, cpu_threads())
-    problems = list(filter(None, tqdm(results, "cutting", len(photographs), unit="img", disable=None)))
+    results = map_ahead(cut, crops, cpu_threads())
+    problems = list(filter(None, tqdm(results, "cutting", len(crops), unit="img", disable=None)))
     for problem in problems:
         print(f"left out: {printable(problem)}")
-    print(f"wrote {len(photographs) - len(problems):,} faces of {options.size} pixels to {printable(output)}/")
+    print(f"wrote {len(crops) - len(problems):,} faces of {options.size} pixels to {printable(output)}/")
     if rows is not None:
         rows = rows[[(output / path).is_file() for path in rows.path]]
         write_csv(output / LABELS, rows)
