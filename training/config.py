@@ -76,8 +76,9 @@ class NetworkConfig:
         choices=("3x3", "1x1", "pooled"),
     )
     max_pool: bool = option(
-        True, "max-pooling after the first convolution; without it, a network learns more from small images, slowly"
-    )
+        True, "max-pooling after the first convolution; without it, small images teach a network more, in twice"
+        " the time",
+    )  # fmt: skip
     # The report names no initial weights, so PyTorch's own are the default.
     init: str = option("pytorch", "initial weights of the convolutions", choices=("pytorch", "he"))
     zero_init: bool = option(False, "initialise each ResNet block as the identity")
