@@ -77,7 +77,7 @@ def main():
     run = RunDirectory(config.run_dir)
     with (
         run.open(config, runtime, faces, cache, arguments.resume),
-        Interruption(runtime.distributed) as interruption,
+        Interruption(distributed=runtime.distributed) as interruption,
     ):
         for fold in run.unfinished_folds():
             train_fold(setups[fold], images, run, interruption, find_framing)

@@ -1,10 +1,12 @@
 """Videos and cameras: faces are followed from frame to frame, and the probabilities of each track are averaged."""
 
+import contextlib
 import sys
 from dataclasses import dataclass, field
 
-from utils.cli import printable, require_package, signal_is_caught
+from utils.cli import printable, require_package
 from utils.errors import UserError
+from utils.signals import Interruption
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 SEARCHES_PER_SECOND = 6
@@ -74,7 +76,7 @@ class Track:
 def follow(find_faces, path):
     """Yield the Tracks of a video or Camera as they end, those of at least LEAST_SIGHTINGS.
 
-    Ctrl-C ends what a Camera shows.
+    Ctrl-C, or SIGTERM, ends what a Camera shows, at whatever moment it comes.
 
     Args:
         find_faces: a function from a PIL image to its Faces.
@@ -84,22 +86,21 @@ def follow(find_faces, path):
         UserError: it cannot be read, or no further, or the package av is not installed.
     """
     tracks, ending, next_search = [], None, 0.0
-    try:
-        for second, frame in frames_of(path):
-            if second < next_search:
-                continue
-            next_search = second + 1 / SEARCHES_PER_SECOND
-            assign(find_faces(upright(frame)), tracks, second)
-            ended = [track for track in tracks if second - track.places[-1][0] > LOST]
-            tracks = [track for track in tracks if track not in ended]
-            yield from filter(Track.is_sure, ended)
-    except UserError as problem:
-        ending = problem
-    except KeyboardInterrupt:
-        if not isinstance(path, Camera):
-            raise
-        signal_is_caught()
-    yield from filter(Track.is_sure, tracks)
+    with Interruption("frame") if isinstance(path, Camera) else contextlib.nullcontext() as interruption:
+        try:
+            for second, frame in frames_of(path):
+                if interruption and interruption.requested:
+                    break
+                if second < next_search:
+                    continue
+                next_search = second + 1 / SEARCHES_PER_SECOND
+                assign(find_faces(upright(frame)), tracks, second)
+                ended = [track for track in tracks if second - track.places[-1][0] > LOST]
+                tracks = [track for track in tracks if track not in ended]
+                yield from filter(Track.is_sure, ended)
+        except UserError as problem:
+            ending = problem
+        yield from filter(Track.is_sure, tracks)
     if ending is not None:
         raise ending
 

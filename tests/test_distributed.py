@@ -185,7 +185,7 @@ resumed.begin()
 resumed.finish()
 assert resumed.read() == (1.5, 0.5)
 
-interruption = Interruption(distributed)
+interruption = Interruption(distributed=distributed)
 assert not interruption.agreed()
 interruption.requested = signal.SIGTERM if rank == 1 else 0
 assert interruption.agreed() and interruption.requested == signal.SIGTERM

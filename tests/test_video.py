@@ -127,14 +127,29 @@ sys.path.insert(0, sys.argv.pop(1))
 import predict, photos.video
 from utils.cli import run_script
 photos.video.CAMERAS[sys.platform] = ("lavfi", "movie=clip.mkv:loop=0,setpts=(N+900)/25/TB,realtime")
+{before}
 run_script(predict.main)
 """
+# A signal that comes while the first row is printed, and not while the camera is read.
+WHILE_PRINTING = """
+import os, signal
+def lines_of(*arguments, lines_of=predict.lines_of):
+    predict.lines_of = lines_of
+    os.kill(os.getpid(), signal.SIGINT)
+    return lines_of(*arguments)
+predict.lines_of = lines_of
+"""
+
+
+def start_camera(before=""):
+    script = CAMERA.format(before=before)
+    command = [sys.executable, "-c", script, str(Path(predict.__file__).parent), "--camera", "0", "--threads", "1"]
+    return subprocess.Popen([*command, "--csv", "ages.csv"], stdout=subprocess.PIPE, text=True)
 
 
 class TestACamera:
     def test_one_row_for_each_face_that_has_gone_until_ctrl_c(self, clip):
-        command = [sys.executable, "-c", CAMERA, str(Path(predict.__file__).parent), "--camera", "0", "--threads", "1"]
-        with subprocess.Popen([*command, "--csv", "ages.csv"], stdout=subprocess.PIPE, text=True) as process:
+        with start_camera() as process:
             first = process.stdout.readline()
             process.send_signal(signal.SIGINT)
             later = process.stdout.read()
@@ -143,6 +158,12 @@ class TestACamera:
         rows = list(csv.DictReader(Path("ages.csv").read_text().splitlines()))
         assert len(rows) == 1 + len(later.splitlines()) == 2  # and the one that was before it
         assert (float(rows[1]["first_second"]), rows[1]["photo"]) == (0.0, "camera 0")
+
+    def test_ctrl_c_while_a_row_is_printed(self, clip):
+        with start_camera(WHILE_PRINTING) as process:
+            printed = process.stdout.read().splitlines()
+        assert (process.returncode, len(printed)) == (0, 2)
+        assert len(Path("ages.csv").read_text().splitlines()) == 3
 
     def test_one_that_is_lost_keeps_what_it_has_shown(self, clip, monkeypatch, capsys):
         def follow_and_lose(find_faces, camera):

@@ -1,23 +1,28 @@
-"""Stopping gracefully: the first signal lets the step finish and the work be saved, a second one stops at once."""
+"""Stopping gracefully: the first signal lets a step finish and the work be saved, a second one stops at once."""
 
 import signal
 import sys
 import time
 
 from utils.cli import end_script, printable
+from utils.distributed import SINGLE_PROCESS
 
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class Interruption:
-    """Within the context, SIGINT and SIGTERM only set `requested`, which the training loop reads after each step.
+    """Within the context, SIGINT and SIGTERM only set `requested`, which a loop reads after each of its steps.
 
     A second signal raises KeyboardInterrupt at once. A request to several processes may reach each of them twice
     (from the terminal and from torchrun), so that signals within `grace` seconds count as one.
+
+    Args:
+        step: what a step is called on standard error.
+        distributed: the processes that stop together.
     """
 
-    def __init__(self, distributed):
-        self.distributed = distributed
+    def __init__(self, step="step", distributed=SINGLE_PROCESS):
+        self.step, self.distributed = step, distributed
         self.requested = 0
         self.grace = 2.0 if distributed.world_size > 1 else 0.0
         self.requested_at = 0.0
@@ -36,7 +41,7 @@ class Interruption:
                 return
             end_script(signal.SIGINT)
         self.requested, self.requested_at = number, time.monotonic()
-        print("\nstopping after this step; a second signal stops at once", file=sys.stderr)
+        print(f"\nstopping after this {self.step}; a second signal stops at once", file=sys.stderr)
 
     def agreed(self):
         """Whether any of the processes that train together was asked to stop; all get the same answer."""
