@@ -18,7 +18,7 @@ EARLIER_NAMES = {"subject": "person"}  # column names that earlier versions wrot
 def predictions_digest(table):
     """A SHA-256 of a fold's rows of predictions.csv, as they are written there; the ages follow from the others."""
     table = table.drop(columns=[name for name in AGE_COLUMNS if name in table])
-    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+    return hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
 def read_predictions(path, digests=None):

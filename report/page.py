@@ -94,7 +94,7 @@ def faces_of_page(data, contents):
         "models": [printable(evaluation.name) for evaluation in evaluations],
         "grids": grids,
         "faces": faces.assign(picture=[numbers[path] for path in table.path]).to_dict("list"),
-        "suspects": contents["labels"]["table"].to_csv(index=False),
+        "suspects": contents["labels"]["table"].to_csv(index=False, lineterminator="\n"),
     }
     shown, missing = int((faces.label != faces.prediction).sum()), pictures["scans"].count(None)
     summary = {"mistakes": mistakes, "shown": shown, "side": pictures["side"], "missing": missing}

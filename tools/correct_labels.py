@@ -52,7 +52,7 @@ def main():
         table.loc[face, ["label", "was", "reason"]] = suggested, label, reason
         if "age" in table:
             table.loc[face, "age"] = np.nan
-    table.to_csv(sys.stdout, index=False)
+    table.to_csv(sys.stdout, index=False, lineterminator="\n")
     print(f"{len(suspects):,} of {len(table):,} labels are corrected; train on them with", file=sys.stderr)
     print(f"  --label-file FILE --age-groups {shlex.join(faces.classes.names)}", file=sys.stderr)
 

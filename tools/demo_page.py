@@ -12,9 +12,9 @@ import functools
 import io
 import os
 import shutil
-import signal
 import socket
 import tempfile
+import time
 from pathlib import Path
 
 from data.images import IMAGE_LIMIT
@@ -61,7 +61,8 @@ def main():
         print(f"note: everyone who can reach {host}:{port} can use the page")
     with serve_page(predictor, host, port) as address:
         print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
-        signal.pause()  # until one raises an exception
+        while True:  # until a signal raises an exception
+            time.sleep(1)
 
 
 @contextlib.contextmanager
@@ -104,7 +105,10 @@ def private_folder():
 
 @contextlib.contextmanager
 def locked_folder(folder):
-    """Hold a lock on a folder; yields whether no other process holds it. Raises OSError."""
+    """Hold a lock on a folder; yields whether no other process holds it: never on Windows. Raises OSError."""
+    if not hasattr(os, "O_DIRECTORY"):
+        yield False
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         free = False

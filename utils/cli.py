@@ -63,17 +63,19 @@ def end_script(number, frame=None):
     """Handle a signal by an exception, so that what is half-written is cleaned up on the way out.
 
     Python drops an exception that a __del__ method raises, and NumPy some more. So it is raised again each second until
-    `signal_is_caught`, and what was dropped is not printed.
+    `signal_is_caught`, and what was dropped is not printed. Windows has no such timer.
     """
-    signal.signal(signal.SIGALRM, lambda *_: end_script(number))
-    signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, lambda *_: end_script(number))
+        signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN)
     sys.unraisablehook = lambda unraisable: None
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def signal_is_caught():
     """Raise the exception of a signal no more."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def call(function):
@@ -164,4 +166,4 @@ def require_package(package, needed_by, requirements):
 def python_command():
     """The path of this interpreter for a command line, relative to the current folder where possible."""
     python, here = Path(sys.executable), Path.cwd()
-    return shlex.quote(str(python.relative_to(here) if python.is_relative_to(here) else python))
+    return shlex.quote((python.relative_to(here) if python.is_relative_to(here) else python).as_posix())

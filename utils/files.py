@@ -1,7 +1,6 @@
 """The one place that writes files, which appear whole or not at all, and that takes locks."""
 
 import contextlib
-import fcntl
 import glob
 import itertools
 import json
@@ -15,7 +14,14 @@ import time
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.reading import ANY_SIZE, MIB, exists, open_regular, reason
+from utils.reading import ANY_SIZE, MIB, NO_WAIT, exists, open_regular, reason
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    import msvcrt
+
+    fcntl = None
 
 SECONDS_BEFORE_A_LINE = 5  # most locks are held for a moment, of which nobody needs to know
 SECONDS_BETWEEN_LINES = 60
@@ -48,7 +54,7 @@ def atomic_write(path, mebibytes=None):
         target.parent.mkdir(parents=True, exist_ok=True)
         with unfinished_file(target) as unfinished:
             yield unfinished
-            with open(unfinished, "rb") as file:
+            with open(unfinished, "r+b") as file:  # Windows writes out only what is open for writing
                 os.fsync(file.fileno())
             os.replace(unfinished, target)
     except OSError as error:
@@ -63,30 +69,34 @@ def unfinished_file(target):
     """Yield a new file beside a target, which no other writer uses and which is removed at the end if it is there.
 
     Its writer holds a lock on it, so that files of writers that were killed can be told from others and are removed.
+    On Windows, which renames no open file, neither is so.
     """
-    for stale in target.parent.glob(f".{glob.escape(target.stem)}.*.unfinished{glob.escape(target.suffix)}"):
+    pattern = f".{glob.escape(target.stem)}.*.unfinished{glob.escape(target.suffix)}"
+    for stale in target.parent.glob(pattern) if fcntl else ():
         with contextlib.suppress(OSError, UserError), open_regular(stale, ANY_SIZE) as file:
             if try_lock(file.fileno(), stale):
                 stale.unlink()
-    descriptor, unfinished = locked_file(target)
+    file, unfinished = locked_file(target)
+    if not fcntl:
+        file.close()
     try:
         os.chmod(unfinished, 0o666 & ~UMASK)
         yield unfinished
     finally:
-        os.close(descriptor)
+        file.close()
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
 
 def locked_file(target):
-    """(Descriptor, path) of a new file beside a target, locked if the file system has locks. Raises OSError."""
+    """(Open file, path) of a new file beside a target, locked if the file system has locks. Raises OSError."""
     while True:
         descriptor, name = tempfile.mkstemp(f".unfinished{target.suffix}", f".{target.stem}.", target.parent)
         mine = True
         with contextlib.suppress(UserError):  # without locks, nothing is removed
             mine = try_lock(descriptor, name)
         if mine and os.fstat(descriptor).st_nlink:  # another writer did not take it for one of a killed process
-            return descriptor, Path(name)
+            return os.fdopen(descriptor, "rb"), Path(name)
         os.close(descriptor)
 
 
@@ -110,15 +120,16 @@ def write_through(source, path):
                 descriptor = os.dup(stream.fileno())
                 break
     else:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # without waiting for a reader
-        os.set_blocking(descriptor, True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | NO_WAIT)
+        if NO_WAIT:
+            os.set_blocking(descriptor, True)
     with open(source, "rb") as file, os.fdopen(descriptor, "wb") as output:
         shutil.copyfileobj(file, output)
 
 
 def write_text(path, text):
     with atomic_write(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path, value):
@@ -128,7 +139,7 @@ def write_json(path, value):
 def write_csv(path, table):
     """Write a DataFrame without its index."""
     with atomic_write(path) as unfinished:
-        table.to_csv(unfinished, index=False)
+        table.to_csv(unfinished, index=False, lineterminator="\n")
 
 
 def check_output(path, is_ours, kind):
@@ -191,17 +202,26 @@ def replaced_outputs(folder, manifest, is_output):
         try:
             yield staging
             new = sorted((path.name for path in staging.iterdir()), key=lambda name: (name == manifest, name))
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-            try:
+            with signals_later():
                 for name in new:
                     os.replace(staging / name, folder / name)
                 for path in folder.iterdir():
                     if is_output(path.name) and path.name not in new and not path.is_dir():
                         path.unlink()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def signals_later():
+    """Let Ctrl-C and SIGTERM wait until the block ends; not on Windows."""
+    mask = getattr(signal, "pthread_sigmask", None)
+    before = mask and mask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        if mask:
+            mask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -221,7 +241,7 @@ def locked(path, when_busy=None):
         status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size:
             raise UserError(f"'{path}' is no lock file, which is an empty regular one; move it away")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not try_lock(descriptor, path):
             if when_busy is not None:
@@ -240,8 +260,11 @@ def locked(path, when_busy=None):
 def try_lock(descriptor, path):
     """Lock an open file unless another process holds it; whether it is locked. Raises UserError without any locks."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if fcntl:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):  # the latter on Windows
         return False
     except OSError as error:
         raise UserError(f"the file system of '{path}' has no locks ({error.strerror}); choose another folder") from None

@@ -13,6 +13,7 @@ from utils.errors import UserError
 
 MIB = 2**20
 JSON_LIMIT, ANY_SIZE = 16, 2**40  # MiB
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # without it, a named pipe would wait for somebody at its other end
 KINDS = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
 
 
@@ -30,8 +31,7 @@ def open_regular(path, limit_mib):
         UserError: the file is missing, is not regular, is too large or cannot be opened. The message names it.
     """
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for somebody to write to it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | NO_WAIT)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read '{path}': {reason(error)}") from None
     status = os.fstat(descriptor)
