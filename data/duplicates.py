@@ -192,12 +192,6 @@ class Pictures:
     signatures: np.ndarray
     pairs: np.ndarray
 
-    @classmethod
-    def of(cls, images):
-        """The Pictures of images uint8 (N, 3, S, S). Raises UserError, see `same_pictures`."""
-        signatures = both_signatures(images)
-        return cls(signatures, find_pairs(signatures))
-
     def duplicates(self, faces, others):
         """Bool (M,): which of M Faces show a picture that some of the other Faces show, too."""
         pairs = np.concatenate([self.pairs, self.pairs[:, ::-1]])

@@ -33,8 +33,8 @@ def main():
     options = read_command_line()
     source, output = Path(options.image_dir), Path(options.output)
     photographs = [path.relative_to(source) for path in find_photographs([source], suffixes=PICTURE_SUFFIXES)]
-    crops = {path.as_posix(): path.with_suffix(".png") for path in photographs}
-    if twice := [str(name) for name, count in Counter(crops.values()).items() if count > 1]:
+    crops = {path.as_posix(): path.with_suffix(".png").as_posix() for path in photographs}
+    if twice := [name for name, count in Counter(crops.values()).items() if count > 1]:
         raise UserError(f"--image-dir '{source}': several photographs would become '{twice[0]}'; rename all but one")
     rows = None if options.label_file is None else labels_of(options.label_file, crops)
     framing = framing_of(options.like)

@@ -100,7 +100,7 @@ def one_core_threads(count):
 def memory_bytes():
     """The memory of this machine, or of the container that this process runs in; infinite where neither is known."""
     limits = [math.inf]
-    if hasattr(os, "sysconf"):
+    with contextlib.suppress(AttributeError, ValueError):  # another system
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # another system, or no limit
