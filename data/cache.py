@@ -55,10 +55,9 @@ class Shards:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        """A row, or a copy of several: a slice, or int (B,)."""
-        if isinstance(rows, slice):
-            rows = np.arange(len(self))[rows]
-        if np.ndim(rows) == 0:
+        """A row, or a copy of several: a slice, or B integers."""
+        rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        if rows.ndim == 0:
             return self.arrays[rows // SHARD][rows % SHARD]
         found, shards = np.empty((len(rows), *self.shape[1:]), self.dtype), rows // SHARD
         for shard in np.unique(shards):

@@ -23,6 +23,7 @@ import main
 import test_code
 from models import create_model
 from models.checkpoint import load_model, save_model
+from tools import check_data, report
 from training.arguments import read_arguments
 from training.record import LOG_COLUMNS, PROGRESS_FORMAT
 from utils.files import locked
@@ -49,6 +50,21 @@ def experiment(small_faces_once, tmp_path_factory):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
+
+
+def test_a_cache_of_several_parts_changes_nothing(small_faces_once, experiment, monkeypatch):
+    """As over 8,192 faces have: here the forty lie in parts of sixteen, for every script that reads the cache."""
+    for module in ("data.cache", "data.dataset"):
+        monkeypatch.setattr(f"{module}.SHARD", 16)
+    labels, images = small_faces_once
+    sources = ("--label-dir", labels, "--image-dir", images, "--cache-dir", "cache")
+    assert call(main, *sources, *TINY, "--folds", 0, 3, "--run-dir", "run") == 0
+    assert len(list(Path("cache").glob("faces_*"))) == 3
+    assert Path("run/predictions.csv").read_text() == (experiment[0] / "run" / "predictions.csv").read_text()
+    assert Path("run/augmentation.png").is_file()
+    assert call(test_code, "run/fold_3.pt", *sources, "--show-errors", "--by", "gender", "brightness") == 0
+    assert call(report, "run", *sources, "--output", "report.html") == 0
+    assert call(check_data, *sources[:4]) in (0, 1)
 
 
 def same_weights(run, other, fold=3):
