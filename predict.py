@@ -79,7 +79,8 @@ def read_command_line():
     given = [path for path in options.inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]
     options.models, paths = model_files(given), [path for path in options.inputs if path not in given]
     if not paths and options.camera is None:
-        raise UserError(f"no photograph or folder in '{' '.join(options.inputs)}': name one, or --camera 0")
+        given = f"in '{' '.join(options.inputs)}'" if options.inputs else "is given"
+        raise UserError(f"no photograph or folder {given}: name one, or --camera 0")
     if repeated := {path for path in options.models if options.models.count(path) > 1}:
         raise UserError(f"'{min(repeated)}' is named twice: name each model once")
     check_limits("--top", options.top, {"low": 1})

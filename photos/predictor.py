@@ -57,6 +57,7 @@ class Face:
         age: the median age in years; None where the classes are not ages.
         age_interval: (low, high) around it, in years, which holds four of five faces like those of the training.
         doubts: reasons why the answer may mean little, see photos/quality.py; texts.
+        unscaled: float (K,), the probabilities before any temperature, from which class and age follow.
     """
 
     box: tuple
@@ -68,6 +69,7 @@ class Face:
     age: float | None = None
     age_interval: tuple | None = None
     doubts: tuple = ()
+    unscaled: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass
@@ -298,7 +300,8 @@ class AgePredictor:
 
     def as_face(self, place, answer, reasons=()):
         """A Face of (box, detection confidence, angle), one of `answers` and reasons to doubt it."""
-        face = Face(*place, *answer)
+        *answer, unscaled = answer
+        face = Face(*place, *answer, unscaled=unscaled)
         group, probabilities = shown_groups(face.group, face.probabilities, self.classes)
         confidence = float(probabilities[group])
         if confidence < self.least_confidence:
@@ -319,12 +322,13 @@ class AgePredictor:
 
     def fuse(self, faces):
         """One answer for several faces of one person: a Face like the first, with the mean of their probabilities."""
-        mean = np.mean([list(face.probabilities.values()) for face in faces], axis=0, keepdims=True)
-        [answer] = self.answers(mean, mean)
+        mean = np.mean([face.unscaled for face in faces], axis=0, keepdims=True)
+        scaled = np.mean([list(face.probabilities.values()) for face in faces], axis=0, keepdims=True)
+        [answer] = self.answers(mean, scaled)
         return self.as_face([faces[0].box, faces[0].detection_confidence, faces[0].angle], answer)
 
     def answers(self, mean, scaled):
-        """Yield group, probabilities, confidence, age and age_interval, as in Face, for each of N faces.
+        """Yield group, probabilities, confidence, age, age_interval and unscaled, as in Face, for each of N faces.
 
         Args:
             mean: class probabilities (N, K), before any temperature; the classes and ages follow from them.
@@ -334,8 +338,9 @@ class AgePredictor:
         if self.classes.years:
             age, *interval = (years.tolist() for years in ages_of(mean, self.classes, self.mass))
             ages = zip(age, zip(*interval, strict=True), strict=True)
-        for label, row, years in zip(decode(mean, self.decoder), scaled.tolist(), ages, strict=False):
-            yield self.classes.names[label], dict(zip(self.classes.names, row, strict=True)), row[label], *years
+        for label, row, years, unscaled in zip(decode(mean, self.decoder), scaled.tolist(), ages, mean, strict=False):
+            probabilities = dict(zip(self.classes.names, row, strict=True))
+            yield self.classes.names[label], probabilities, row[label], *years, unscaled
 
     @torch.inference_mode()
     def probabilities(self, model, crops):

@@ -77,6 +77,8 @@ class TestInPhotographs:
             [(a + b) / 2 for a, b in zip(first.probabilities.values(), second.probabilities.values(), strict=True)]
         )
         assert f"{fused.age:.0f} years" in ann
+        alone = predictor.fuse([second])  # of one photograph: its own answer
+        assert (alone.age, alone.group, alone.confidence) == (second.age, second.group, second.confidence)
         *_, row, _ = csv.DictReader(Path("ages.csv").read_text().splitlines())
         assert [row[name] for name in ("photo", "left", "angle", "age")] == ["ann/", "", "", f"{fused.age:.1f}"]
 
