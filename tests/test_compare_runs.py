@@ -189,11 +189,14 @@ REFUSALS = {
     "other pixels": ({"fingerprint": "g"}, "c' saw other faces, labels or pixels than '.*first'"),
     "other labels": ({"labels": [0, 0, 1, 1, 2, 0]}, "c' saw other faces, labels or pixels than"),
     "other faces": ({"path": "b/{k}.jpg"}, "c' saw other faces, labels or pixels than"),
-    "other folds": ({"folds": [0, 0, 0, 3, 3, 3]}, "c' has other folds than '.*first': 0 3 instead of 0 1"),
+    "other folds": (
+        {"folds": [2, 2, 2, 3, 3, 3]},
+        "no fold is finished in all of these runs: .*first' has 0 1, .*c' has 2 3",
+    ),
     "other classes": ({"names": ("a", "b", "c")}, "c' has other classes than"),
     "no finished fold": (
         lambda a, b: [change_results(run, lambda content: content.update(folds=[])) for run in (a, b)],
-        "first' has no finished fold",
+        "no fold is finished in all of these runs: .*first' has none",
     ),
     "damaged settings": (
         lambda a, b: (a, change_results(b, lambda content: content.update(settings=[1]))),
@@ -224,6 +227,18 @@ def test_runs_at_different_sizes_are_compared_by_their_faces(runs, script, tmp_p
     status, shown, errors = script(runs[0], larger)
     assert status == 0, errors
     assert "note: trained at 64, 112 px; that the photographs are the same is known by their paths only" in shown
+
+
+def test_a_run_of_fewer_folds_is_compared_on_these(runs, script, tmp_path):
+    fewer = write_run(tmp_path / "fewer", evaluation_of(SECOND, folds=[0, 0, 0, 3, 3, 3]))
+    status, shown, errors = script(runs[0], fewer, "--output", tmp_path / "changes.csv")
+    assert status == 0, errors
+    assert "note: compared on fold 0, which all of them have finished" in shown
+    assert set(pd.read_csv(tmp_path / "changes.csv").fold) == {0}
+    (first, results), (second, _) = read_runs([runs[0], fewer])
+    assert [fold["fold"] for fold in results["folds"]] == [0]
+    assert len(first) == len(second) == 3
+    assert second.probabilities.tolist() == evaluation_of(SECOND).probabilities[:3].tolist()
 
 
 def test_a_copied_run_is_refused(runs, tmp_path):

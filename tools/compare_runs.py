@@ -62,7 +62,7 @@ def is_comparison(path):
 
 
 def read_runs(folders):
-    """Read runs on the same faces.
+    """Read runs on the same faces, as far as the folds that all of them have.
 
     Args:
         folders: run directories, the reference first.
@@ -71,16 +71,17 @@ def read_runs(folders):
         A list of (Evaluation, content of results.json); the faces of all have one order.
 
     Raises:
-        UserError: a run is damaged, has no finished fold, has other data or folds than the first one, or is given
-            twice.
+        UserError: a run is damaged, has no finished fold, has other data than the first one, or is given twice; or no
+            fold is in all runs.
     """
+    finished = [read_results(folder) for folder in folders]
+    shared = shared_folds(folders, [results for results, _ in finished])
     names = [Path(folder).resolve().name for folder in folders]
     names = names if len(set(names)) == len(names) else map(str, folders)
     runs, data, digests = [], [], {}
-    for number, (name, folder) in enumerate(zip(names, folders, strict=True)):
-        results, evaluation = read_results(folder)
-        if not len(evaluation):
-            raise UserError(f"'{folder}' has no finished fold")
+    for number, (name, folder, (results, evaluation)) in enumerate(zip(names, folders, finished, strict=True)):
+        results = {**results, "folds": [fold for fold in results["folds"] if fold["fold"] in shared]}
+        evaluation = evaluation.where(evaluation.faces.table.fold.isin(shared))
         settings, size = without_seed(results), results["settings"].get("image_size")
         for fold in results["folds"]:
             key = settings, fold["predictions_sha256"]  # a setting may change nothing
@@ -96,6 +97,19 @@ def read_runs(folders):
     return runs
 
 
+def shared_folds(folders, results):
+    """The folds that all runs have finished; a note says where one has more. Raises UserError where there is none."""
+    folds = [{fold["fold"] for fold in own["folds"]} for own in results]
+    shared = set.intersection(*folds)
+    if not shared:
+        listed = (" ".join(map(str, sorted(own))) or "none" for own in folds)
+        shown = ", ".join(f"'{folder}' has {own}" for folder, own in zip(folders, listed, strict=True))
+        raise UserError(f"no fold is finished in all of these runs: {shown}")
+    if any(own != shared for own in folds):
+        print(f"note: compared on fold {' '.join(map(str, sorted(shared)))}, which all of them have finished")
+    return shared
+
+
 def in_order(evaluation, name):
     """The Evaluation with this name, sorted by path."""
     order = np.argsort(evaluation.faces.table.path.to_numpy(), kind="stable")
@@ -104,14 +118,11 @@ def in_order(evaluation, name):
 
 
 def check_alike(folder, run, other_folder, other, same_pixels):
-    """Check that two Evaluations, of the runs in these folders, have the same classes, folds, faces and labels.
+    """Check that two Evaluations, of the runs in these folders, have the same classes, faces and labels.
 
     Raises:
         UserError: they differ in one of these, or in pixels.
     """
-    folds, other_folds = (" ".join(map(str, sorted(set(faces.table.fold)))) for faces in (run.faces, other.faces))
-    if folds != other_folds:
-        raise UserError(f"'{other_folder}' has other folds than '{folder}': {other_folds} instead of {folds}")
     if other.classes.names != run.classes.names:
         raise UserError(f"'{other_folder}' has other classes than '{folder}'")
     if not same_pixels or not run.faces.table[FACE_COLUMNS].equals(other.faces.table[FACE_COLUMNS]):
