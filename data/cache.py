@@ -396,7 +396,7 @@ def refuse_damaged(problems, allowed):
     if len(problems) > allowed:
         if not allowed:
             more = f" (and {len(problems) - 1:,} more images)" if len(problems) > 1 else ""
-            raise UserError(problems[0] + more)
+            raise UserError(f"{problems[0]}{more}; --skip-damaged {len(problems)} leaves out as many")
         first = "; ".join(problems[:3])
         raise UserError(f"--skip-damaged {allowed}: {len(problems):,} images cannot be read, first {first}")
 

@@ -76,6 +76,8 @@ class LabelReport:
         if self.people_named is not None:
             count = f"{self.faces.table.person.nunique():,}"
             lines.append(f"  people: {count if self.people_named else NO_PEOPLE}")
+        if "split" in self.faces.table:
+            lines.append(f"  per split: {list_counts(self.faces.table.split.value_counts())}")
         drawn = f" (drawn with --fold-seed {self.seed}: whole people, classes balanced)"
         lines.append(f"  per fold: {list_counts(self.faces_per_fold)}{drawn if self.seed is not None else ''}")
         lines.append(f"  per class: {list_counts(self.faces_per_class)}")
@@ -227,8 +229,13 @@ def refuse(rows, wrong, describe, file=None):
 
 
 def refuse_value(rows, wrong, column, problem, file=None):
-    """Raise UserError for the first wrong value of a column, see `refuse`; `problem` is the end of the message."""
-    refuse(rows, wrong, lambda row: f"the {column} {printable(repr(row[column]), 120)} {problem}", file)
+    """Raise UserError for the first wrong value of a column, see `refuse`, with the number of wrong ones behind it.
+
+    `problem` says what is wrong with it.
+    """
+    others = np.count_nonzero(wrong) - 1
+    more = f" (and {others:,} more {'rows' if others > 1 else 'row'})" if others else ""
+    refuse(rows, wrong, lambda row: f"the {column} {printable(repr(row[column]), 120)} {problem}{more}", file)
 
 
 def refuse_crossing(rows, column, article, file=None):

@@ -7,9 +7,11 @@ import re
 
 import pytest
 
+from data import load_data
 from models import MODELS
 from training.arguments import make_parser
 from training.config import DEMO_DEFAULTS, FIELDS, RECIPES, SECTIONS, Config, differences, from_record, read_config
+from training.setup import set_up_folds
 from utils.errors import UserError
 from utils.options import as_tuples, default_of, to_record
 
@@ -66,6 +68,17 @@ def test_the_recipe_in_python_means_what_it_means_on_the_command_line():
 def test_a_record_comes_back():
     config = Config(recipe="modern", folds=(0, 3), epochs=7)
     assert from_record("config.json", to_record(config)) == config
+
+
+def test_faces_that_fill_no_batch_are_told_of(small_faces, capsys):
+    """Of 32 training faces, batches of 20 leave out 12; those of 14 four, and those of 16 none."""
+    labels, images = map(str, small_faces)
+    for size, expected in ((20, "note: each epoch leaves out 12 of 32 training faces,"), (14, ""), (16, "")):
+        config = Config(label_dir=labels, image_dir=images, batch_size=size, image_size=40, width=0.125)
+        faces, _ = load_data(**config.data_source)
+        set_up_folds(config, faces, 1)
+        shown = capsys.readouterr().out
+        assert shown.startswith(expected) and len(shown.splitlines()) == bool(expected)
 
 
 def test_records_of_other_versions(capsys):

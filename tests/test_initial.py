@@ -211,6 +211,14 @@ def test_frozen_layers_keep_weights_and_statistics(first, tmp_path, capsys):
     assert not {"layer2.0.conv1.weight", "layer2.0.bn1.running_mean", "layer4.1.bn2.weight", "fc.weight"} & kept
 
 
+def test_a_model_of_another_network_says_which(first, tmp_path, capsys):
+    path, where = first
+    other = [word if word != "0.125" else "0.25" for word in TINY]
+    assert call(main, *where, *other, "--folds", 3, "--run-dir", tmp_path / "next", "--init-from", path) == 2
+    shapes = "has a 'conv1.weight' of (8, 3, 7, 7); this network's is (16, 3, 7, 7)"
+    assert capsys.readouterr().err == f"error: --init-from: '{path}' {shapes}; it was trained with --width 0.125\n"
+
+
 def test_held_out_people_are_refused_however_many_steps_ago_they_were_seen(first, tmp_path, capsys):
     path, where = first
     options = [*where, *TINY, "--run-dir"]

@@ -192,6 +192,8 @@ BROKEN = {
     "path,age\na/0.jpg,0x10\n": ", line 2: the age '0x10' is not an age; expected years such as 34 or 0.5",
     "path,age\na/0.jpg,-1\n": ", line 2: the age '-1' is no age of a person; expected 0 to 130 years",
     "path,age\na/0.jpg,1985\n": ", line 2: the age '1985' is no age of a person; expected 0 to 130 years",
+    "path,age\na/0.jpg,x\na/1.jpg,3\na/2.jpg,y\na/3.jpg,\na/4.jpg,x\n": ", line 2: the age 'x' is not an age; expected"
+    " years such as 34 or 0.5 (and 2 more rows)",
     "path,age\na/0.jpg,nan\n": ", line 2: the age 'nan' is not an age; expected years such as 34 or 0.5",
     "path,age\na/0.jpg,inf\n": ", line 2: the age 'inf' is not an age; expected years such as 34 or 0.5",
     "path,age\na/0.jpg,1e999\n": ", line 2: the age '1e999' is not an age; expected years such as 34 or 0.5",
@@ -456,6 +458,7 @@ def test_a_fixed_split(tmp_path):
     report = select_faces(write(tmp_path, text), "strict", THREE, 0)
     assert report.faces.table.fold.tolist() == [1, 1, 0, 1]
     assert report.left_out["without a split"] == 1 and report.seed is None
+    assert "\n  per split: train: 2  val: 1  test: 1\n" in str(report)
     train, val, test = split_faces(report.faces, 0, 0.0, 0)
     assert [list(part.table.path) for part in (train, val, test)] == [["a.jpg", "e.jpg"], ["b.jpg"], ["c.jpg"]]
 

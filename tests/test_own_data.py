@@ -122,7 +122,8 @@ def test_the_data_may_have_moved(run, images, tmp_path, capsys):
     shutil.copytree(images, moved / "photographs")
     shutil.move(tmp_path / "faces.csv", moved / "list.csv")
     assert call(test_code, run / "fold_0.pt") == 2
-    assert "error: cannot read 'faces.csv': No such file or directory" in capsys.readouterr().err
+    error = f"error: '{run}/fold_0.pt' was trained on the faces of 'faces.csv', which is not here: "
+    assert capsys.readouterr().err == error + "--label-file, or --label-dir, and --image-dir name the faces\n"
     places = ["--label-file", moved / "list.csv", "--image-dir", moved / "photographs"]
     assert call(test_code, run / "fold_0.pt", *places) == 0
     assert call(report, run, *places) == 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shlex
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from data.dataset import steps_per_epoch
 from evaluation.leaks import refuse_seen
 from models import MODELS, create_model
 from models.network import Network, layer_groups
+from training.config import FIELDS, NetworkConfig
 from training.initial import (
     InitialWeights,
     describe_initial,
@@ -24,6 +26,7 @@ from training.state import TrainState
 from training.teacher import Teacher, teacher_models
 from utils.device import memory_bytes
 from utils.errors import UserError
+from utils.options import as_flags
 from utils.reading import MIB
 from utils.seeds import Stream, derive_seed
 from utils.serialization import digest, first_line
@@ -91,10 +94,16 @@ def set_up_fold(config, fold, faces, network, world_size):
         known = ", ".join(name for name, loss in LOSSES.items() if loss.of_ages)
         raise UserError(f"--loss {config.loss}: it does not learn the column 'years'; choose from {known}")
     steps = steps_per_epoch(train, config.batch_size, world_size)
+    if fold == config.folds[0] and (left := len(train) - steps * config.batch_size) > len(train) / 5:
+        share = f"{left:,} of {len(train):,} training faces, other ones each time,"
+        print(f"note: each epoch leaves out {share} which fill no batch; a smaller --batch-size leaves out fewer")
     teachers = teacher_models(config.teacher, fold, train)
     initial, fitting = initial_weights(config.init_from, config.pretrained, config.model, fold), {}
     if initial is not None:
-        fitting, counts = fitting_weights(network, initial)
+        try:
+            fitting, counts = fitting_weights(network, initial)
+        except UserError as error:
+            raise UserError(f"{error}{own_settings(initial.record, config)}") from None
         if fold == config.folds[0]:
             print(describe_initial(initial, counts))
     return FoldSetup(
@@ -223,6 +232,14 @@ def make_state(config, setup, runtime):
             "initial": setup.initial.digest if setup.initial else "",
         },
     )
+
+
+def own_settings(record, config):
+    """'; it was trained with --width 0.25' and the like: a model file's settings of its network that are not these."""
+    names = {setting.name for setting in dataclasses.fields(NetworkConfig)} - {"init_from", "pretrained", "freeze"}
+    recorded = {name: value for name, value in record.get("config", {}).items() if name in names}
+    differing = {name: value for name, value in recorded.items() if value != getattr(config, name)}
+    return f"; it was trained with {shlex.join(as_flags(differing, FIELDS))}" if differing else ""
 
 
 def make_criterion(config, setup, model, runtime):
