@@ -39,7 +39,7 @@ from utils.device import Runtime, keep_large_buffers
 from utils.errors import UserError
 from utils.files import check_output, refuse_overlaps, write_json
 from utils.options import Parser, add_options, default_of
-from utils.reading import read_json
+from utils.reading import exists, read_json
 from utils.serialization import digest
 
 SETTINGS = "label_dir label_file image_dir age_groups allow_missing skip_damaged batch_size".split()
@@ -138,6 +138,10 @@ def prepare(path, options):
     if "batch_size" not in given:
         fitting = max(2, PIXELS_PER_BATCH // model.image_size**2)
         config = dataclasses.replace(config, batch_size=min(config.batch_size, fitting))
+    source = config.label_file or config.label_dir
+    if not given.keys() & {"label_file", "label_dir"} and not exists(source):
+        advice = "--label-file, or --label-dir, and --image-dir name the faces"
+        raise UserError(f"'{path}' was trained on the faces of '{source}', which is not here: {advice}")
     faces, _ = load_data(**config.data_source)
     positions = {*model.classes.within(faces.classes).tolist()}
     if faces.classes.names != model.classes.names and not positions >= {*range(len(faces.classes))}:

@@ -131,6 +131,12 @@ class Evaluation:
         return [name for name in METRICS if known or name in CLASS_METRICS]
 
     @property
+    def judged_by(self):
+        """The name in METRICS that groups of faces are judged by: top-1; of single years, hit by chance, the error."""
+        in_years = self.classes.coarse() is not self.classes and "mae_years" in self.metric_names
+        return "mae_years" if in_years else "top1"
+
+    @property
     def paired_metrics(self):
         """Those of them that are means over faces, so that two models can be compared face by face."""
         return [name for name in self.metric_names if METRICS[name].finish is np.asarray]

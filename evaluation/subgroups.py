@@ -5,6 +5,7 @@ import pandas as pd
 
 from data.duplicates import GREY
 from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails, wald_p
+from evaluation.evaluation import FACE_COLUMNS
 from evaluation.metrics import METRICS
 from utils.errors import UserError
 
@@ -14,12 +15,16 @@ UNKNOWN = "unknown"
 MISSING = ("", "u", UNKNOWN)  # Adience writes u where the gender cannot be told
 MOST_GROUPS = 200  # a column with more groups is not compared
 MOST_VALUES = 12  # a column with more distinct numbers is grouped by quartile
+MOST_UNASKED = 12  # groups of a column of the label file that is compared unasked
+NO_GROUPS = {*FACE_COLUMNS, *"age first_year last_year split file line".split()}
+# {the metric that is judged by: the metrics to show beside its gap}
+SHOWN = {"top1": ("top1", "one_off", "mae"), "mae_years": ("mae_years", "cs5", "bias_years")}
 TURNS = (0, 15, 30)  # degrees to either side at which the groups of yaw end, but for the last one
 TURN_NAMES = ("frontal (0)", "over 0 to 15", "over 15 to 30", "over 30")
 CHUNK = 256  # images
 
 
-def subgroups(evaluation, columns=None, extra=None, metric="top1", draws=2000, seed=0):
+def subgroups(evaluation, columns=None, extra=None, metric=None, draws=2000, seed=0):
     """One row per group of faces: its metrics, their intervals, and its gap to all other faces.
 
     Intervals are percentile intervals of a bootstrap over people (see bootstrap.py). The p value of a gap is that of
@@ -30,15 +35,15 @@ def subgroups(evaluation, columns=None, extra=None, metric="top1", draws=2000, s
     Args:
         evaluation: an Evaluation of N faces.
         columns: names in COLUMNS, or of other columns, each value of which is a group; None takes all of COLUMNS that
-            the faces have.
+            the faces have, and the others of up to MOST_UNASKED values.
         extra: a table of N rows, in the order of the faces, with more columns; `image_size` needs width and height.
-        metric: the name in METRICS whose gap is taken.
+        metric: the name in METRICS whose gap is taken; by default the one that the evaluation is judged by.
         draws: the number of samples of people.
 
     Returns:
-        A table with the columns column, group, faces, people, too_few (under LEAST_FACES; the rest is NaN); each name
-        of METRICS with its `_low` and `_high` (95 %); ece (too large where faces are few); gap (the metric of the
-        group minus that of all other faces), p, p_corrected (Holm's, over all gaps) and marked (p_corrected under
+        A table with the columns metric, column, group, faces, people, too_few (under LEAST_FACES; the rest is NaN);
+        each name of METRICS with its `_low` and `_high` (95 %); ece (too large where faces are few); gap (the metric of
+        the group minus that of all other faces), p, p_corrected (Holm's, over all gaps) and marked (p_corrected under
         SIGNIFICANCE). There is an interval where the group has LEAST_PEOPLE, and a gap where the group and the others
         have both LEAST_FACES and LEAST_PEOPLE.
 
@@ -48,10 +53,11 @@ def subgroups(evaluation, columns=None, extra=None, metric="top1", draws=2000, s
     """
     groups = group_faces(evaluation, columns, extra)
     inside, outside = sampled_metrics(evaluation, [mask for _, _, mask in groups], draws, seed)  # (draws, G, M)
+    metric = metric or evaluation.judged_by
     chosen, rows = evaluation.metric_names.index(metric), []
     for number, (column, group, mask) in enumerate(groups):
         own, others = evaluation.where(mask), evaluation.where(~mask)
-        row = {"column": column, "group": group, **group_metrics(own, inside[:, number])}
+        row = {"metric": metric, "column": column, "group": group, **group_metrics(own, inside[:, number])}
         gaps = inside[:, number, chosen] - outside[:, number, chosen]
         row["gap"], row["p"] = gap_and_p(own, others, metric, gaps)
         rows.append(row)
@@ -135,7 +141,7 @@ def group_faces(evaluation, columns=None, extra=None):
     if "width" in table and "height" in table:
         table["image_size"] = table[["width", "height"]].min(axis=1, skipna=False)
     groups = []
-    for column in [name for name in COLUMNS if name in table] if columns is None else columns:
+    for column in unasked_columns(table) if columns is None else columns:
         if column not in table:
             raise UserError(f"the faces have no column '{column}'; they have {', '.join(map(str, table.columns))}")
         values = table[column].mask(table[column].isin(MISSING))
@@ -148,6 +154,26 @@ def group_faces(evaluation, columns=None, extra=None):
         if (positions < 0).any():
             groups.append((column, UNKNOWN, positions < 0))
     return groups
+
+
+def unasked_columns(table):
+    """The names in COLUMNS that a table of faces has, and those of its other columns of few values."""
+    others = [name for name in table if name not in {*NO_GROUPS, *COLUMNS, "width", "height"}]
+    few = [name for name in others if 1 < table[name].nunique() <= MOST_UNASKED]
+    return [*(name for name in COLUMNS if name in table), *few]
+
+
+def show_gap(gap, metric):
+    """A gap of a name in METRICS as text: in points, or in years; a missing one as a dash."""
+    if gap != gap:
+        return "–"
+    return f"{100 * gap:+.1f}" if METRICS[metric].format.endswith("%") else f"{gap:+.2f}"
+
+
+def gap_words(metric):
+    """'top-1 of the group minus that of all other faces, in points' and the like."""
+    unit = "points" if METRICS[metric].format.endswith("%") else "years"
+    return f"{METRICS[metric].title} of the group minus that of all other faces, in {unit}"
 
 
 def check_columns(columns, table):

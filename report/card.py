@@ -97,11 +97,13 @@ def describe(evaluation, forms):
     """The values of one model for the template: its record, and the numbers that follow from its predictions."""
     model, found = evaluation.model, {"classes": [], "groups": None, "calibration": None, "years": []}
     if len(evaluation):
-        table, coarse = subgroups.subgroups(evaluation), evaluation.coarse()
-        below = table[(table.gap < 0) & (table.column != "label")]  # the classes have a table of their own
+        table, coarse, judged_by = subgroups.subgroups(evaluation), evaluation.coarse(), evaluation.judged_by
+        behind = table.gap if METRICS[judged_by].lower_is_better else -table.gap
+        worse = table[(behind > 0) & (table.column != "label")]  # the classes have a table of their own
         found = {
             "classes": list(zip(coarse.classes.names, *per_class(coarse.confusion), strict=True)),
-            "groups": below.sort_values("gap").head(WORST_GROUPS).to_dict("records"),
+            "judged_by": judged_by,
+            "groups": worse.loc[behind[worse.index].nlargest(WORST_GROUPS).index].to_dict("records"),
             "calibration": evaluation.calibration(),
             "years": errors_in_years(evaluation, coarse),
         }

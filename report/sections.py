@@ -14,7 +14,7 @@ from evaluation.calibration import BINS, brier_score, reliability, risk_coverage
 from evaluation.evaluation import pool
 from evaluation.metrics import METRICS, Metric, largest_class, per_class
 from evaluation.paired import paired_difference
-from evaluation.subgroups import LEAST_FACES
+from evaluation.subgroups import LEAST_FACES, SHOWN, gap_words, show_gap
 from evaluation.threshold import roc, threshold_table
 from models import create_model
 from models.network import layer_groups
@@ -351,21 +351,23 @@ def groups(data):
         for column, rows in table.groupby("column", sort=False)
         if len(rows) > 1
     ]
-    marked = int(table.marked.sum())
-    return {"blocks": blocks, "marked": marked, "least_faces": LEAST_FACES, "least_people": LEAST_PEOPLE}
+    marked, metric = int(table.marked.sum()), table.metric.iloc[0]
+    titles = [METRICS[name].title for name in SHOWN[metric]]
+    return {"blocks": blocks, "marked": marked, "titles": titles, "gap": gap_words(metric), "least_faces": LEAST_FACES,
+            "least_people": LEAST_PEOPLE}  # fmt: skip
 
 
 def group_row(row):
     """A row of `subgroups` for the page; the numbers that a small group lacks are dashes."""
-    gap, p, names = row["gap"], row["p_corrected"], ("top1", "one_off", "mae")
+    gap, p, metric = row["gap"], row["p_corrected"], row["metric"]
     return {
         **row,
         "name": printable(GENDERS.get(row["group"], row["group"])),
-        "cells": [cell(METRICS[name], row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in names],
+        "cells": [cell(METRICS[name], row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in SHOWN[metric]],
         "ece": percent(row["ece"], 1),
-        "gap": "–" if gap != gap else f"{100 * gap:+.1f}".replace("-", "−"),
+        "gap": show_gap(gap, metric).replace("-", "−"),
         "p": "–" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}",
-        "worse": gap < 0,
+        "worse": (gap > 0) == METRICS[metric].lower_is_better,
     }
 
 

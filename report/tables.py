@@ -4,7 +4,7 @@ from evaluation import threshold
 from evaluation.calibration import BINS
 from evaluation.evaluation import pool
 from evaluation.metrics import CLASS_METRICS, METRICS, largest_class, mean_and_std, per_class, single_answer
-from evaluation.subgroups import LEAST_FACES, SIGNIFICANCE
+from evaluation.subgroups import LEAST_FACES, SHOWN, SIGNIFICANCE, gap_words, show_gap
 from utils.cli import percent, printable
 from utils.files import write_text
 from utils.latex import latex_table
@@ -138,17 +138,17 @@ def per_class_table(evaluation):
 
 
 def subgroups_table(table):
-    """Each group's metrics, with the 95 % interval of top-1 and the gap to all other faces in points.
+    """Each group's metrics, with the 95 % interval of the first one and its gap to all other faces.
 
     Args:
         table: that of `subgroups`.
     """
     names = [printable(name) for name in [*table.column, *("  " + group for group in table.group), "subgroup"]]
-    width, exact, near, error = max(map(len, names)), *(METRICS[name] for name in ("top1", "one_off", "mae"))
-    lines = [
-        f"{'subgroup':{width}}  faces  {exact.title:>7}  {'95 %':>14}  {near.title:>7}  {error.title:>6}  {'ECE':>6}"
-        f"  {'gap':>6}  {'p':>7}"
-    ]
+    width, judged_by = max(map(len, names)), table.metric.iloc[0]
+    first, *others = shown = SHOWN[judged_by]
+    titles = [METRICS[name].title for name in shown]
+    heads = [titles[0].rjust(9), "95 %".rjust(14), *(title.rjust(7) for title in titles[1:])]
+    lines = [f"{'subgroup':{width}}  faces  {'  '.join(heads)}  {'ECE':>6}  {'gap':>6}  {'p':>7}"]
     for column, rows in table.groupby("column", sort=False):
         lines.append(printable(column))
         for row in rows.itertuples():
@@ -156,16 +156,16 @@ def subgroups_table(table):
             if row.too_few:
                 lines.append(f"{line}too few (under {LEAST_FACES})")
                 continue
-            interval = "–" if row.top1_low != row.top1_low else f"{100 * row.top1_low:.2f} to {100 * row.top1_high:.2f}"
-            gap, p = ("–", "–") if row.gap != row.gap else (f"{100 * row.gap:+.1f}", f"{row.p_corrected:.3f}")
-            lines.append(
-                f"{line}{exact.show(row.top1):>7}  {interval:>14}  {near.show(row.one_off):>7}"
-                f"  {error.show(row.mae):>6}  {row.ece:6.1%}  {gap:>6}  {p:>7}{' *' if row.marked else ''}"
-            )
-    lines.append(
-        f"gap: top-1 of the group minus that of all other faces, in points; * marks p under {SIGNIFICANCE} after"
-        " Holm's correction"
-    )
+            low, high = (METRICS[first].show(getattr(row, f"{first}_{end}")).rstrip("%") for end in ("low", "high"))
+            cells = [
+                METRICS[first].show(getattr(row, first)).rjust(9),
+                ("–" if low == "–" else f"{low} to {high}").rjust(14),
+            ]
+            cells += [METRICS[name].show(getattr(row, name)).rjust(7) for name in others]
+            p = "–" if row.gap != row.gap else f"{row.p_corrected:.3f}"
+            gap = f"{show_gap(row.gap, judged_by):>6}  {p:>7}{' *' if row.marked else ''}"
+            lines.append(f"{line}{'  '.join(cells)}  {row.ece:6.1%}  {gap}")
+    lines.append(f"gap: {gap_words(judged_by)}; * marks p under {SIGNIFICANCE} after Holm's correction")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from evaluation.calibration import expected_calibration_error
 from evaluation.evaluation import Evaluation
 from evaluation.paired import paired_difference
 from evaluation.subgroups import group_faces, holm, image_statistics, subgroups
+from report.tables import subgroups_table
 from utils.classes import Classes
 from utils.errors import UserError
 
@@ -66,7 +67,24 @@ def test_metrics_and_gap_by_hand():
     assert table.p_corrected[0] == pytest.approx(table.p[0])  # the larger one of two
     assert table.p_corrected[1] == pytest.approx(2 * table.p[1])
     assert table.marked.tolist() == [True, True, False]
-    assert table.iloc[2].drop(["column", "group", "faces", "people", "too_few", "marked"]).isna().all()
+    assert table.iloc[2].drop(["metric", "column", "group", "faces", "people", "too_few", "marked"]).isna().all()
+
+
+def test_single_years_are_judged_by_their_error():
+    """40 women are taken for 10 years older than they are, 60 men for 4; nobody's year is hit."""
+    none = np.zeros(100, int)
+    faces = make(none, none, gender=["f"] * 40 + ["m"] * 60, camera=["old", "new"] * 50, age=20.5).faces.table
+    answers = np.eye(101)[[30] * 40 + [24] * 60]
+    found = subgroups(Evaluation(Faces(faces.assign(label=20), Classes.of_ages(("0..100+",))), answers))
+    assert found.metric.unique().tolist() == ["mae_years"]
+    assert found[found.column == "camera"].group.tolist() == ["new", "old"]  # a column of few values, unasked
+    women, men = found[found.column == "gender"].to_dict("records")
+    assert (women["gap"], men["gap"]) == pytest.approx((6, -6)) and (women["cs5"], men["cs5"]) == (0, 1)
+    assert (women["bias_years"], men["bias_years"]) == pytest.approx((10, 4), abs=0.5)
+    lines = subgroups_table(found[found.column == "gender"]).splitlines()
+    assert lines[0].split()[:7] == ["subgroup", "faces", "MAE", "years", "95", "%", "CS@5"]
+    assert lines[2].split()[-3:] == ["+6.00", "0.000", "*"]
+    assert lines[-1].startswith("gap: MAE years of the group minus that of all other faces, in years;")
 
 
 def expected_error(right, wrong):

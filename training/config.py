@@ -355,14 +355,7 @@ def recorded_config(path, record, given):
     """
     if record["decoder"] not in DECODERS:
         raise UserError(f"'{path}' is damaged: its decoder is '{record['decoder']}', none of {', '.join(DECODERS)}")
-    config = from_record(path, {**record["config"], **moved_data(given)})
-    source = config.label_file or config.label_dir
-    if not given.keys() & {"label_file", "label_dir"} and not exists(source):
-        raise UserError(
-            f"'{path}' was trained on the faces of '{source}', which is not here: --label-file, or --label-dir, and"
-            " --image-dir name the faces"
-        )
-    return config
+    return from_record(path, {**record["config"], **moved_data(given)})
 
 
 def moved_data(given):
