@@ -378,8 +378,8 @@ def print_fusion(fusion):
 
 def show_errors(folder, evaluations, shown):
     """Write the misclassified images, their list and a page that shows them. Raises UserError."""
-    found = errors.find_errors(evaluations)
-    errors.write_errors(folder, found, evaluations[0].classes.names, lambda path: page.write_report(path, shown))
+    found, names = errors.find_errors(evaluations), evaluations[0].classes.coarse().names
+    errors.write_errors(folder, found, names, lambda path: page.write_report(path, shown))
     print(
         f"\nwrote {len(found):,} misclassified images and errors.csv to {printable(folder)}/; see {errors.PAGE} there"
     )

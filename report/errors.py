@@ -1,4 +1,4 @@
-"""Misclassified faces, the most confident errors first, and their images in a folder."""
+"""Misclassified faces, the worst errors first, and their images in a folder."""
 
 import os
 import re
@@ -20,18 +20,24 @@ FIRST_COLUMNS = ["file", "true_class", "predicted_class", "confidence"]
 def find_errors(evaluations):
     """The misclassified faces of Evaluations with images, the most confident errors first.
 
+    Of single years the decades count, and the errors that are most years off come first.
+
     Returns:
-        The evaluations' tables with two more columns: `confidence`, the probability of the wrong answer, and `image`,
-        the face as the network saw it.
+        The evaluations' tables, label and prediction by decade where there are many years, with more columns:
+        `confidence`, the probability of the wrong answer, `image`, the face as the network saw it, and of single years
+        `years_off`.
     """
-    tables = []
+    tables, order = [], "years_off" if evaluations[0].judged_by == "mae_years" else "confidence"
     for evaluation in evaluations:
-        wrong = evaluation.where(evaluation.predicted != evaluation.labels)
-        table = wrong.table()
+        coarse = evaluation.coarse()
+        wrong = coarse.predicted != coarse.labels
+        table = evaluation.where(wrong).table()
         # Rows of a memory-mapped cache are views: nothing is read before it is drawn.
         views = pd.Series([evaluation.images[row] for row in table.index], index=table.index, dtype=object)
-        tables.append(table.assign(confidence=wrong.confidence, image=views))
-    return pd.concat(tables).sort_values(["confidence", "path"], ascending=[False, True]).reset_index(drop=True)
+        table = table.assign(label=coarse.labels[wrong], prediction=coarse.predicted[wrong])
+        table = table.assign(confidence=coarse.confidence[wrong], image=views)
+        tables.append(table.assign(years_off=(table.age - table.true_age).abs()) if order == "years_off" else table)
+    return pd.concat(tables).sort_values([order, "path"], ascending=[False, True]).reset_index(drop=True)
 
 
 def write_errors(folder, errors, class_names, write_page):

@@ -225,6 +225,7 @@ def mistakes(data):
     return {
         "names": data.evaluations[0].classes.coarse().names,
         "years": "mae_years" in pool(data.evaluations).metric_names,
+        "judged_by": data.evaluations[0].judged_by,
     }
 
 

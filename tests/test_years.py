@@ -75,6 +75,20 @@ def test_the_run_knows_ages(folder):
     assert "MAE years" in Path("runs/faces/results.tex").read_text()
 
 
+def test_mistakes_are_those_of_the_decades_and_the_farthest_comes_first(folder):
+    assert call(test_code, "runs/faces/fold_0.pt", "--show-errors", "--error-dir", "wrong", *MACHINE) == 0
+    found, table = pd.read_csv("wrong/errors.csv"), pd.read_csv("runs/faces/predictions.csv")
+    table = table[table.fold == 0]
+    years = table[[f"p_{year}" for year in range(100)] + ["p_100+"]].to_numpy()
+    decades = np.array([[row[start : start + 10].sum() for start in range(0, 101, 10)] for row in years])
+    table = table[table.label // 10 != decades.argmax(1)].assign(off=(table.age - table.true_age).abs())
+    assert sorted(found.path) == sorted(table.path)
+    assert found.years_off.tolist() == pytest.approx(sorted(table.off, reverse=True), abs=0.01)
+    assert all(found.true_class == [f"{10 * (age // 10):.0f}-{10 * (age // 10) + 9:.0f}" for age in found.true_age])
+    start = f"0001_true_{found.true_class[0]}_predicted_{found.predicted_class[0]}_"
+    assert found.file[0].startswith(start) and Path("wrong", found.file[0]).is_file()
+
+
 def test_evaluation_report_and_comparison(folder, capsys):
     assert call(test_code, "runs/faces/fold_0.pt", "--by", "label", "age", "--json", "r.json", *MACHINE) == 0
     printed = capsys.readouterr().out
