@@ -135,7 +135,8 @@ def test_broken_pictures_are_named_or_left_out(pictures, content, message):
         content = whole[: len(whole) // 2]
     (folder / paths[3]).write_bytes(content)
     (folder / paths[4]).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{paths[3]}' {message}.*\(and 1 more images\)"):
+    hint = r"\(and 1 more images\); --skip-damaged 2 leaves out as many$"
+    with pytest.raises(UserError, match=rf"{paths[3]}' {message}.*{hint}"):
         open_small(pictures)
     with pytest.raises(UserError, match=rf"--skip-damaged 1: 2 images cannot be read, first '.*{paths[3]}' .*; '"):
         open_cache(folder, paths, 40, cache, skip_damaged=1, progress=False)
@@ -165,7 +166,7 @@ def bomb(path, side):
     assert path.stat().st_size < 2**17
 
 
-NO_IMAGE = r"^'.*a\.png' is no image of the formats JPEG, PNG, WEBP; --skip-damaged 1 leaves out as many$"
+NO_IMAGE = r"^'.*a\.png' is no image of the formats JPEG, PNG, WEBP$"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_no_program_is_started_for_a_picture(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     (tmp_path / "a.jpg").write_text(EPS)
-    with pytest.raises(UserError, match=r"a\.jpg' is no image of the formats JPEG, PNG, WEBP(;|$)"):
+    with pytest.raises(UserError, match=r"a\.jpg' is no image of the formats JPEG, PNG, WEBP$"):
         decode_face(tmp_path / "a.jpg", 40)
     assert not (tmp_path / "started").exists()
     with Image.open(tmp_path / "a.jpg") as image, contextlib.suppress(OSError):
