@@ -76,8 +76,7 @@ def read_command_line():
     machine.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces per batch (default: 64)")
     add_options(machine, [FIELDS[name] for name in MACHINE])
     options = parser.parse_intermixed_args()  # photographs may also follow an option
-    given = [path for path in options.inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]
-    options.models, paths = model_files(given), [path for path in options.inputs if path not in given]
+    options.models, paths = split_inputs(options.inputs)
     if not paths and options.camera is None:
         given = f"in '{' '.join(options.inputs)}'" if options.inputs else "is given"
         raise UserError(f"no photograph or folder {given}: name one, or --camera 0")
@@ -94,6 +93,12 @@ def read_command_line():
     if options.draw is not None:
         check_folder(options.draw, options.photographs)
     return options
+
+
+def split_inputs(inputs):
+    """(Model files, of run directories too; photographs and folders of them)."""
+    models = [path for path in inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]
+    return model_files(models), [path for path in inputs if path not in models]
 
 
 def check_camera(options, paths):

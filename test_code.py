@@ -138,10 +138,8 @@ def prepare(path, options):
     if "batch_size" not in given:
         fitting = max(2, PIXELS_PER_BATCH // model.image_size**2)
         config = dataclasses.replace(config, batch_size=min(config.batch_size, fitting))
-    source = config.label_file or config.label_dir
-    if not given.keys() & {"label_file", "label_dir"} and not exists(source):
-        advice = "--label-file, or --label-dir, and --image-dir name the faces"
-        raise UserError(f"'{path}' was trained on the faces of '{source}', which is not here: {advice}")
+    if not given.keys() & {"label_file", "label_dir"}:
+        check_source(path, config.label_file or config.label_dir)
     faces, _ = load_data(**config.data_source)
     positions = {*model.classes.within(faces.classes).tolist()}
     if faces.classes.names != model.classes.names and not positions >= {*range(len(faces.classes))}:
@@ -176,6 +174,13 @@ def prepare(path, options):
         image_dir=config.image_dir,
     )
     return evaluation, config
+
+
+def check_source(path, source):
+    """Refuse a model whose own label files, of which it keeps the path, are elsewhere. Raises UserError."""
+    if not exists(source):
+        advice = "--label-file, or --label-dir, and --image-dir name the faces"
+        raise UserError(f"'{path}' was trained on the faces of '{source}', which is not here: {advice}")
 
 
 def cut_faces(model, faces, image_dir):

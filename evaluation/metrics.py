@@ -74,11 +74,11 @@ class Metric(NamedTuple):
         """As text; a missing value, None or NaN, as a dash."""
         return "–" if value is None or value != value else format(value, self.format)
 
-    def show_difference(self, value):
-        """As text with a sign, percentages in points; a missing value as a dash."""
+    def show_difference(self, value, digits=2):
+        """As text with a sign, percentages in points, others with one digit more; a missing value as a dash."""
         if value is None or value != value:
             return "–"
-        return f"{100 * value:+.2f}" if self.format.endswith("%") else f"{value:+.3f}"
+        return f"{100 * value:+.{digits}f}" if self.format.endswith("%") else f"{value:+.{digits + 1}f}"
 
 
 METRICS = {

@@ -17,7 +17,7 @@ MOST_GROUPS = 200  # a column with more groups is not compared
 MOST_VALUES = 12  # a column with more distinct numbers is grouped by quartile
 MOST_UNASKED = 12  # groups of a column of the label file that is compared unasked
 NO_GROUPS = {*FACE_COLUMNS, *"age first_year last_year split file line".split()}
-# {the metric that is judged by: the metrics to show beside its gap}
+# {the metric whose gap is shown: this one, and the two that are shown beside it}
 SHOWN = {"top1": ("top1", "one_off", "mae"), "mae_years": ("mae_years", "cs5", "bias_years")}
 TURNS = (0, 15, 30)  # degrees to either side at which the groups of yaw end, but for the last one
 TURN_NAMES = ("frontal (0)", "over 0 to 15", "over 15 to 30", "over 30")
@@ -158,16 +158,13 @@ def group_faces(evaluation, columns=None, extra=None):
 
 def unasked_columns(table):
     """The names in COLUMNS that a table of faces has, and those of its other columns of few values."""
-    others = [name for name in table if name not in {*NO_GROUPS, *COLUMNS, "width", "height"}]
-    few = [name for name in others if 1 < table[name].nunique() <= MOST_UNASKED]
-    return [*(name for name in COLUMNS if name in table), *few]
+    others = columns_of_few_values(table, {*NO_GROUPS, *COLUMNS, "width", "height"})
+    return [*(name for name in COLUMNS if name in table), *others]
 
 
-def show_gap(gap, metric):
-    """A gap of a name in METRICS as text: in points, or in years; a missing one as a dash."""
-    if gap != gap:
-        return "–"
-    return f"{100 * gap:+.1f}" if METRICS[metric].format.endswith("%") else f"{gap:+.2f}"
+def columns_of_few_values(table, left_out):
+    """The names of the columns of two to MOST_UNASKED values, without those that are left out."""
+    return [name for name in table if name not in left_out and 1 < table[name].nunique() <= MOST_UNASKED]
 
 
 def gap_words(metric):

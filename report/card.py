@@ -21,7 +21,7 @@ from utils.reading import read_text
 TEMPLATES = Path(__file__).parent / "templates"
 MARK = "<!-- model card of tools.export -->"  # the first line of our files
 CARD_LIMIT = 16  # MiB
-WORST_GROUPS, MOST_GROUPS = 5, 12
+WORST_GROUPS = 5
 YEARS = ("mae_years", "cs5", "bias_years")
 # Characters with a meaning in a line of Markdown or HTML. A colon, an at sign and the dot of a domain make links.
 SPECIAL = re.compile(r"[\\`*_{}\[\]<>#|~&!$:@^]|\.(?=[^\W\d_])")
@@ -72,7 +72,7 @@ def show(value, form):
 
 
 def errors_in_years(evaluation, coarse):
-    """Rows (column, group, faces, {metric of YEARS: value}) by age and by each further column of up to MOST_GROUPS.
+    """Rows (column, group, faces, {metric of YEARS: value}) by age and by each further column of few values.
 
     Args:
         evaluation: an Evaluation whose classes are ages.
@@ -81,7 +81,7 @@ def errors_in_years(evaluation, coarse):
     if not set(YEARS) <= set(evaluation.metric_names):
         return []
     table, names = evaluation.faces.table, np.array(coarse.classes.names)
-    others = [name for name in table if name not in FACE_COLUMNS and 1 < table[name].nunique() <= MOST_GROUPS]
+    others = subgroups.columns_of_few_values(table, FACE_COLUMNS)
     columns = {"age": names[coarse.labels], **{name: table[name].fillna("").to_numpy() for name in others}}
     found, rows = {name: evaluation.per_face(name) for name in YEARS}, []
     for column, groups in columns.items():
@@ -98,12 +98,13 @@ def describe(evaluation, forms):
     model, found = evaluation.model, {"classes": [], "groups": None, "calibration": None, "years": []}
     if len(evaluation):
         table, coarse, judged_by = subgroups.subgroups(evaluation), evaluation.coarse(), evaluation.judged_by
-        behind = table.gap if METRICS[judged_by].lower_is_better else -table.gap
-        worse = table[(behind > 0) & (table.column != "label")]  # the classes have a table of their own
+        lower = METRICS[judged_by].lower_is_better
+        is_worse = table.gap > 0 if lower else table.gap < 0
+        worse = table[is_worse & (table.column != "label")]  # the classes have a table of their own
         found = {
             "classes": list(zip(coarse.classes.names, *per_class(coarse.confusion), strict=True)),
             "judged_by": judged_by,
-            "groups": worse.loc[behind[worse.index].nlargest(WORST_GROUPS).index].to_dict("records"),
+            "groups": worse.sort_values("gap", ascending=not lower).head(WORST_GROUPS).to_dict("records"),
             "calibration": evaluation.calibration(),
             "years": errors_in_years(evaluation, coarse),
         }

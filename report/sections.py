@@ -14,7 +14,7 @@ from evaluation.calibration import BINS, brier_score, reliability, risk_coverage
 from evaluation.evaluation import pool
 from evaluation.metrics import METRICS, Metric, largest_class, per_class
 from evaluation.paired import paired_difference
-from evaluation.subgroups import LEAST_FACES, SHOWN, gap_words, show_gap
+from evaluation.subgroups import LEAST_FACES, SHOWN, gap_words
 from evaluation.threshold import roc, threshold_table
 from models import create_model
 from models.network import layer_groups
@@ -366,7 +366,7 @@ def group_row(row):
         "name": printable(GENDERS.get(row["group"], row["group"])),
         "cells": [cell(METRICS[name], row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in SHOWN[metric]],
         "ece": percent(row["ece"], 1),
-        "gap": show_gap(gap, metric).replace("-", "−"),
+        "gap": METRICS[metric].show_difference(gap, 1).replace("-", "−"),
         "p": "–" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}",
         "worse": (gap > 0) == METRICS[metric].lower_is_better,
     }

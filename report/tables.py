@@ -4,7 +4,7 @@ from evaluation import threshold
 from evaluation.calibration import BINS
 from evaluation.evaluation import pool
 from evaluation.metrics import CLASS_METRICS, METRICS, largest_class, mean_and_std, per_class, single_answer
-from evaluation.subgroups import LEAST_FACES, SHOWN, SIGNIFICANCE, gap_words, show_gap
+from evaluation.subgroups import LEAST_FACES, SHOWN, SIGNIFICANCE, gap_words
 from utils.cli import percent, printable
 from utils.files import write_text
 from utils.latex import latex_table
@@ -163,7 +163,7 @@ def subgroups_table(table):
             ]
             cells += [METRICS[name].show(getattr(row, name)).rjust(7) for name in others]
             p = "–" if row.gap != row.gap else f"{row.p_corrected:.3f}"
-            gap = f"{show_gap(row.gap, judged_by):>6}  {p:>7}{' *' if row.marked else ''}"
+            gap = f"{METRICS[judged_by].show_difference(row.gap, 1):>6}  {p:>7}{' *' if row.marked else ''}"
             lines.append(f"{line}{'  '.join(cells)}  {row.ece:6.1%}  {gap}")
     lines.append(f"gap: {gap_words(judged_by)}; * marks p under {SIGNIFICANCE} after Holm's correction")
     return "\n".join(lines)
