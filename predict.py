@@ -57,21 +57,7 @@ def read_command_line():
         help="write copies with boxes, 000001_NAME.drawn.jpg, into this folder, in place of earlier ones; it may hold"
         " nothing else",
     )  # fmt: skip
-    parser.add_argument("--top", type=int, default=3, metavar="N", help="groups to print per face (default: 3)")
-    parser.add_argument(
-        "--by-folder", action="store_true",
-        help="each folder holds one person: also give the answer for the largest faces of its photographs together",
-    )  # fmt: skip
-    detection = parser.add_argument_group("detection")
-    detection.add_argument("--no-detect", action="store_true", help="each image is one face, cropped already")
-    detection.add_argument(
-        "--threshold", type=float, default=THRESHOLD, metavar="X",
-        help=f"least confidence of the detector, 0-1 (default: {THRESHOLD})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--least-confidence", type=float, default=0.0, metavar="X",
-        help="mark an answer as doubtful whose group, or decade, is less probable, 0-1 (default: 0)",
-    )  # fmt: skip
+    add_answer_options(parser)
     machine = parser.add_argument_group("machine")
     machine.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces per batch (default: 64)")
     add_options(machine, [FIELDS[name] for name in MACHINE])
@@ -95,6 +81,30 @@ def read_command_line():
     return options
 
 
+def add_answer_options(parser):
+    """Add the options of the detector and of the answers to a Parser."""
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="groups to print per face (default: 3)")
+    parser.add_argument(
+        "--by-folder", action="store_true",
+        help="each folder holds one person: also give the answer for the largest faces of its photographs together",
+    )  # fmt: skip
+    parser.add_argument(
+        "--adapt", action="store_true",
+        help="the faces are of one population, as in a school: estimate how its ages are distributed, and correct each"
+        " answer by that; the answers come at the end",
+    )  # fmt: skip
+    detection = parser.add_argument_group("detection")
+    detection.add_argument("--no-detect", action="store_true", help="each image is one face, cropped already")
+    detection.add_argument(
+        "--threshold", type=float, default=THRESHOLD, metavar="X",
+        help=f"least confidence of the detector, 0-1 (default: {THRESHOLD})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--least-confidence", type=float, default=0.0, metavar="X",
+        help="mark an answer as doubtful whose group, or decade, is less probable, 0-1 (default: 0)",
+    )  # fmt: skip
+
+
 def split_inputs(inputs):
     """(Model files, of run directories too; photographs and folders of them)."""
     models = [path for path in inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]
@@ -104,6 +114,7 @@ def split_inputs(inputs):
 def check_camera(options, paths):
     """Refuse what a camera has not: other photographs beside it, folders, and pictures to draw. Raises UserError."""
     given = {"--draw": options.draw is not None, "--by-folder": options.by_folder, "--no-detect": options.no_detect}
+    given["--adapt"] = options.adapt
     for other in [*map(repr, paths), *(name for name, is_given in given.items() if is_given)]:
         raise UserError(f"--camera {options.camera} with {other}: it goes with models, --csv and --json")
 
@@ -129,6 +140,8 @@ def main():
         batch_size=options.batch_size,
         **{name: getattr(options, name) for name in MACHINE if name in options},
     )
+    if options.adapt:
+        predictor.adapt([])  # refuses a model now for which it cannot be done
     for note in predictor.notes:
         print(f"note: {printable(note)}")
     done = Counter()
@@ -162,9 +175,9 @@ def predict_all(options, predictor, done):
         with contextlib.ExitStack() as new:
             writers, drawings = open_writers(options, predictor.classes.names, new, replaced)
             bar = new.enter_context(tqdm(total=count, unit="photo", disable=None if count > 1 else True))
-            photographs = new.enter_context(contextlib.closing(predictor.predict(options.photographs)))
+            photographs = counted(new.enter_context(contextlib.closing(predictor.predict(options.photographs))), bar)
             try:
-                for photograph in photographs:
+                for photograph in predictor.adapt(list(photographs)) if options.adapt else photographs:
                     for write in writers + drawings:
                         write(photograph)
                     if options.by_folder and photograph.faces:
@@ -174,7 +187,6 @@ def predict_all(options, predictor, done):
                     done["reduced"] += photograph.reduction > 4
                     for line in lines_of(photograph, options.top, predictor.classes):
                         tqdm.write(line)  # above the progress bar, where there is one
-                    bar.update()
                 for folder, faces in people.items():
                     person = dataclasses.replace(predictor.fuse(faces), **NO_PLACE)
                     for write in writers:
@@ -187,6 +199,13 @@ def predict_all(options, predictor, done):
         if stopped is not None:
             raise Stopped
     return stopped
+
+
+def counted(photographs, bar):
+    """Yield the photographs; the bar moves when the next one is asked for."""
+    for photograph in photographs:
+        yield photograph
+        bar.update()
 
 
 def open_writers(options, class_names, new, replaced):

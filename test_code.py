@@ -7,20 +7,19 @@ The model file says which network, fold, label policy and image size it was trai
 """
 
 import dataclasses
-import shlex
 import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from data import load_data, open_cache
 from data.dataset import FaceDataset
 from data.duplicates import both_signatures
 from data.images import in_threads
 from evaluation.evaluate import VIEWS, evaluate, measure_latency
-from evaluation.evaluation import Evaluation, pool
+from evaluation.evaluation import Evaluation, pool, sum_within
 from evaluation.fusion import fuse
+from evaluation.label_shift import class_weights, recorded_answer, weighted
 from evaluation.leaks import knows, origin_note, refuse_seen, seen_faces
 from evaluation.metrics import METRICS
 from evaluation.subgroups import check_columns
@@ -57,6 +56,7 @@ def main():
     # Every model file, folder and fold is checked before the first model is evaluated.
     prepared = [prepare(path, options) for path in options.models]
     refuse_repeats(prepared)
+    refuse_mixed_classes([evaluation for evaluation, _ in prepared])
     for age in options.over:
         check_ages(np.concatenate([evaluation.faces.ages for evaluation, _ in prepared]), age)
     groups = fusion_groups(prepared, options.fuse)
@@ -68,7 +68,7 @@ def main():
     fusions = [fusion for fusion in fusions if fusion]
     for fusion in fusions:
         print_fusion(fusion)
-    shown = data.models_data(evaluations, f"{python_command()} {shlex.join(sys.argv)}")
+    shown = data.models_data(evaluations, python_command(*sys.argv))
     for age in options.over:
         print(f"\n{tables.threshold_table(pool(evaluations), age)}")
     if options.by:
@@ -85,6 +85,9 @@ def read_command_line():
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--fold", type=int, metavar="N", help="another fold than the one held out (of other data)")
     parser.add_argument("--leave-out-seen", action="store_true", help="leave out faces that the model was trained on")
+    parser.add_argument(
+        "--adapt", action="store_true", help="correct the answers for the distribution of the ages here"
+    )
     parser.add_argument("--detect", action="store_true", help="find the face in whole photographs, as predict.py does")
     split.add_argument("--set", choices=("test", "val"), default="test", help="held-out fold or validation faces")
     parser.add_argument("--decode", choices=tuple(DECODERS), help="decoder (default: from the model file)")
@@ -147,6 +150,8 @@ def prepare(path, options):
         raise UserError(f"'{path}' knows the classes {theirs}; these labels have {ours}")
     check_columns(options.by, faces.table)
     chosen, split = choose_faces(path, model.record, faces, options)
+    if options.adapt:
+        recorded_answer(path, model.record)  # refuses a file without one now
     for age in options.over:
         probability_of(np.zeros((1, len(faces.classes))), faces.classes, age)  # refuses what no class begins with
     check = leave_out_seen if options.leave_out_seen else refuse_seen
@@ -260,6 +265,16 @@ def refuse_repeats(prepared):
         names[weights] = evaluation.name
 
 
+def refuse_mixed_classes(evaluations):
+    """Refuse models that answer in other classes than the first: nothing of them compares. Raises UserError."""
+    first = evaluations[0]
+    for other in evaluations:
+        if other.classes.names != first.classes.names:
+            ours, theirs = (printable(", ".join(each.classes.names), 80) for each in (first, other))
+            problem = f"'{first.name}' is evaluated in the classes {ours}, '{other.name}' in {theirs}"
+            raise UserError(f"{problem}: give --label-file and --age-groups that suit both, or one model at a time")
+
+
 def fusion_groups(prepared, required):
     """Positions of the models to fuse: all if they have the same faces, otherwise each with its own views.
 
@@ -293,17 +308,32 @@ def run_model(prepared, config, options, runtime):
     Returns:
         (Evaluation, {view: probabilities (N, K)}, the report as plain values).
     """
-    model = prepared.model.to(runtime.device, memory_format=torch.channels_last)
+    model = runtime.place(prepared.model)
     dataset = FaceDataset(prepared.images, prepared.faces)
     found = evaluate(model, dataset, config.batch_size, runtime)
     evaluation = dataclasses.replace(prepared, probabilities=found.probabilities, seconds=found.seconds)
+    if options.adapt:
+        evaluation = adapted(evaluation)
     report = make_report(evaluation, measure_latency(model, dataset, config.batch_size, runtime), runtime)
     report["labels"] = config.label_file or config.label_dir
     print_report(report, evaluation)
     views = {"plain": evaluation.probabilities}
     for name in options.views:
-        views[name] = evaluate(model, dataset, config.batch_size, runtime, view=VIEWS[name]).probabilities
+        seen = evaluate(model, dataset, config.batch_size, runtime, view=VIEWS[name])
+        seen = dataclasses.replace(seen, name=prepared.name)
+        views[name] = (adapted(seen) if options.adapt else seen).probabilities
     return evaluation, views, report
+
+
+def adapted(evaluation):
+    """The Evaluation with answers corrected for how its ages are distributed, see evaluation/label_shift.py."""
+    model, classes = evaluation.model, evaluation.classes
+    usual = recorded_answer(evaluation.name, model.record)[None]
+    if model.classes.names != classes.names:
+        usual = sum_within(usual, model.classes.within(classes), len(classes))
+    weights = class_weights(evaluation.probabilities, usual[0])
+    probabilities = weighted(evaluation.probabilities, weights).astype(np.float32)
+    return dataclasses.replace(evaluation, probabilities=probabilities, predicted=None)
 
 
 def make_report(evaluation, latency, runtime):
@@ -383,11 +413,10 @@ def print_fusion(fusion):
 
 def show_errors(folder, evaluations, shown):
     """Write the misclassified images, their list and a page that shows them. Raises UserError."""
-    found, names = errors.find_errors(evaluations), evaluations[0].classes.coarse().names
-    errors.write_errors(folder, found, names, lambda path: page.write_report(path, shown))
-    print(
-        f"\nwrote {len(found):,} misclassified images and errors.csv to {printable(folder)}/; see {errors.PAGE} there"
-    )
+    found, classes = errors.find_errors(evaluations), evaluations[0].classes
+    errors.write_errors(folder, found, classes.coarse().names, lambda path: page.write_report(path, shown))
+    wrong = "misclassified images" if classes.coarse() is classes else "images of a wrong decade"
+    print(f"\nwrote {len(found):,} {wrong} and errors.csv to {printable(folder)}/; see {errors.PAGE} there")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Evaluation:
         images: uint8 (rows of the cache, 3, S, S), the cache; None if it is not at hand.
         image_dir: the folder of the original photographs; "" if it is not known.
         seconds: of the whole pass: reading, preparing, predicting.
+        whole_has_ages: False for a part of faces of which not every age is known: the metrics of parts are compared.
     """
 
     faces: Faces
@@ -50,6 +51,7 @@ class Evaluation:
     images: np.ndarray | None = None
     image_dir: str = ""
     seconds: float = 0.0
+    whole_has_ages: bool = True
 
     def __post_init__(self):
         if self.predicted is None and self.probabilities is not None:
@@ -95,6 +97,7 @@ class Evaluation:
             probabilities=self.probabilities[mask],
             predicted=self.predicted[mask],
             mass=self.mass[mask] if isinstance(self.mass, np.ndarray) else self.mass,
+            whole_has_ages="mae_years" in self.metric_names,
         )
 
     def in_classes(self, classes):
@@ -127,7 +130,8 @@ class Evaluation:
     @property
     def metric_names(self):
         """The names in METRICS that can be had: those of ages where every age is known."""
-        known = self.classes.years is not None and len(self) and not np.isnan(self.faces.ages).any()
+        known = self.whole_has_ages and self.classes.years is not None and len(self)
+        known = known and not np.isnan(self.faces.ages).any()
         return [name for name in METRICS if known or name in CLASS_METRICS]
 
     @property

@@ -1,6 +1,7 @@
 """Whether a model has seen faces: in its own training, or in that of its initial weights or its teachers."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,12 @@ def pictures_seen(record):
     """The signatures of all pictures that a model was trained on, uint8 (N, 96); zeros behind hashes alone."""
     found = [record[name].numpy() for name in ("train_pictures", "initial_pictures") if name in record]
     return np.concatenate([np.pad(pictures, [(0, 0), (0, SIGNATURE_BYTES - pictures.shape[1])]) for pictures in found])
+
+
+def learned_from(record):
+    """The files of the initial weights and teachers of a model, by the last two names of their paths."""
+    config = record["config"]
+    return ["/".join(Path(path).parts[-2:]) for path in (config.get("init_from"), *config.get("teacher", ())) if path]
 
 
 def origin_note(record):

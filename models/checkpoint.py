@@ -57,6 +57,8 @@ OPTIONAL_FIELDS = {
     "initial_pictures": torch.Tensor,
     "duplicate_pictures": torch.Tensor,  # like train_pictures, of the duplicates
     "unknown_origin": (list, str),  # initial weights whose training faces are not known
+    "terms": str,  # of a published model, or of those that this one learned from
+    "usual_answer": (list, float),  # see evaluation/label_shift.py
 }
 KINDS = {dict: "a dict", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 KINDS[torch.Tensor] = "a tensor"
@@ -193,6 +195,9 @@ def find_problem_of_network(content):
     temperature = content.get("temperature", 1.0)  # 1.0 where there were no faces to fit it on
     if not is_number(temperature) or not 0 < temperature < 1000:
         return f"its 'temperature' is {temperature}; expected a number over 0"
+    usual = content.get("usual_answer", [1.0] * len(names))
+    if len(usual) != len(names) or not all(0 <= share <= 1 for share in usual):
+        return f"its 'usual_answer' is {printable(usual, 120)}; expected a probability of each class"
     if "framing" in content and not is_framing(content["framing"]):
         places = "expected places from -2 to 2, and a width and height over 0 and up to 2"
         return f"its 'framing' is {content['framing']}; expected 4 numbers, or 14 with points; {places}"

@@ -70,19 +70,16 @@ def check_folder(folder, paths):
             raise UserError(f"--draw '{folder}': '{path.name}' is no drawing of predict.py; choose an empty folder")
 
 
-def draw_faces(photograph, numbered=False):
-    """Draw the boxes of a photograph's faces and their groups into a copy, a PIL image.
-
-    Args:
-        photograph: a Photograph.
-        numbered: whether the number of each face, from 1, stands before its group.
+def draw_faces(photograph):
+    """Draw the boxes of a Photograph's faces, their numbers if there are several, and groups into a copy, a PIL image.
 
     Raises:
         UserError: it cannot be read.
     """
     image, scale = load_photograph(photograph.path)
     for number, face in enumerate(photograph.faces, 1):
-        draw_box(image, [pixels / scale for pixels in face.box], (f"{number}:  " if numbered else "") + label(face))
+        text = f"{number}:  {label(face)}" if len(photograph.faces) > 1 else label(face)
+        draw_box(image, [pixels / scale for pixels in face.box], text)
     return image
 
 
@@ -94,19 +91,20 @@ def label(face):
 
 
 def draw_box(image, box, text):
-    """Draw a box and its text into a PIL image.
+    """Draw a box and its text, as large as the face allows, into a PIL image.
 
     Args:
         box: left, top, width and height in pixels.
     """
-    draw, longest = ImageDraw.Draw(image), max(image.size)
-    font, line = ImageFont.load_default(max(12, longest // 45)), max(2, longest // 300)
     left, top, width, height = box
+    draw, size = ImageDraw.Draw(image), max(10, min(max(image.size) // 45, round(width / 6)))
+    font, line = ImageFont.load_default(size), max(2, size // 8)
     draw.rectangle((left, top, left + width, top + height), outline=COLOUR, width=line)
     x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
     wide, high = x1 - x0 + 4 * line, y1 - y0 + 4 * line
     x = min(max(left, 0), max(image.width - wide, 0))
-    y = top - high if top >= high else min(max(top, 0), max(image.height - high, 0))  # inside at the upper edge
+    y = top - high if top >= high else top + height  # above the face, or else below it, or else within
+    y = y if y + high <= image.height else max(top, 0)
     draw.rectangle((x, y, x + wide, y + high), fill=COLOUR)
     draw.text((x + 2 * line - x0, y + 2 * line - y0), text, fill=TEXT_COLOUR, font=font)
 

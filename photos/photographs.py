@@ -120,7 +120,9 @@ def load_photograph(photo):
             )
         return Image.fromarray(photo), 1.0
     if not isinstance(photo, (str, os.PathLike)):
-        raise UserError(f"a {type(photo).__name__} is no photograph; expected a path, a PIL image or an array")
+        raise UserError(
+            f"a {type(photo).__name__} is no photograph; expected a path, a PIL image, an array or a tensor (3, H, W)"
+        )
     with open_photograph(photo) as image:
         width = image.width
         reduction = DECODED_SIDE / max(image.size)

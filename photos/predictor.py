@@ -14,6 +14,7 @@ import torch
 from augment.pipeline import to_network_input
 from data.images import centre_square, decode_face
 from evaluation.calibration import apply_temperature
+from evaluation.label_shift import class_weights, recorded_answer, weighted
 from models.ages import MASS, ages_of
 from models.checkpoint import PUBLISHED, load_model, model_files
 from models.decode import DECODERS, decode
@@ -135,7 +136,7 @@ class AgePredictor:
         self.detect, self.threshold, self.batch_size = detect, threshold, batch_size
         self.least_confidence = least_confidence
         self.runtime = Runtime.setup(device, precision, threads)
-        paths = model_files(paths or [PUBLISHED])
+        self.paths = paths = model_files(paths or [PUBLISHED])
         self.models = load_models(paths)
         self.classes = self.models[0].classes
         self.decoder = self.models[0].record["decoder"]
@@ -147,7 +148,7 @@ class AgePredictor:
             if lacking and (detect or name == "temperature"):
                 self.notes.append(f"{', '.join(lacking)} {note}")
         for model in self.models:
-            model.to(self.runtime.device, memory_format=torch.channels_last)
+            self.runtime.place(model)
 
     def __call__(self, photo):
         """The faces of one photograph, a list of Face, the largest first; for a list of photographs a list of those.
@@ -186,7 +187,7 @@ class AgePredictor:
         return torch.cat(rows, 1).numpy()
 
     def predict(self, paths):
-        """Yield a Photograph for each path, in their order, the videos last; one that cannot be read says why.
+        """Yield a Photograph for each path (or of one), in their order, the videos last; an unreadable one says why.
 
         Of a Camera, yield one for each face that it has seen, until Ctrl-C.
 
@@ -205,7 +206,7 @@ class AgePredictor:
             rows = zip(searched, faces, strict=True)
             return [Photograph(path, found, error, reduction) for (path, error, (*_, reduction)), found in rows]
 
-        paths = list(paths)
+        paths = [paths] if isinstance(paths, (str, os.PathLike, Camera)) else list(paths)
         videos = [path for path in paths if isinstance(path, Camera) or Path(path).suffix.lower() in VIDEO_SUFFIXES]
         paths = [path for path in paths if path not in set(videos)]
         searched, count = [], 0
@@ -303,9 +304,10 @@ class AgePredictor:
         *answer, unscaled = answer
         face = Face(*place, *answer, unscaled=unscaled)
         group, probabilities = shown_groups(face.group, face.probabilities, self.classes)
-        confidence = float(probabilities[group])
+        confidence, doubt = float(probabilities[group]), f"under {percent(self.least_confidence)}"
+        reasons = tuple(reason for reason in reasons if reason != doubt)
         if confidence < self.least_confidence:
-            reasons = (*reasons, f"under {percent(self.least_confidence)}")
+            reasons = (*reasons, doubt)
         return dataclasses.replace(face, group=group, confidence=confidence, doubts=reasons)
 
     def predict_faces(self, crops):
@@ -322,10 +324,37 @@ class AgePredictor:
 
     def fuse(self, faces):
         """One answer for several faces of one person: a Face like the first, with the mean of their probabilities."""
-        mean = np.mean([face.unscaled for face in faces], axis=0, keepdims=True)
-        scaled = np.mean([list(face.probabilities.values()) for face in faces], axis=0, keepdims=True)
-        [answer] = self.answers(mean, scaled)
-        return self.as_face([faces[0].box, faces[0].detection_confidence, faces[0].angle], answer)
+        [answer] = self.answers(*(values.mean(0, keepdims=True) for values in probabilities_of(faces)))
+        return self.as_face(place_of(faces[0]), answer)
+
+    def adapt(self, photographs):
+        """The same photographs with answers that are corrected for how the ages of all of their faces are distributed.
+
+        For faces of one population, unlike the training faces: see evaluation/label_shift.py.
+
+        Args:
+            photographs: a list of Photograph, as `predict` yields them.
+
+        Returns:
+            A new list.
+
+        Raises:
+            UserError: a model file does not have its usual answer.
+        """
+        usual = [recorded_answer(path, model.record) for path, model in zip(self.paths, self.models, strict=True)]
+        faces = [face for photograph in photographs for face in photograph.faces]
+        if not faces:
+            return photographs
+        unscaled, scaled = probabilities_of(faces)
+        weights = class_weights(unscaled, np.mean(usual, axis=0))
+        answers = self.answers(weighted(unscaled, weights), weighted(scaled, weights))  # of one face after the other
+        return [
+            dataclasses.replace(
+                photograph,
+                faces=[self.as_face(place_of(face), next(answers), face.doubts) for face in photograph.faces],
+            )
+            for photograph in photographs
+        ]
 
     def answers(self, mean, scaled):
         """Yield group, probabilities, confidence, age, age_interval and unscaled, as in Face, for each of N faces.
@@ -361,6 +390,15 @@ class AgePredictor:
         size = min(self.batch_size, max(1, PIXELS_PER_BATCH // model.image_size**2))
         for images in torch.from_numpy(crops).split(size):
             yield to_network_input(images.to(self.runtime.device), model.mean, model.std)
+
+
+def place_of(face):
+    return [face.box, face.detection_confidence, face.angle]
+
+
+def probabilities_of(faces):
+    """The probabilities of N Faces before and after the temperatures, two arrays (N, K)."""
+    return np.stack([face.unscaled for face in faces]), np.array([list(face.probabilities.values()) for face in faces])
 
 
 def load_models(paths):

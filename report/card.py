@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation import subgroups
 from evaluation.evaluation import FACE_COLUMNS
-from evaluation.leaks import origin_note
+from evaluation.leaks import learned_from, origin_note
 from evaluation.metrics import METRICS, per_class
 from models.checkpoint import NO_FOLD
 from models.network import parameter_count, size_mib
@@ -112,6 +112,7 @@ def describe(evaluation, forms):
         "name": evaluation.name,
         "record": model.record,
         "origin": origin_note(model.record),
+        "learned_from": learned_from(model.record),
         "whole": model.record["fold"] == NO_FOLD,
         "held_out": "no face" if model.record["fold"] == NO_FOLD else f"fold {model.record['fold']}",
         "head": model.description["head"],

@@ -100,7 +100,9 @@ def results(data):
     pooled = pool(data.evaluations)
     names = [*pooled.metric_names, "balanced"]
     metrics, headline = [SCORES[name] for name in names], AGE_HEADLINE if "mae_years" in names else HEADLINE
-    models, together = list(map(scores, data.evaluations)), scores(pooled)
+    known = "mae_years" in pooled.metric_names
+    evaluations = [dataclasses.replace(evaluation, whole_has_ages=known) for evaluation in data.evaluations]
+    models, together = list(map(scores, evaluations)), scores(pooled)
     rows = [
         score_row(metrics, printable(evaluation.name), len(evaluation), found)
         for evaluation, found in zip(data.evaluations, models, strict=True)
@@ -110,7 +112,7 @@ def results(data):
         values = np.array([found[0] for found in models])
         mean = score_row(metrics, "mean ± standard deviation", "", [values.mean(0)])
         for shown, metric, deviation in zip(mean["cells"], metrics, values.std(0, ddof=1), strict=False):
-            shown["interval"] = f"± {bare(metric, deviation)}"
+            shown["interval"] = f"± {bare(metric, deviation).lstrip('+')}"
         summary = [mean, score_row(metrics, "all faces together", len(pooled), together)]
     largest, constant = largest_class(pooled.labels, len(pooled.classes))
     constant["balanced"] = 1 / len(np.unique(pooled.labels))
@@ -198,7 +200,8 @@ def class_rows(evaluation, found):
 
 def confusion(data):
     """The cells of the confusion matrix, true class by row."""
-    pooled = pool(data.evaluations).coarse()
+    exact = pool(data.evaluations)
+    pooled = exact.coarse()
     counts, names = pooled.confusion, pooled.classes.names
     fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = []
@@ -216,7 +219,8 @@ def confusion(data):
             for predicted in range(len(names))
         ]
         rows.append({"name": name, "cells": cells, "faces": f"{counts[true].sum():,}"})
-    figure = plot_confusion(counts, names, "all held-out faces")
+    title = "all held-out faces" if pooled is exact else "all held-out faces by decade"
+    figure = plot_confusion(counts, names, title)
     return {"names": list(names), "rows": rows, "figures": {"confusion": figure}}
 
 

@@ -24,7 +24,7 @@ from models.checkpoint import DETECTOR, load_model, save_model
 from photos import detection
 from photos import predictor as predictor_module
 from photos.crop import crop_face
-from photos.drawing import drawing_writer
+from photos.drawing import draw_box, drawing_writer
 from photos.output import row_writer, rows_of
 from photos.photographs import find_photographs, load_photograph, upright_size
 from photos.predictor import AgePredictor, Face, Photograph, map_ahead
@@ -202,6 +202,27 @@ class TestPredictor:
         [unsure] = AgePredictor(model, **settings, least_confidence=above)(PORTRAIT)
         assert sure == face and face.doubts == ()
         assert unsure.doubts == (f"under {100 * above:.0f} %",)
+
+    def test_answers_are_adapted_to_a_population(self):
+        """As in test_label_shift.py, and of probabilities that a temperature of 2 has softened.
+
+        These are (2, 1) / 3; times 1.381356 and 0.618644, the first is 2.762712 / 3.381356 = 0.8170.
+        """
+        path = write_model("two.pt", usual_answer=[0.5, 0.5, 0.0])
+        predictor = AgePredictor(path, detect=False, least_confidence=0.75)
+        predictor.probabilities = lambda model, crops: np.tile(np.array([0.8, 0.2, 0.0], np.float32), (len(crops), 1))
+        photographs = [Photograph("a.jpg", predictor(PORTRAIT) * 3), Photograph("b.jpg", error="it is damaged")]
+        photographs += [Photograph("c.jpg", predictor(PORTRAIT) * 7)]
+        adapted = predictor.adapt(photographs)
+        assert [(photo.path, len(photo.faces), photo.error) for photo in adapted] == [
+            ("a.jpg", 3, None), ("b.jpg", 0, "it is damaged"), ("c.jpg", 7, None)
+        ]  # fmt: skip
+        before, face = photographs[0].faces[0], adapted[2].faces[6]
+        assert before.confidence == pytest.approx(2 / 3, abs=1e-4) and before.doubts == ("under 75 %",)
+        assert face.confidence == pytest.approx(0.8170, abs=1e-4) and face.doubts == ()
+        assert face.unscaled[:2] == pytest.approx([0.899312, 0.100688], abs=1e-4)
+        assert (face.group, face.box) == ("young", before.box)
+        assert predictor.adapt([]) == []
 
     def test_models_of_other_classes_are_refused(self, model):
         write_model("other.pt", names=("young", "middle", "senior"))
@@ -498,6 +519,46 @@ def test_test_code_finds_faces_as_predict_does(photographs, capsys):
     assert report["faces"] == 2 and counts == {name: groups.count(name) for name in NAMES}
 
 
+def test_one_path_is_a_list_of_one(model, photographs):
+    [photograph] = AgePredictor(model).predict("photos/a.jpg")
+    assert (str(photograph.path), len(photograph.faces), photograph.error) == ("photos/a.jpg", 1, None)
+
+
+def test_adapted_rows(photographs, capsys):
+    """Those of the same faces, in the same order; a model that does not know its usual answer is refused at once."""
+    path = write_model("fold_0.pt", usual_answer=[0.2, 0.2, 0.6])
+    assert run(path, "photos", "--json", "plain.json") == 1
+    assert run(path, "photos", "--json", "adapted.json", "--adapt") == 1
+    plain, adapted = (json.loads(Path(name).read_text()) for name in ("plain.json", "adapted.json"))
+    assert [(row["photo"], row["left"]) for row in plain] == [(row["photo"], row["left"]) for row in adapted]
+    predictor = AgePredictor(path, precision="fp32")
+    expected = [
+        face for photo in predictor.adapt(list(predictor.predict(find_photographs(["photos"])))) for face in photo.faces
+    ]
+    found = [row["p_old"] for row in adapted if row["face"]]
+    assert found == pytest.approx([face.probabilities["old"] for face in expected], abs=1e-5)
+    assert found != pytest.approx([row["p_old"] for row in plain if row["face"]], abs=1e-3)
+    capsys.readouterr()
+    assert run(write_model("earlier.pt"), "photos", "--adapt", "--csv", "x.csv") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "error: --adapt: 'earlier.pt' has no usual answer, as files of earlier versions" in err
+    assert not Path("x.csv").exists()
+
+
+def test_a_label_is_as_large_as_its_face_allows():
+    """Within the picture, above the face, or below where there is no room."""
+
+    def drawn(box):
+        image = Image.new("RGB", (900, 600))
+        draw_box(image, box, "29  (24-35)")
+        y, x = np.nonzero((np.asarray(image) == (255, 212, 0)).all(2))
+        return x.min(), y.min(), x.max(), y.max()
+
+    assert drawn((400, 200, 30, 40))[1] > 200 - 25  # of letters of 10 pixels
+    assert drawn((400, 200, 300, 300))[1] < 200 - 25  # of 20, a 45th of the picture
+    assert drawn((400, 3, 60, 60))[1] == 3 and drawn((400, 3, 60, 60))[3] > 63 + 10
+
+
 def test_lists_and_grey_arrays(model, photographs):
     predictor = AgePredictor(model, detect=False, precision="fp32", threads=1)
     grey = np.asarray(PORTRAIT.convert("L"))
@@ -554,7 +615,9 @@ def test_bad_images_from_python(model, photographs):
             with pytest.raises(UserError, match=r"^the image cannot be read: "):
                 predictor(image)
     for value in (None, 5, b"\xff\xd8", {}):
-        with pytest.raises(UserError, match=r"^a \w+ is no photograph; expected a path, a PIL image or an array$"):
+        with pytest.raises(
+            UserError, match=r"^a \w+ is no photograph; expected a path, a PIL image, an array or a tensor"
+        ):
             predictor(value)
     grey = PORTRAIT.convert("L")
     assert predictor(grey.convert("I"))[0].probabilities == predictor(grey)[0].probabilities

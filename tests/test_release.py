@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 import torch
 from conftest import call, small_rows, write_images
+from test_detection import PORTRAIT
 from test_own_data import GROUPS, TINY, YEARS, face_path
 
 import main
 import test_code
 from evaluation.leaks import hashed_name
-from models.checkpoint import load_model
+from models.checkpoint import DETECTOR, load_model
 from tools import release
-from utils.serialization import load_plain
+from utils.serialization import load_plain, save_plain
 
 DATA = ["--label-file", "faces.csv", "--image-dir", "images", "--age-groups", *GROUPS]
 
@@ -90,6 +91,8 @@ def test_its_metrics_are_those_of_the_held_out_faces():
     record = load_model("w/ages.pt").record
     assert record["metrics"]["top1"] == pytest.approx((predictions["label"] == predictions["prediction"]).mean())
     assert record["temperature"] > 0 and 0 < record["mass"] <= 1
+    answers = [predictions[name] for name in predictions.dtype.names if name.startswith("p_")]
+    assert record["usual_answer"] == pytest.approx(np.mean(answers, axis=1), abs=1e-6)
     assert len(results["folds"]) == 2
 
 
@@ -137,3 +140,33 @@ def test_runs_with_other_settings_do_not_fit(capsys):
     assert call(main, *DATA, *TINY, "--lr", 0.02, "--folds", 0, "--run-dir", "runs/other") == 0
     assert call(release, "runs/all/all.pt", "--folds", "runs/other", "--terms", "x") == 2
     assert "was trained with other settings than 'runs/all/all.pt': lr was 0.02" in capsys.readouterr().err
+
+
+def test_faces_of_photographs_are_refused_too(tmp_path, capsys):
+    """The photographs that training faces were cut out of, as predict.py and --detect cut them."""
+    (tmp_path / "photos").mkdir()
+    PORTRAIT.save(tmp_path / "photos" / "portrait.jpg", quality=95)
+    framed = [0.5, 0.45, 0.5, 0.6]
+    whole = load_plain("runs/all/all.pt")
+    save_plain(tmp_path / "all.pt", {**whole, "framing": framed, "detector": DETECTOR})
+    arguments = ["--folds", "runs/folds", "--terms", "Free.", "--photographs", tmp_path / "photos"]
+    assert call(release, tmp_path / "all.pt", *arguments, "--output", "p") == 0
+    (tmp_path / "other.csv").write_text("path,age,person\nportrait.jpg,30,x\n")
+    data = ["--label-file", tmp_path / "other.csv", "--image-dir", tmp_path / "photos", "--age-groups", *GROUPS]
+    assert call(test_code, "p/ages.pt", *data, "--detect") == 2
+    assert "was trained on pictures of these faces, under other names: 1 of 1" in capsys.readouterr().err
+
+
+def test_groups_without_ages_have_no_interval_to_fit(tmp_path, monkeypatch):
+    """Labels in place of ages: the usual 80 % of the probability remain, and no number is missing."""
+    lines = Path("faces.csv").read_text().splitlines()[1:]
+    names = {year: "young" if float(year) < 13 else "old" for year in map(str, YEARS)}
+    rows = [(path, names[age], person) for path, age, person, _ in (line.split(",") for line in lines)]
+    (tmp_path / "named.csv").write_text("path,label,person\n" + "".join(f"{','.join(row)}\n" for row in rows))
+    data = ["--label-file", tmp_path / "named.csv", "--image-dir", "images", "--age-groups", "young", "old", *TINY]
+    for folds, run in ((["none"], "all"), ([0, 1], "folds")):
+        assert call(main, *data, "--folds", *folds, "--run-dir", tmp_path / run) == 0
+    arguments = ["--folds", tmp_path / "folds", "--terms", "Free.", "--output", tmp_path / "w"]
+    assert call(release, tmp_path / "all" / "all.pt", *arguments) == 0
+    assert "mass" not in load_model(tmp_path / "w" / "ages.pt").record
+    assert (tmp_path / "w" / "MODEL_CARD.md").is_file()

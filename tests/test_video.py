@@ -180,6 +180,7 @@ class TestACamera:
         [
             (["99"], "cannot read 'camera 99': No such file or directory"),
             (["0", "clip.mkv"], "--camera 0 with 'clip.mkv': it goes with models, --csv and --json"),
+            (["0", "--adapt"], "--camera 0 with --adapt: it goes with models, --csv and --json"),
             (["0", "--draw", "seen"], "--camera 0 with --draw: it goes with models, --csv and --json"),
         ],
     )

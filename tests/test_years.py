@@ -4,21 +4,27 @@ import csv
 import importlib.util
 import json
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import call, small_rows, write_images
 from PIL import Image
 
 import main
 import predict
 import test_code
+from augment.pipeline import to_network_input
 from data import load_data
+from evaluation.evaluation import Evaluation
 from models.checkpoint import load_model
 from predict import AgePredictor
-from tools import compare_runs, export, report
+from report.card import model_card
+from tools import compare_runs, correct_labels, export, report
+from utils.serialization import load_plain, save_plain
 
 TINY = (
     "--image-size 40 --width 0.125 --epochs 1 --batch-size 8 --lr 0.01 --lr-steps 1 --threads 1 --precision fp32"
@@ -179,6 +185,30 @@ def test_another_data_set(folder, capsys):
     assert "was trained on pictures of these faces, under other names: 32 of 40 in all faces" in capsys.readouterr().err
 
 
+def test_answers_are_adapted_to_another_population(folder, capsys, tmp_path):
+    """In years and in groups: those of AgePredictor for the same images."""
+    write_labels(Path("o.csv"), ("path", "age", "person"), lambda row: {**row, "person": f"o{row['person']}"})
+    write_images(folder / "others", ROWS, seed=6)
+    data = ["runs/faces/fold_0.pt", "--label-file", "o.csv", "--image-dir", "others", *MACHINE, "--adapt"]
+    predictor = AgePredictor("runs/faces/fold_0.pt", detect=False, precision="fp32", threads=1)
+    predictor.probabilities = lambda model, crops: plain_probabilities(model, crops)  # without the mirror image
+    with open("o.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    photographs = predictor.adapt(list(predictor.predict([Path("others", row["path"]) for row in rows])))
+    error = np.mean([abs(photo.faces[0].age - int(row["age"])) for photo, row in zip(photographs, rows, strict=True)])
+    assert call(test_code, *data, "--json", tmp_path / "a.json") == 0
+    [found] = json.loads((tmp_path / "a.json").read_text())
+    assert found["mae_years"] == pytest.approx(error, abs=2e-4)
+    assert call(test_code, *data[:-1], "--json", tmp_path / "b.json") == 0
+    assert json.loads((tmp_path / "b.json").read_text())[0]["mae_years"] != pytest.approx(error, abs=1e-3)
+    assert call(test_code, *data, "--views", "flip", "--age-groups", "0-9", "10-39", "40+") == 0
+
+
+def plain_probabilities(model, crops):
+    with torch.inference_mode():
+        return model.probabilities(to_network_input(torch.from_numpy(crops), model.mean, model.std)).numpy()
+
+
 def test_a_loss_of_ages_needs_ages(folder, capsys):
     write_labels(
         Path("named.csv"), ("path", "label", "person", "fold"), lambda row: {**row, "label": "ab"[row["age"] > 20]}
@@ -225,3 +255,74 @@ def test_one_fold_is_not_enough_to_train(columns, change, problem, capsys):
     write_labels(Path("one.csv"), columns, lambda row: {**row, **change})
     assert call(main, "--label-file", "one.csv", "--image-dir", "aligned", *TINY) == 2
     assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["fold", "split"])
+def test_one_unknown_age_ends_no_training(folder, tmp_path, place, capsys, monkeypatch):
+    """With labels and ages, of which fold 1, or the test set, lacks one: the others' errors are not averaged with it.
+
+    `tools.correct_labels` writes such files. The corrected file has all faces, also those that were never held out.
+    """
+    monkeypatch.setattr("evaluation.subgroups.LEAST_FACES", 2)  # some groups know all of their ages
+
+    def change(row):
+        split = ("test", "train", "train", "train", "val")[row["fold"]]
+        unknown = row["age"] == 5 and row["fold"] == (1 if place == "fold" else 0)
+        label = "0-12" if row["age"] < 13 else "13+"
+        return {**row, "label": label, "split": split, "camera": "film", **({"age": ""} if unknown else {})}
+
+    write_labels(tmp_path / "some.csv", ("path", "age", "label", "person", "camera", place), change)
+    arguments = [argument for argument in TINY if argument not in ("0..100+", "--age-groups", "--no-plots")]
+    data = ["--label-file", tmp_path / "some.csv", "--image-dir", "aligned", "--age-groups", "0-12", "13+"]
+    folds = ["--folds", 0, 1] if place == "fold" else []
+    run = tmp_path / "run"
+    assert call(main, *data, *arguments, *folds, "--run-dir", run) == 0
+    results = json.loads((run / "results.json").read_text())
+    known = [True, False] if place == "fold" else [False]
+    assert ["mae_years" in fold for fold in results["folds"]] == known and "mae_years" not in results["mean"]
+    models = sorted(run.glob("fold_?.pt"))
+    assert call(test_code, *models, "--threads", 1, "--show-errors", "--error-dir", tmp_path / "wrong") == 0
+    assert call(report, run) == 0
+    capsys.readouterr()
+    assert call(correct_labels, run) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert len(rows) == 40 and {row["camera"] for row in rows} == {"film"}
+    assert {row[place] for row in rows} == ({*"01234"} if place == "fold" else {"train", "val", "test"})
+
+
+def test_models_of_other_classes_are_not_pooled(folder, capsys):
+    groups = ["--label-file", "faces.csv", "--image-dir", "aligned", *TINY, "--folds", 0, "--run-dir", "runs/coarse"]
+    assert call(main, *groups, "--age-groups", "0-9", "10-39", "40+") == 0
+    capsys.readouterr()
+    assert call(test_code, "runs/faces/fold_0.pt", "runs/coarse/fold_0.pt", *MACHINE) == 2
+    out, err = capsys.readouterr()
+    assert "eval accuracy" not in out
+    assert "'runs/coarse/fold_0.pt' in 0-9, 10-39, 40+: give --label-file and --age-groups that suit both" in err
+    coarse = ["--label-file", "faces.csv", "--image-dir", "aligned", "--age-groups", "0-9", "10-39", "40+"]
+    assert call(test_code, "runs/faces/fold_0.pt", "runs/coarse/fold_0.pt", *coarse, *MACHINE) == 0
+
+
+def test_the_coverage_of_a_model_file_is_that_of_the_results(folder):
+    """The interval is fitted at the end, on the other folds."""
+    for fold in json.loads(Path("runs/faces/results.json").read_text())["folds"]:
+        record = load_model(f"runs/faces/fold_{fold['fold']}.pt").record
+        assert record["metrics"]["coverage"] == pytest.approx(fold["coverage"], abs=1e-9)
+        assert record["metrics"]["mae_years"] == pytest.approx(fold["mae_years"], abs=1e-4)
+
+
+def test_the_terms_of_a_model_follow_what_learns_from_it(folder, tmp_path):
+    """A published model says its own terms; one that started from it says both, and where it comes from."""
+    published = load_plain("runs/faces/fold_0.pt")
+    save_plain(tmp_path / "published.pt", {**published, "terms": "Not for sale."})
+    assert export_source(tmp_path / "published.pt").licence == "Not for sale."
+    start = ["--init-from", tmp_path / "published.pt", "--folds", 0, "--run-dir", tmp_path / "run"]
+    assert call(main, "--label-file", "faces.csv", "--image-dir", "aligned", *TINY, "--loss", "normal", *start) == 0
+    source = export_source(tmp_path / "run" / "fold_0.pt")
+    assert source.licence.startswith("Not for sale. Those of the data")
+    evaluation = Evaluation(source.test, np.zeros((len(source.test), 101), np.float32), model=source.model, name="mine")
+    text = model_card([evaluation.where(np.zeros(len(evaluation), bool))], [source.licence], [{}])
+    assert re.search(r"mine also learned from .*published\\.pt, of 8 people", text)
+
+
+def export_source(path):
+    return export.find_source(path, Namespace(int8=False))

@@ -6,16 +6,18 @@ The suspects are those of suspects.csv, which lies beside the report of the run:
 first. A corrected face has its label in the column `was`, why it changed in `reason`, and no age.
 """
 
-import shlex
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from data import load_data
 from data.labels import read_table
 from report.errors import SUSPECTS
+from report.tables import warnings_of
+from training.config import read_config
 from training.results import read_results
-from utils.cli import percent, printable, run_script
+from utils.cli import command_line, percent, printable, run_script
 from utils.errors import UserError
 from utils.options import Parser
 from utils.reading import read_text
@@ -31,14 +33,8 @@ def main():
     _, evaluation = read_results(run)
     if evaluation.coarse() is not evaluation:
         raise UserError(f"'{run}' learned single years, and a suspect is known by its decade: there is no new age")
-    faces = evaluation.faces
-    names = np.array(faces.classes.names)[evaluation.labels]
-    # A CSV file names people without an album, which is then the person.
-    person = faces.people.where(faces.table.album != faces.table.person, faces.table.person)
-    table = faces.table[["path"]].assign(label=names, person=person, fold=faces.table.fold, was="", reason="")
-    if not np.isnan(faces.ages).all():
-        table.insert(2, "age", faces.ages)
-    table = table.drop_duplicates("path").set_index("path", drop=False)
+    faces, _ = load_data(**{**read_config(run).data_source, "allow_missing": True})  # of all folds and splits
+    table = labels_of(faces)
     path = Path(run) / SUSPECTS
     suspects = read_suspects(path)
     for line, rank, face, label, suggested, p_label, p_suggested in suspects:
@@ -52,9 +48,22 @@ def main():
         table.loc[face, ["label", "was", "reason"]] = suggested, label, reason
         if "age" in table:
             table.loc[face, "age"] = np.nan
+    print("".join(f"{warning}\n" for warning in warnings_of(evaluation)), end="", file=sys.stderr)
     table.to_csv(sys.stdout, index=False, lineterminator="\n")
     print(f"{len(suspects):,} of {len(table):,} labels are corrected; train on them with", file=sys.stderr)
-    print(f"  --label-file FILE --age-groups {shlex.join(faces.classes.names)}", file=sys.stderr)
+    print(f"  --label-file FILE --age-groups {command_line(*faces.classes.names)}", file=sys.stderr)
+
+
+def labels_of(faces):
+    """The table of a CSV file that lists these Faces, with the empty columns `was` and `reason`; its index is path."""
+    table = faces.table.drop(
+        columns=[name for name in ("file", "line", "first_year", "last_year") if name in faces.table]
+    )
+    table["label"] = np.array(faces.classes.names)[faces.labels]
+    # A CSV file names people without an album, which is then the person.
+    table["person"] = faces.people.where(table.album != table.person, table.person)
+    table = table.drop(columns=["album", *(["fold"] if "split" in table else [])]).dropna(axis="columns", how="all")
+    return table.assign(was="", reason="").drop_duplicates("path").set_index("path", drop=False)
 
 
 def read_suspects(path):

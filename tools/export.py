@@ -22,9 +22,10 @@ from data.cache import decode_face
 from data.duplicates import both_signatures
 from evaluation.calibration import apply_temperature
 from evaluation.evaluation import FACE_COLUMNS, Evaluation, with_faces
-from evaluation.leaks import refuse_seen
+from evaluation.leaks import learned_from, refuse_seen
 from evaluation.metrics import METRICS
 from evaluation.predictions import read_predictions
+from models.ages import MASS
 from models.checkpoint import PUBLISHED, load_model, model_files
 from models.decode import decode
 from models.export import is_export, metadata_of, open_session, to_int8, to_onnx
@@ -103,8 +104,9 @@ class Source(NamedTuple):
 
     @property
     def licence(self):
-        """The terms of the training data, in words."""
-        return ADIENCE_TERMS if is_adience(self.test) else TERMS
+        """The terms of the training data, and of the models that this one learned from, in words."""
+        own, known = ADIENCE_TERMS if is_adience(self.test) else TERMS, self.model.record.get("terms", "")
+        return f"{known} {own}".strip() if learned_from(self.model.record) or not known else known
 
 
 def find_source(path, options):
@@ -207,7 +209,7 @@ def export(source, outputs):
     if "int8" in contents and len(source.test):
         for form, metrics in measure_accuracy(source, contents["int8"]).items():
             results[form] |= metrics
-        print(f"metrics of {len(source.test):,} faces of fold {model.record['fold']}")
+        print(f"metrics of {len(source.test):,} faces of fold {model.record['fold']}, each with its mirror image")
     print(results_table(results))
     return results
 
@@ -251,7 +253,7 @@ def onnx_outputs(session, images):
 
 
 def measure_accuracy(source, int8):
-    """{form: {name of METRICS: value}} of "torch" and "int8" on the held-out faces, before the temperature.
+    """{form: {name of METRICS: value}} of "torch" and "int8" on the held-out faces and their mirror images.
 
     Args:
         source: the Source.
@@ -263,11 +265,11 @@ def measure_accuracy(source, int8):
         images = source.held_out_images(source.test.where(chunks == chunk))
         outputs["torch"].append(torch_outputs(source.model, images))
         outputs["int8"].append(onnx_outputs(session, images))
-    temperature = source.model.record.get("temperature", 1.0)
+    temperature, mass = (source.model.record.get(name, usual) for name, usual in (("temperature", 1.0), ("mass", MASS)))
     found = {form: map(np.concatenate, zip(*pairs, strict=True)) for form, pairs in outputs.items()}
     return {
-        form: Evaluation(source.test, apply_temperature(scaled, 1 / temperature), predicted=predicted).metrics()
-        for form, (scaled, predicted) in found.items()
+        form: Evaluation(source.test, apply_temperature(p, 1 / temperature), predicted=predicted, mass=mass).metrics()
+        for form, (p, predicted) in found.items()
     }
 
 

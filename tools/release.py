@@ -1,6 +1,6 @@
 """Publish a model of all faces (main.py --folds none) with the figures of a run over the folds of the same faces.
 
-    python -m tools.release RUN/all.pt --folds FIVE_FOLD_RUN --terms "..." [--output weights]
+    python -m tools.release RUN/all.pt --folds FIVE_FOLD_RUN --terms "..." [--photographs DIR] [--output weights]
 
 Writes ages.pt, with weights in 16 bits, and its model card. The file names no training person and holds no picture,
 only hashes of both, so that the model is still refused on what it was trained on. Metrics, temperature and the mass of
@@ -9,16 +9,22 @@ the interval are those of the held-out faces of all folds.
 
 import dataclasses
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
 from data import load_data
-from data.duplicates import HASH_BYTES
+from data.duplicates import HASH_BYTES, both_signatures
+from data.images import in_threads
 from evaluation.calibration import fit_temperature
 from evaluation.evaluation import pool, with_faces
+from evaluation.label_shift import usual_answer
 from evaluation.leaks import hashed_name, people_seen, pictures_seen
 from models.ages import fit_mass
 from models.checkpoint import NO_FOLD, load_model, save_model
+from photos.crop import cut_largest_face
+from photos.photographs import find_photographs
 from report.card import is_card, model_card
 from training.config import differences, from_record, read_config
 from training.run_directory import RunDirectory
@@ -38,15 +44,21 @@ def main():
     if model.record["fold"] != NO_FOLD:
         raise UserError(f"'{options.model}' held out fold {model.record['fold']}; publish a model of --folds none")
     held_out = held_out_faces(options.model, model, run)
+    model.record["terms"] = options.terms
     record = published_record(model.record, held_out)
+    if options.photographs is not None:
+        record["initial_pictures"] = hashes_of_faces(model, options.photographs)
     folder = Path(options.output)
     check_output(folder / CARD, is_card, "a model card of this project")
     check_output(folder / NAME, lambda path: load_model(path) is not None, "a model file")
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(folder / NAME, model, record, half=True)
-    model.record, size = record, (folder / NAME).stat().st_size / MIB
+    with TemporaryDirectory() as staging:  # the file appears once there is a card for it
+        save_model(Path(staging, NAME), model, record, half=True)
+        size = Path(staging, NAME).stat().st_size / MIB
+    model.record = record
     evaluation = dataclasses.replace(held_out, name=NAME, model=model, temperature=record["temperature"])
-    write_text(folder / CARD, model_card([evaluation], [options.terms], [{"torch": {"mib": size}}]))
+    card = model_card([evaluation], [options.terms], [{"torch": {"mib": size}}])
+    save_model(folder / NAME, model, record, half=True)
+    write_text(folder / CARD, card)
     print(f"wrote {printable(folder / NAME)}, {size:.2f} MiB, and {CARD}: trained on {record['train_faces']:,} faces")
 
 
@@ -55,6 +67,9 @@ def read_command_line():
     parser.add_argument("model", metavar="MODEL", help="a model of all faces, RUN/all.pt")
     parser.add_argument("--folds", required=True, metavar="RUN", help="a run over the folds with the same settings")
     parser.add_argument("--terms", required=True, metavar="TEXT", help="the terms of the training data")
+    parser.add_argument(
+        "--photographs", metavar="DIR", help="the photographs that training faces were cut out of, to be refused, too"
+    )
     parser.add_argument("--output", default="weights", metavar="DIR", help="folder to write to (default: weights)")
     return parser.parse_args()
 
@@ -87,6 +102,14 @@ def held_out_faces(path, model, run):
         return held_out
 
 
+def hashes_of_faces(model, folder):
+    """The hashes of the largest face in each photograph of a folder, cut out as for the model, uint8 (N, 32)."""
+    key = model.record["framing"], model.image_size
+    found = in_threads(lambda path: cut_largest_face(path, *key), find_photographs([folder]), "finding faces")
+    crops = np.stack([crop for crop, _ in found if crop is not None])
+    return torch.from_numpy(both_signatures(crops)[0, :, :HASH_BYTES].copy())
+
+
 def published_record(record, held_out):
     """The record of the published file.
 
@@ -95,6 +118,10 @@ def published_record(record, held_out):
         held_out: the Evaluation of the faces of all folds.
     """
     pictures = torch.from_numpy(pictures_seen(record)[:, :HASH_BYTES].copy())
+    frequencies = np.bincount(held_out.labels, minlength=len(held_out.classes))  # the same faces were learned from
+    if record["config"].get("balance") == "sampling":
+        frequencies[:] = 1
+    known = "coverage" in held_out.metric_names  # every age
     return {
         **{name: value for name, value in record.items() if name not in ("initial_people", "initial_pictures")},
         "train_people": sorted(map(hashed_name, people_seen(record))),
@@ -107,7 +134,8 @@ def published_record(record, held_out):
         "predictions_sha256": "",
         "metrics": held_out.metrics(),
         "temperature": fit_temperature(held_out.labels, held_out.probabilities),
-        "mass": fit_mass(held_out.probabilities, held_out.classes, held_out.faces.ages),
+        "usual_answer": usual_answer(held_out.probabilities, held_out.labels, frequencies).tolist(),
+        **({"mass": fit_mass(held_out.probabilities, held_out.classes, held_out.faces.ages)} if known else {}),
         "config": {
             **{name: value for name, value in record["config"].items() if name not in PLACES},
             "label_file": Path(record["config"]["label_file"]).name,  # the classes are not Adience's where there is one

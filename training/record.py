@@ -5,6 +5,7 @@ import torch
 
 from augment import gridmask_probability
 from evaluation.calibration import fit_temperature
+from evaluation.label_shift import usual_answer
 from evaluation.leaks import people_seen, pictures_seen
 from evaluation.metrics import METRICS
 from evaluation.predictions import predictions_digest
@@ -82,6 +83,8 @@ def model_record(run, setup, tested, validated, framing):
         seen = np.concatenate(list(map(pictures_seen, origins)))
         record["initial_people"] = sorted(set().union(*map(people_seen, origins)))
         record["initial_pictures"] = torch.from_numpy(np.unique(seen, axis=0))
+        if terms := {origin["terms"] for origin in origins if "terms" in origin}:
+            record["terms"] = " ".join(sorted(terms))
         duplicates |= {path for origin in origins for path in origin["duplicates"]} & evaluated
     unknown = {name for name, origin in setup.origins.items() if not origin}
     if unknown := unknown.union(*(origin.get("unknown_origin", []) for origin in origins)):
@@ -90,6 +93,9 @@ def model_record(run, setup, tested, validated, framing):
         record["temperature"] = fit_temperature(validated.labels, validated.probabilities)
         if "coverage" in validated.metric_names:
             record["mass"] = fit_mass(validated.probabilities, validated.classes, validated.faces.ages)
+    if (held_out := validated or tested) is not None:
+        frequencies = np.bincount(train.labels, setup.sampling, len(train.classes))
+        record["usual_answer"] = usual_answer(held_out.probabilities, held_out.labels, frequencies).tolist()
     if framing is not None:
         record |= {"framing": framing, "detector": DETECTOR}
     rows = {path: row for faces in (val, test) for row, path in faces.table.path.items()}

@@ -107,7 +107,7 @@ def class_results(evaluation):
 
 def summary(folds):
     """Mean and standard deviation of every number that all folds have."""
-    names = [name for name in folds[0] if all(isinstance(fold[name], float) for fold in folds)]
+    names = [name for name in folds[0] if all(isinstance(fold.get(name), float) for fold in folds)]
     return mean_and_std({name: [fold[name] for fold in folds] for name in names})
 
 

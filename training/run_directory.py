@@ -114,6 +114,7 @@ class RunDirectory:
             decoder=model.record["decoder"],
             temperature=model.record.get("temperature"),
             mass=model.record.get("mass", MASS),
+            whole_has_ages=True,  # each fold for itself
         )
         self.evaluations = dict(sorted({**self.evaluations, fold: evaluation}.items()))
 
@@ -296,9 +297,9 @@ class RunDirectory:
 
     def save_calibration(self, fold, **values):
         """Store the temperature of a fold's probabilities, and the mass of its intervals, in its model file."""
-        model = self.evaluations[fold].model
-        model.record |= values
-        self.evaluations[fold] = dataclasses.replace(self.evaluations[fold], **values)
+        model, evaluation = self.evaluations[fold].model, dataclasses.replace(self.evaluations[fold], **values)
+        self.evaluations[fold] = evaluation
+        model.record |= {**values, "metrics": evaluation.metrics()}  # the coverage follows from the mass
         save_model(self.model_path(fold), model, model.record)
 
 

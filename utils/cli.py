@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import traceback
 import warnings
@@ -32,6 +33,8 @@ def prepare_streams():
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     with contextlib.suppress(AttributeError):  # a stream of a notebook or a test
         sys.stdout.reconfigure(errors="replace")  # such as ± on an ASCII terminal
+        if os.name == "nt" and not sys.stdout.isatty():
+            sys.stdout.reconfigure(encoding="utf-8")
 
 
 def run_script(main, leave=sys.exit):
@@ -163,7 +166,12 @@ def require_package(package, needed_by, requirements):
         raise UserError(f"{needed_by} needs the package {package}: python -m pip install -r {requirements}")
 
 
-def python_command():
-    """The path of this interpreter for a command line, relative to the current folder where possible."""
+def command_line(*words):
+    """Words as a command line that this system's shell reads as these."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def python_command(*words):
+    """The command line of this interpreter with further words, relative to the current folder where possible."""
     python, here = Path(sys.executable), Path.cwd()
-    return shlex.quote((python.relative_to(here) if python.is_relative_to(here) else python).as_posix())
+    return command_line(str(python.relative_to(here) if python.is_relative_to(here) else python), *words)

@@ -3,10 +3,12 @@
 import contextlib
 import ctypes
 import functools
+import importlib.util
 import math
 import os
 import shutil
 import statistics
+import sys
 import timeit
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,11 +28,14 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 def choose_device(name):
     """'auto', 'cpu', 'cuda' or 'mps', Apple's GPUs -> torch.device; each process takes a CUDA GPU of its own.
 
+    'auto' leaves Apple's GPUs alone: nobody has run this code on one.
+
     Raises:
         UserError: a GPU is asked for that is not there.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = next(device for device in available if available[device]) if name == "auto" else name
+    if name == "auto":
+        name = "cuda" if available["cuda"] else "cpu"
     if not available[name]:
         raise UserError(f"--device {name}: no such GPU is available here; use --device cpu or auto")
     if name != "cuda":
@@ -56,7 +61,8 @@ def choose_compilation(name, device):
     old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (7, 0)
     if name == "on" and (old or not compiler):
         raise UserError("--compile on: this needs a C compiler" + (" and a GPU newer than this one" if old else ""))
-    return name == "on" or (name == "auto" and device.type == "cuda" and bool(compiler) and not old)
+    possible = compiler and not old and importlib.util.find_spec("triton")  # not there on Windows
+    return name == "on" or (name == "auto" and device.type == "cuda" and bool(possible))
 
 
 def has_bf16():
@@ -160,6 +166,12 @@ class Runtime:
         network = self.distributed.wrap(model, self.device)
         return torch.compile(network, dynamic=False) if self.compiled else network
 
+    def place(self, model):
+        """The network on the device, in the memory layout in which convolutions are fast there."""
+        # On Apple's GPUs they read weights of another layout wrongly: PyTorch's issue 192303.
+        layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
+        return model.to(self.device, memory_format=layout)
+
     def to_device(self, images):
         """Cached images uint8 (N, 3, S, S): in a CUDA GPU's memory if half of it stays free, otherwise unchanged."""
         if self.device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(self.device)[0] / 2:
@@ -187,10 +199,9 @@ class Runtime:
 def keep_large_buffers():
     """Tell glibc to reuse large freed buffers, those of every step's activations, instead of mapping new pages.
 
-    Does nothing where the C library has no mallopt.
+    Does nothing on other systems, and where the C library has no mallopt.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_TOP_PAD, 64 << 20)

@@ -1,0 +1,63 @@
+"""Label shift: faces whose ages are distributed unlike those that a model learned from, as in a school.
+
+Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori Probabilities", Neural
+Computation, 2002: the distribution is estimated from the answers themselves, by expectation maximisation, and each
+answer is weighted by how much more frequent a class is than usual. No label is needed.
+"""
+
+import numpy as np
+
+from utils.errors import UserError
+
+ROUNDS = 2  # more of them fit the noise (docs/ABLATION.md)
+USUAL_FACES = 10  # as many faces of the usual distribution are added, so that a few faces change little
+LEAST_FREQUENCY = 1e-6  # of a class among the usual answers
+
+
+def usual_answer(probabilities, labels, frequencies):
+    """The mean answer to faces that are distributed as a model's training faces are.
+
+    It serves in place of their frequencies, since a model answers with neighbouring classes, too.
+
+    Args:
+        probabilities: float (N, K), of faces that the model did not learn from.
+        labels: int (N,), of these.
+        frequencies: float (K,), of the classes among the training faces, in any unit.
+
+    Returns:
+        float64 (K,), whose sum is 1.
+    """
+    weights = np.asarray(frequencies) / np.bincount(labels, minlength=len(frequencies)).clip(1)
+    return np.average(probabilities, axis=0, weights=weights[labels]).astype(np.float64)
+
+
+def recorded_answer(path, record):
+    """The usual answer in the record of a model file, an array (K,). Raises UserError for a file without one."""
+    if "usual_answer" not in record:
+        raise UserError(f"--adapt: '{path}' has no usual answer, as files of earlier versions; train it again")
+    return np.array(record["usual_answer"])
+
+
+def class_weights(probabilities, usual):
+    """How much more frequent each class is among faces than among a model's training faces.
+
+    Args:
+        probabilities: float (N, K), the answers to the faces.
+        usual: float (K,), of `usual_answer`.
+
+    Returns:
+        float64 (K,), for `weighted`.
+    """
+    usual = np.clip(usual, LEAST_FREQUENCY, None)
+    weights = np.ones(len(usual))
+    for _ in range(ROUNDS):
+        answers = weighted(probabilities, weights)
+        frequency = (answers.sum(0) + USUAL_FACES * usual) / (len(answers) + USUAL_FACES)
+        weights = frequency / usual
+    return weights
+
+
+def weighted(probabilities, weights):
+    """Probabilities (N, K) times the weights of the classes (K,), as probabilities again, float64."""
+    products = np.asarray(probabilities, np.float64) * weights
+    return products / products.sum(1, keepdims=True)
