@@ -10,7 +10,6 @@ Or set the two paths below and run `python main.py`.
 import dataclasses
 import functools
 import os
-import shlex
 import sys
 
 from data import load_data, make_demo_faces, open_cache
@@ -132,8 +131,8 @@ def report_results(run, label_report, command):
         plots.save(plots.plot_augmentation(faces, images, augment), run.folder / "augmentation", config.plot_format)
     written = ", plots and report.html" if config.plots else ""
     print(f"{printable(run.folder)}/ holds the models, log.csv, predictions.csv, results.json, results.tex{written}")
-    path = printable(shlex.quote(str(run.model_path(min(run.evaluations)))))
-    print(f"evaluate one model: {python_command()} test_code.py {path} --show-errors")
+    path = str(run.model_path(min(run.evaluations)))
+    print(f"evaluate one model: {printable(python_command('test_code.py', path, '--show-errors'))}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pandas as pd
 from data.labels import (
     FACE_KEY,
     FOLDS,
+    has_drive,
     keep_present,
     list_folder,
     read_table,
@@ -140,7 +141,7 @@ def check_rows(path, rows):
     refuse(rows, ~rows.age.isin(known), lambda row: f"unknown age label {row.age!r}; known are {expected}", path)
     for column in ("user_id", "original_image", "face_id"):
         names = rows[NAMES[column]].tolist()
-        wrong = [name in ("", ".", "..") or "/" in name or "\\" in name for name in names]  # no plain file name
+        wrong = [name in ("", ".", "..") or "/" in name or "\\" in name or has_drive(name) for name in names]
         refuse(rows, wrong, lambda row, k=column: f"{k} {row[NAMES[k]]!r} is not a plain file name", path)
 
 

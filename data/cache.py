@@ -303,8 +303,8 @@ def write_index(path, arrays):
 def check_images(folder):
     """Read images.npy: {"sha256": its checksum, "status": its status before that}. Raises UserError or OSError."""
     time.sleep(SETTLED)  # a change from now on changes the status
+    status = describe_status(os.stat(folder / IMAGES))  # on Windows, fstat has other times
     with open_regular(folder / IMAGES, ANY_SIZE) as file:
-        status = describe_status(os.fstat(file.fileno()))
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "status": status}
 
 
@@ -325,7 +325,8 @@ def build(folder, sources, size, title, workers, progress):
         remove_own(folder)  # a damaged one
         os.rename(unfinished, folder)
     finally:
-        remove_own(unfinished)
+        with contextlib.suppress(OSError):  # Windows keeps what is still mapped; the next build removes it
+            remove_own(unfinished)
 
 
 def remove_own(folder):

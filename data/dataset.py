@@ -168,7 +168,8 @@ def prefetch(batches, device):
         return map_tensors(torch.Tensor.pin_memory, batch)
 
     for batch in read_ahead(batches, pin):
-        yield map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
+        # Only from page-locked memory: elsewhere the source could be gone before it is copied.
+        yield map_tensors(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"), batch)
 
 
 def map_tensors(function, batch):

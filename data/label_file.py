@@ -22,6 +22,7 @@ import pandas as pd
 
 from data.labels import (
     FOLDS,
+    has_drive,
     keep_present,
     read_table,
     refuse_crossing,
@@ -40,7 +41,7 @@ OLDEST = 130  # years
 # Columns of the table of faces, and of what is made from it, that a file cannot fill.
 RESERVED = (
     *("album", "file", "line", "album_size", "image_size", "width", "height", "brightness", "sharpness"),
-    *("index", "row", "model", "position", "prediction", "confidence"),
+    *("index", "row", "model", "position", "prediction", "confidence", "first_year", "last_year"),
 )
 # Columns that subgroups are not made from.
 NO_SUBGROUPS = ("path", "label", "years", "person", "fold", "split", "file", "line")
@@ -75,7 +76,11 @@ PROBLEMS = (
     ("path", lambda path: not path, "is empty"),
     ("path", CONTROL.search, "holds a control character"),
     ("path", lambda path: "\\" in path, "has a backslash; folders are separated by /"),
-    ("path", lambda path: path.startswith("/"), "is absolute; expected a path below the image directory"),
+    (
+        "path",
+        lambda path: path.startswith("/") or has_drive(path),
+        "is absolute; expected a path below the image directory",
+    ),
     ("path", leaves_folder, "leaves the image directory; expected a path below it"),
     (
         "age",
@@ -157,11 +162,8 @@ def select_faces(label_file, policy, age_groups, seed):
         refuse_crossing(table.assign(fold=rows.split)[labelled], "person", "a", label_file)
     else:
         named = table.person[labelled]
-        if named.nunique() < len(FOLDS):
-            needed = f"{len(FOLDS)} folds need {len(FOLDS)} people or more"
-            raise UserError(f"'{label_file}' has the faces of {named.nunique()} people; {needed}")
         table["fold"] = -1
-        table.loc[labelled, "fold"] = draw_folds(named, labels[labelled], seed, len(FOLDS))
+        table.loc[labelled, "fold"] = draw_folds(named, labels[labelled], seed, min(len(FOLDS), named.nunique()))
         understood += tuple(odd_folds(table[labelled], labels[labelled]))
     notes = understood + (tuple(odd_people(table.person[labelled])) if "person" in rows else ())
     facts = {

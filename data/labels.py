@@ -208,6 +208,11 @@ def list_folder(folder):
         return []
 
 
+def has_drive(path):
+    """Whether a path begins with the letter of a drive of Windows, where it then leaves every folder."""
+    return bool(os.path.splitdrive(path)[0])
+
+
 def require_folder(folder, name, advice=""):
     """Check that a folder exists. Raises UserError, which begins with `name` and ends with `advice`."""
     if not os.path.isdir(folder):

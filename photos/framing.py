@@ -7,7 +7,6 @@ of the image. A framing of four numbers is of the box alone. photos/crop.py cuts
 """
 
 import functools
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ def measure_framing(image_dir, paths):
     try:
         return find_framing([Path(image_dir) / path for path in paths])
     except UserError as error:
-        command = f"{python_command()} -m tools.add_framing MODEL --image-dir {shlex.quote(str(image_dir))}"
+        command = python_command("-m", "tools.add_framing", "MODEL", "--image-dir", str(image_dir))
         return None, f"note: no framing for predict.py: {printable(error)}; later: {printable(command)}"
 
 

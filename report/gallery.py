@@ -197,10 +197,10 @@ def map_faces(evaluation, rows, classes):
         chosen = slice(start, start + BATCH)
         images = torch.from_numpy(np.ascontiguousarray(evaluation.images[rows[chosen]])).to(device)
         inputs = to_network_input(images, model.mean, model.std)
-        found = grad_cam(model, inputs, torch.from_numpy(classes[chosen].astype(np.int64)).to(device)).float()
+        found = grad_cam(model, inputs, torch.from_numpy(classes[chosen].astype(np.int64)).to(device)).float().cpu()
         if max(found.shape[1:]) > LARGEST_GRID:
             found = F.adaptive_avg_pool2d(found[:, None], LARGEST_GRID)[:, 0]
-        maps.append(min_max(found).cpu().numpy())
+        maps.append(min_max(found).numpy())
     return np.concatenate(maps)
 
 

@@ -1,10 +1,12 @@
 """Runs a module where Python has only what it has on Windows: python as_on_windows.py MODULE [ARGUMENT ...]
 
 Names of modules that are documented as "Availability: Unix" are gone, and what is open can be neither renamed, replaced
-nor removed. It is Linux all the same: separators of paths, ends of lines and start methods are not those of Windows.
+nor removed. Each file is in use by another process when it is first to be replaced, as by a scanner for viruses. It is
+Linux all the same: separators of paths, ends of lines and start methods are not those of Windows.
 """
 
 import asyncio
+import ctypes
 import fcntl
 import multiprocessing.pool
 import os
@@ -48,6 +50,9 @@ def checked(function):
         refuse_open(path)
         if function in (os_rename, os_replace):
             refuse_open(arguments[0])
+        if function is os_replace and arguments[0] not in scanned:
+            scanned.add(arguments[0])
+            raise PermissionError(13, "The process cannot access the file because it is being used", path)
         if function is os_rename and os.path.exists(arguments[0]):
             raise FileExistsError(17, "Cannot create a file when that file already exists", path)
         return function(path, *arguments, **options)
@@ -68,13 +73,20 @@ def lock(descriptor, mode, count, flock=fcntl.flock, flags=fcntl.LOCK_EX | fcntl
         raise PermissionError(13, "Permission denied") from None
 
 
-os_rename, os_replace = os.rename, os.replace
+def load_library(name, *arguments, load=ctypes.CDLL, **options):
+    if name is None:
+        raise TypeError("argument of type 'NoneType' is not iterable")
+    return load(name, *arguments, **options)
+
+
+os_rename, os_replace, scanned = os.rename, os.replace, set()
 for name in ("remove", "rename", "replace", "rmdir", "unlink"):
     setattr(os, name, checked(getattr(os, name)))
 os.fsync, os.linesep, shutil._use_fd_functions = sync, "\r\n", False
 for module, names in GONE.items():
     for name in names.split():
         delattr(module, name)
+ctypes.CDLL, sys.platform = load_library, "win32"
 sys.modules |= dict.fromkeys(GONE_MODULES) | {"msvcrt": types.SimpleNamespace(locking=lock, LK_NBLCK=2)}
 sys.argv = sys.argv[1:]
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

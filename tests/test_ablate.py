@@ -171,6 +171,7 @@ def test_files_of_somebody_else_stay(tmp_path, run):
             "baseline_seed0' was trained with other settings: lr was 0.01, now 0.02",
         ),
         (["--only", "relu", "--jobs", "0"], "--jobs 0: expected a number from 1"),
+        (["--folds", "none"], "--folds none: a model of all faces has no metrics to compare"),
         (["--only", "nonsense"], "--only 'nonsense': there is no such variant; --list names them"),
         (["--seeds", "0", "0"], "--seeds 0 0: name each seed once; a run counts once"),
         (["--loss", "nonsense"], "--loss nonsense: choose from cross_entropy, label_smoothing"),
@@ -249,3 +250,9 @@ def test_a_variant_of_ones_own(monkeypatch, capsys):
     assert "fast                     --lr 0.3 --no-zero-init" in capsys.readouterr().out
     config = ablate.variant_config("fast", 1, {"label_dir": "l", "image_dir": "i", "epochs": 2})
     assert (config.lr, config.zero_init, config.seed) == (0.3, False, 1)
+
+
+def test_a_variant_of_ones_own_joins_the_others(monkeypatch, tmp_path):
+    monkeypatch.setattr(ablate, "VARIANTS", dict(VARIANTS))
+    monkeypatch.setattr(sys, "argv", ["ablate", "--demo", "--only", "relu", "--variant", "mine: --lr 0.3"])
+    assert ablate.read_command_line()[0].only == ["baseline", "relu", "mine"]

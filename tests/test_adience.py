@@ -230,7 +230,7 @@ def test_a_missing_label_folder_or_file(tmp_path):
     [
         (lambda path: path.write_text("user\tage\n"), r"fold_3_data.txt: the header is 'user\\tage', not Adience's"),
         (lambda path: path.write_bytes(b""), r"fold_3_data.txt: the header is '', not Adience's"),
-        (lambda path: path.write_bytes(b"\xff\xfe"), r"fold_3_data.txt' cannot be read as UTF-8"),
+        (lambda path: path.write_bytes(b"\xff\xff"), r"fold_3_data.txt' cannot be read as UTF-8"),
         (os.mkfifo, r"^'.*fold_3_data\.txt' is a named pipe; expected a regular file$"),
         (lambda path: path.symlink_to("/dev/zero"), r"^'.*fold_3_data\.txt' is a device; expected a regular file$"),
         (os.mkdir, r"^'.*fold_3_data\.txt' is a folder; expected a regular file$"),

@@ -22,7 +22,7 @@ from training.schedule import learning_rate
 from training.setup import make_state, set_up_folds
 from training.state import TrainState
 from utils.classes import Classes
-from utils.device import Runtime
+from utils.device import Runtime, choose_device
 from utils.errors import UserError
 from utils.seeds import make_generator
 
@@ -232,3 +232,10 @@ def test_the_head_computes_in_fp32_under_bf16():
         outputs = model(images)
     assert outputs.dtype == torch.float32
     assert torch.allclose(outputs, model.fc(images.flatten(1)))
+
+
+def test_auto_leaves_apples_gpus_alone(monkeypatch):
+    """Nobody has run the code on one."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [choose_device(name).type for name in ("auto", "mps")] == ["cpu", "mps"]

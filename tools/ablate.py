@@ -21,10 +21,11 @@ from pathlib import Path
 from data import DATA_SOURCE, make_demo_faces
 from data.demo import DEMO_DIR
 from evaluation.metrics import METRICS
+from models.checkpoint import NO_FOLD
 from tools.compare_runs import difference_cell, method_table, read_runs, value_cell
 from training.config import DEMO_DEFAULTS, FIELDS, RECIPES, SECTIONS, Config, differences, read_config
 from training.losses import LOSSES
-from utils.cli import printable, run_script
+from utils.cli import command_line, printable, run_script
 from utils.errors import UserError
 from utils.files import check_output, write_csv
 from utils.options import Parser, add_options, as_flags, as_tuples, check_limits, default_of
@@ -105,19 +106,19 @@ def read_command_line():
         fields = [FIELDS[field.name] for field in dataclasses.fields(section) if field.name not in OWN_OPTIONS]
         add_options(parser.add_argument_group(section.title), fields, default_text=f"as in --recipe {RECIPE}")
     options = parser.parse_args()
-    for text in options.variant:
-        add_variant(text)
-    if "only" not in options:
-        options.only = list(VARIANTS)
+    own = [add_variant(text) for text in options.variant]
+    options.only = [*options.only, *own] if "only" in options else list(VARIANTS)
     if options.list:
         for name, own in VARIANTS.items():
-            print(f"{name:<24} {shlex.join(as_flags(own, FIELDS))}")
+            print(f"{name:<24} {command_line(*as_flags(own, FIELDS))}")
         sys.exit()
     if unknown := [name for name in options.only if name not in VARIANTS]:
         raise UserError(f"--only '{unknown[0]}': there is no such variant; --list names them")
     check_limits("--jobs", options.jobs, {"low": 1})
     if len(set(options.seeds)) < len(options.seeds):
         raise UserError(f"--seeds {' '.join(map(str, options.seeds))}: name each seed once; a run counts once")
+    if NO_FOLD in getattr(options, "folds", ()):
+        raise UserError("--folds none: a model of all faces has no metrics to compare")
     options.only = list(dict.fromkeys([BASELINE, *options.only]))
     shared = as_tuples({name: value for name, value in vars(options).items() if name in FIELDS and name != "run_dir"})
     demo = {"label_dir": DEMO_DIR, "image_dir": f"{DEMO_DIR}/aligned", **DEMO_DEFAULTS} if options.demo else {}
@@ -127,7 +128,7 @@ def read_command_line():
 
 
 def add_variant(text):
-    """Add 'NAME: --option VALUE ...' to VARIANTS. Raises UserError."""
+    """Add 'NAME: --option VALUE ...' to VARIANTS; returns NAME. Raises UserError."""
     name, colon, given = text.partition(":")
     name = name.strip()
     if not colon or not re.fullmatch(r"[A-Za-z0-9.+-][A-Za-z0-9 .,+-]*", name) or name in VARIANTS:
@@ -136,6 +137,7 @@ def add_variant(text):
     parser = Parser(prog=f"--variant '{name}'", add_help=False)
     add_options(parser, [FIELDS[name] for name in FIELDS if name not in (*OWN_OPTIONS, *DATA_SOURCE)])
     VARIANTS[name] = as_tuples(vars(parser.parse_args(shlex.split(given))))
+    return name
 
 
 def variant_config(variant, seed, shared):
@@ -192,7 +194,8 @@ def train(folder, variant, seed, shared):
         raise UserError(f"'{log_path}' is not a regular file; move it away")
     with open(log_path, "a") as log:
         # In a session of its own: Ctrl-C reaches it once, as the signal that train_all() sends.
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        settings = {"start_new_session": True, "env": {**os.environ, "PYTHONUTF8": "1"}}
+        process = subprocess.Popen(command, stdout=log, stderr=log, **settings)
         running.add(process)
         status = process.wait()
         running.discard(process)

@@ -6,15 +6,15 @@ The run says where the data was; the options say where it is now. Without all of
 """
 
 import dataclasses
-import shlex
 from pathlib import Path
 
 from data import load_data, open_cache
+from models.checkpoint import NO_FOLD
 from report.data import run_data
 from report.page import check_report, write_report
 from training.config import FIELDS, chosen_settings, moved_data, read_config
 from training.run_directory import RunDirectory
-from utils.cli import printable, run_script
+from utils.cli import command_line, printable, run_script
 from utils.device import Runtime
 from utils.errors import UserError
 from utils.options import Parser, add_options, as_flags, default_of, flag, to_record
@@ -29,6 +29,8 @@ def main():
     options = read_command_line()
     given = {name: getattr(options, name) for name in DATA if name in options}
     config = dataclasses.replace(read_config(options.run), run_dir=options.run, **moved_data(given))
+    if NO_FOLD in config.folds:
+        raise UserError(f"'{options.run}' holds a model of all faces, which held none out: there is nothing to report")
     output = Path(options.output or Path(options.run) / PAGE)
     check_report(output)
     runtime = Runtime.setup(options.device, "fp32", options.threads)
@@ -81,7 +83,7 @@ def read_data(config, cache_dir, run, required):
 def main_command(config):
     """The command that trains such a run."""
     chosen = {**chosen_settings(config), "run_dir": config.run_dir}
-    return shlex.join(["python", "main.py", *as_flags(chosen, FIELDS)])
+    return command_line("python", "main.py", *as_flags(chosen, FIELDS))
 
 
 if __name__ == "__main__":

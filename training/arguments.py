@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ class Arguments:
     def command(self):
         """The command that makes this run; for a resumed one it follows from the settings."""
         settings = as_flags(chosen_settings(self.config), FIELDS) if self.resume else sys.argv[1:]
-        return f"{python_command()} {shlex.join([sys.argv[0], *settings])}"
+        return python_command(sys.argv[0], *settings)
 
     def choose_folds(self, config, faces):
         """The Config with the folds to hold out. Raises UserError if the faces have no such fold.
@@ -127,7 +126,7 @@ def resume_command(config):
     options = ["--run-dir", config.run_dir, "--resume"]
     if config.cache_dir != default_of(FIELDS["cache_dir"]):
         options += ["--cache-dir", config.cache_dir]
-    return f"{python_command()} {shlex.join([*launcher, sys.argv[0], *options])}"
+    return python_command(*launcher, sys.argv[0], *options)
 
 
 def make_parser():

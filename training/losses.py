@@ -100,6 +100,8 @@ def negative_log_probability(outputs, intervals):
         intervals: (B, 2), first and last year; infinity ends an open class. An age of 34 years is all from 33.5 to
             34.5, as in models/ages.py.
     """
+    if outputs.device.type == "mps":  # torch has no log_ndtr there
+        return negative_log_probability(outputs.cpu(), intervals.cpu()).to(outputs.device)
     mean, scale = outputs.float().unbind(1)
     intervals = intervals.clamp_max(FAR)  # whose gradient is 0, while that of infinity is none
     low, high = ((intervals + intervals.new_tensor([-0.5, 0.5]) - mean[:, None]) / scale[:, None]).unbind(1)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import shlex
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +23,7 @@ from training.optimizers import OPTIMIZERS, parameter_groups
 from training.schedule import learning_rate
 from training.state import TrainState
 from training.teacher import Teacher, teacher_models
+from utils.cli import command_line
 from utils.device import memory_bytes
 from utils.errors import UserError
 from utils.options import as_flags
@@ -211,7 +211,7 @@ def make_state(config, setup, runtime):
 
     seed = (config.seed, setup.fold)
     torch.manual_seed(derive_seed(*seed, 0, Stream.INITIAL_WEIGHTS))  # (seed, fold, epoch 0)
-    model = build_model(config, setup.train.classes).to(runtime.device, memory_format=torch.channels_last)
+    model = runtime.place(build_model(config, setup.train.classes))
     model.load_state_dict({**model.state_dict(), **setup.fitting})  # what does not fit keeps its new values
     frozen = freeze(model, config.freeze)
     network = runtime.prepare(model)
@@ -239,7 +239,7 @@ def own_settings(record, config):
     names = {setting.name for setting in dataclasses.fields(NetworkConfig)} - {"init_from", "pretrained", "freeze"}
     recorded = {name: value for name, value in record.get("config", {}).items() if name in names}
     differing = {name: value for name, value in recorded.items() if value != getattr(config, name)}
-    return f"; it was trained with {shlex.join(as_flags(differing, FIELDS))}" if differing else ""
+    return f"; it was trained with {command_line(*as_flags(differing, FIELDS))}" if differing else ""
 
 
 def make_criterion(config, setup, model, runtime):

@@ -24,7 +24,7 @@ class Teacher:
     """
 
     def __init__(self, models, runtime):
-        self.models = [model.to(runtime.device, memory_format=torch.channels_last) for model in models]
+        self.models = list(map(runtime.place, models))
         self.runtime = runtime
 
     @torch.no_grad()

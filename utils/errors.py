@@ -11,7 +11,7 @@ class UserError(Exception):
 
 def is_out_of_memory(error):
     """torch, which need not have been imported, reports it as RuntimeError, or as a class of its own."""
-    known = ("allocate memory", "bad_alloc", "could not create a")  # the last one is oneDNN's
+    known = ("out of memory", "allocate memory", "bad_alloc", "could not create a")  # the last one is oneDNN's
     if isinstance(error, RuntimeError) and any(words in str(error) for words in known):
         return True
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

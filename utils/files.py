@@ -25,6 +25,7 @@ except ImportError:  # on Windows
 
 SECONDS_BEFORE_A_LINE = 5  # most locks are held for a moment, of which nobody needs to know
 SECONDS_BETWEEN_LINES = 60
+RETRIES = (0.1, 0.4, 1.5)  # seconds between them
 UMASK = os.umask(0o022)  # the only way to read it is to set it
 os.umask(UMASK)
 
@@ -56,12 +57,21 @@ def atomic_write(path, mebibytes=None):
             yield unfinished
             with open(unfinished, "r+b") as file:  # Windows writes out only what is open for writing
                 os.fsync(file.fileno())
-            os.replace(unfinished, target)
+            replace(unfinished, target)
     except OSError as error:
         size, free = f" ({mebibytes:,.0f} MiB)" if mebibytes else "", ""
         with contextlib.suppress(OSError):
             free = f"; {shutil.disk_usage(Path(path).parent).free / MIB:,.0f} MiB are free there"
         raise UserError(f"cannot write '{path}'{size}: {reason(error)}{free}") from None
+
+
+def replace(source, target):
+    """`os.replace`; on Windows a target that another process is reading is tried again for a while. Raises OSError."""
+    for seconds in () if fcntl else RETRIES:
+        with contextlib.suppress(PermissionError):
+            return os.replace(source, target)
+        time.sleep(seconds)
+    return os.replace(source, target)
 
 
 @contextlib.contextmanager
@@ -204,7 +214,7 @@ def replaced_outputs(folder, manifest, is_output):
             new = sorted((path.name for path in staging.iterdir()), key=lambda name: (name == manifest, name))
             with signals_later():
                 for name in new:
-                    os.replace(staging / name, folder / name)
+                    replace(staging / name, folder / name)
                 for path in folder.iterdir():
                     if is_output(path.name) and path.name not in new and not path.is_dir():
                         path.unlink()

@@ -3,6 +3,7 @@
 A named pipe would wait for ever, a device never ends, and a text of 200,000 brackets exhausts the parser.
 """
 
+import codecs
 import io
 import json
 import os
@@ -60,11 +61,13 @@ def read_bytes(path, limit_mib):
 
 
 def read_text(path, limit_mib):
-    """The content of a regular file of UTF-8 text. Raises UserError."""
+    """The content of a regular file of UTF-8 text, or of UTF-16 with its mark, as Windows writes. Raises UserError."""
+    content = read_bytes(path, limit_mib)
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
     try:
-        return io.TextIOWrapper(io.BytesIO(read_bytes(path, limit_mib)), encoding="utf-8").read()
+        return io.TextIOWrapper(io.BytesIO(content), encoding=encoding).read()
     except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' cannot be read as UTF-8 text: {error}") from None
+        raise UserError(f"'{path}' cannot be read as {encoding.upper()} text: {error}") from None
 
 
 def read_json(path, limit_mib=JSON_LIMIT, kind=dict):
