@@ -134,7 +134,7 @@ def plot_metric(axes, name, metric, tables):
     axes.set_title(metric.title)
     if metric.format.endswith("%"):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    else:
+    elif not metric.format.startswith("+"):
         axes.set_ylim(0, highest if highest < np.inf else None)
 
 

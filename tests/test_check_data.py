@@ -168,3 +168,15 @@ def test_a_csv_file_of_ones_own(monkeypatch, capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "strict                       1      2      1      1      1        6        6" in printed
     assert "strict                       2      2      2\nnearest" in printed
+
+
+def test_the_sets_of_a_split_are_like_folds(small_faces, monkeypatch, capsys, tmp_path):
+    """A picture in two of them, and one that is in none."""
+    for name, seed in (("a", 0), ("b", 1), ("copy", 0), ("unused", 0)):
+        pixels = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), np.uint8)
+        Image.fromarray(pixels).resize((64, 64)).save(tmp_path / f"{name}.png")
+    (tmp_path / "faces.csv").write_text("path,age,split\na.png,3,train\nb.png,20,test\ncopy.png,3,val\nunused.png,3,\n")
+    given = ["--label-file", tmp_path / "faces.csv", "--image-dir", tmp_path, "--age-groups", "0-12", "13-39", "60+"]
+    assert run(monkeypatch, *given) == 1
+    printed = capsys.readouterr().out
+    assert "the same picture in different folds" in printed and "a.png (fold 0, 3) and copy.png (fold 1, 3)" in printed

@@ -47,7 +47,13 @@ def test_labels_of_the_crops(folders, capsys):
     (folders / "photos.csv").write_text("path;age;camera\na/wide.jpg;30,5;phone\nnone.png;4;\ngone.jpg;5;\n")
     assert call(crop_faces, "--image-dir", "photos", "--output", "out", "--label-file", "photos.csv") == 0
     assert (folders / "out/faces.csv").read_text() == "path,age,camera\na/wide.png,30.5,phone\n"
-    assert capsys.readouterr().out.endswith("wrote 1 of their labels to out/faces.csv\n")
+    output = capsys.readouterr().out
+    assert output.startswith("note: 1 of 3 rows name no photograph below --image-dir that can be read\n")
+    assert output.endswith("wrote 1 of their labels to out/faces.csv\n")
+    (folders / "photos.csv").write_text("path,age\na/wide.jpg,30\n")
+    PORTRAIT.save("photos/other.png")
+    assert call(crop_faces, "--image-dir", "photos", "--output", "listed", "--label-file", "photos.csv") == 0
+    assert [path.name for path in sorted(folders.glob("listed/**/*.*"))] == ["wide.png", "faces.csv"]
 
 
 def test_photographs_that_would_be_one_crop(folders, capsys):

@@ -46,6 +46,17 @@ def test_by_hand(reports, tmp_path, capsys):
     assert call(cross_data, *reports, "--tex", tmp_path / "t.tex") == 0  # its own file is replaced
 
 
+def test_what_only_looks_alike_stays_apart(tmp_path, capsys):
+    """Label files of one name in two folders, and runs whose names end in a size."""
+    rows = [("ages64", "x/faces.csv", 5.0), ("ages64", "y/faces.csv", 7.0), ("ages96", "x/faces.csv", 4.0)]
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps([report(f"runs/{run}/fold_0.pt", data, mae_years=v) for run, data, v in rows]))
+    assert call(cross_data, path) == 0
+    header, first, second = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert [name[-11:] for name in header] == ["x/faces.csv", "y/faces.csv"]
+    assert (first, second) == (["ages64", "5.00", "7.00"], ["ages96", "4.00", "–"])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

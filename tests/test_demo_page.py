@@ -20,7 +20,8 @@ from conftest import call
 from PIL import Image
 from test_predict import write_model, write_photographs
 
-from photos.drawing import draw_faces
+from photos.drawing import draw_box, draw_faces, label
+from photos.photographs import load_photograph
 from photos.predictor import NOTICE, AgePredictor, Photograph
 from tools import demo_page
 
@@ -53,8 +54,11 @@ class TestAnswer:
             (f"Face {number}: {face.group} {100 * face.confidence:.0f} %", face.probabilities)
             for number, face in enumerate(faces, 1)
         ]
-        photograph = Photograph(photographs / "b" / "two.PNG", faces)
-        numbered, plain = draw_faces(photograph, numbered=True), draw_faces(photograph)
+        path_of_two = photographs / "b" / "two.PNG"
+        photograph = Photograph(path_of_two, faces)
+        numbered, plain = draw_faces(photograph), load_photograph(path_of_two)[0]
+        for face in faces:
+            draw_box(plain, face.box, label(face))
         assert yellow_pixels(numbered) > yellow_pixels(plain)  # the labels are longer by the faces' numbers
         assert numbered.size == (480, 320)
         left, top, _, height = faces[0].box

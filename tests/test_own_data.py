@@ -329,6 +329,8 @@ def test_one_model_of_all_faces(own, images, capsys):
     ):
         assert call(main, *command, *arguments, "--run-dir", "runs/other") == 2
         assert message in capsys.readouterr().err
+    assert call(report, "runs/all") == 2
+    assert "'runs/all' holds a model of all faces, which held none out" in capsys.readouterr().err
     assert call(test_code, "runs/all") == 2
     assert "'runs/all/all.pt' was trained on all faces; --label-file names other ones" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from test_detection import PORTRAIT
 import predict
 from photos.photographs import AVIF, HEIC
 from photos.predictor import AgePredictor
-from photos.quality import doubts, off_centre, sharpness
+from photos.quality import doubts, off_centre, share_inside, sharpness
 
 # A face of 40 x 50 pixels at (30, 20), that looks straight ahead.
 BOX = (30.0, 20.0, 40.0, 50.0)
@@ -32,8 +32,12 @@ def test_no_doubt(sharp):
 def test_each_doubt_by_hand(sharp):
     assert doubts(sharp, (30, 20, 31, 50), POINTS) == ("small (31 pixels)",)
     assert doubts(sharp, (30, 20, 32, 50), POINTS) == ()
-    assert doubts(sharp, (-5, 20, 40, 50), POINTS) == ("cut off",)  # an eighth of it
-    assert doubts(sharp, (-4, 20, 40, 50), POINTS) == ()  # a tenth
+    # 20 pixels between the eyes: the whole face is 44 wide, around x = 50, and 56 high, around y = 40 + 5.6.
+    assert share_inside(POINTS, (100, 100)) == pytest.approx(1)
+    assert share_inside(POINTS - [33, 0], (100, 100)) == pytest.approx(39 / 44)
+    assert share_inside(POINTS, (100, 45.6)) == pytest.approx(0.5)
+    assert doubts(sharp, (0, 20, 40, 50), POINTS - [33, 0]) == ("cut off",)
+    assert doubts(sharp, (0, 20, 40, 50), POINTS - [32, 0]) == ()
     beside = POINTS + np.array([[0, 0], [0, 0], [8, 0], [0, 0], [0, 0]])  # of 20 pixels between the eyes
     assert off_centre(beside) == pytest.approx(0.4)
     assert doubts(sharp, BOX, beside) == ("turned away",)

@@ -634,7 +634,7 @@ class TestCorrectLabels:
 
     @pytest.fixture
     def run(self, small_run, tmp_path):
-        for name in ("results.json", "predictions.csv"):
+        for name in ("results.json", "predictions.csv", "config.json"):
             shutil.copy(small_run / "run" / name, tmp_path)
         return tmp_path
 
@@ -652,7 +652,11 @@ class TestCorrectLabels:
         person = f"{first['album']}/{first['person']}"
         reason = f"suspect 3: 87.5 % for 60+ and 1.2 % for {label}"
         assert err.splitlines()[1] == f"  --label-file FILE --age-groups {' '.join(AGE_GROUPS)}"
-        assert list(rows[first["path"]].values()) == [first["path"], "60+", person, first["fold"], label, reason]
+        changed = rows[first["path"]]
+        assert [changed[name] for name in ("label", "person", "fold", "was", "reason")] == [
+            "60+", person, first["fold"], label, reason
+        ]  # fmt: skip
+        assert changed["gender"] in ("m", "f", "u", "") and not {"album", "file", "line"} & changed.keys()
         assert rows[second["path"]]["label"] == other and rows[second["path"]]["was"] == ""
         assert err.startswith("1 of ")
         (run / "corrected.csv").write_text(out)
@@ -679,3 +683,10 @@ class TestCorrectLabels:
     def test_a_run_without_a_list(self, run, capsys):
         assert call(correct_labels, run) == 2
         assert "suspects.csv" in capsys.readouterr().err
+
+
+def test_a_negative_bias_is_within_the_picture(tmp_path):
+    rows = [{**row, "test_bias_years": -5.0 + row["epoch"]} for row in large_data(tmp_path, model=False).history[0]]
+    figure = plot_learning_curves({0: rows})
+    [axes] = [axes for axes in figure.axes if axes.get_title(loc="left") == "bias"]
+    assert axes.get_ylim()[0] < -5

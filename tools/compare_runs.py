@@ -31,7 +31,7 @@ OUTPUT_LIMIT = 2048  # MiB
 CHANGES = ("right → wrong", "wrong → right", "both wrong, differently")
 CSV_COLUMNS = "run path fold person label first second p_first p_second gain change".split()
 MARK = "% tools.compare_runs\n"
-SEED = re.compile(r"[_-]?s(?:eed)?[_-]?\d+$")  # at the end of a run's name
+SEED = re.compile(r"[_-]s(?:eed)?[_-]?\d+$")  # at the end of a run's name
 WIDTH = 17  # characters of a column of the printed table
 
 
@@ -249,7 +249,7 @@ def value_cell(row, name):
 def difference_cell(row, name):
     """The difference of a row of `method_table` from the first method as text, with its interval."""
     gain, low, high = (METRICS[name].show_difference(row[f"{name}_{part}"]) for part in ("gain", "low", "high"))
-    return f"{gain} ({low} to {high})"
+    return gain if row[f"{name}_low"] != row[f"{name}_low"] else f"{gain} ({low} to {high})"
 
 
 def paper_table(table):
@@ -268,7 +268,11 @@ def paper_table(table):
     rows = []
     for number, row in enumerate(table.to_dict("records")):
         p = row[f"{compared}_p"]
-        tested = [difference_cell(row, compared), "< 0.001" if p < 0.001 else f"{p:.3f}"] if number else ["", ""]
+        tested = (
+            [difference_cell(row, compared), "–" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"]
+            if number
+            else ["", ""]
+        )
         rows.append([row["method"], *(value_cell(row, name) for name in names), *tested])
     return MARK + latex_table(header, rows, bold=best)
 

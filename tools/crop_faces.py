@@ -2,10 +2,11 @@
 
     python -m tools.crop_faces --image-dir PHOTOGRAPHS --output DIR [--label-file FILE] [--like MODEL_OR_FACES]
 
-Each crop is a PNG with the photograph's name and folder. Photographs without a face are named. With the label file of
-the photographs, DIR/faces.csv is that of the crops.
+Each crop is a PNG with the photograph's name and folder. Photographs without a face are named. With a label file, the
+photographs that it lists are cut, and DIR/faces.csv is the label file of the crops.
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -34,9 +35,11 @@ def main():
     source, output = Path(options.image_dir), Path(options.output)
     photographs = [path.relative_to(source) for path in find_photographs([source], suffixes=PICTURE_SUFFIXES)]
     crops = {path.as_posix(): path.with_suffix(".png").as_posix() for path in photographs}
-    if twice := [name for name, count in Counter(crops.values()).items() if count > 1]:
-        raise UserError(f"--image-dir '{source}': several photographs would become '{twice[0]}'; rename all but one")
     rows = None if options.label_file is None else labels_of(options.label_file, crops)
+    if rows is not None:
+        crops = {path: crops[path] for path in rows.path}
+    if twice := [name for name, count in Counter(map(os.path.normcase, crops.values())).items() if count > 1]:
+        raise UserError(f"--image-dir '{source}': several photographs would become '{twice[0]}'; rename all but one")
     framing = framing_of(options.like)
 
     def cut(name):
@@ -57,13 +60,14 @@ def main():
         print(f"left out: {printable(problem)}")
     print(f"wrote {len(crops) - len(problems):,} faces of {options.size} pixels to {printable(output)}/")
     if rows is not None:
+        rows = rows.assign(path=rows.path.map(crops))
         rows = rows[[(output / path).is_file() for path in rows.path]]
         write_csv(output / LABELS, rows)
         print(f"wrote {len(rows):,} of their labels to {printable(output / LABELS)}")
 
 
 def labels_of(label_file, crops):
-    """The rows of a label file of photographs, as those of their crops.
+    """The rows of a label file whose photographs are there; the number of others is printed.
 
     Args:
         label_file: the CSV file.
@@ -76,7 +80,9 @@ def labels_of(label_file, crops):
     known = rows.path.isin(list(crops))
     if not known.any():
         raise UserError(f"--label-file '{label_file}': none of its photographs is below --image-dir")
-    return rows[known].drop(columns=["file", "line"]).assign(path=rows.path[known].map(crops))
+    if not known.all():
+        print(f"note: {(~known).sum():,} of {len(rows):,} rows name no photograph below --image-dir that can be read")
+    return rows[known].drop(columns=["file", "line"])
 
 
 def framing_of(like):

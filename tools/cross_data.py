@@ -7,6 +7,7 @@ A row per run, a column per label file. A cell is the mean over the folds and se
 runs whose names differ in the seed at the end, such as a_s0 and a_s1, are one.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +53,20 @@ def read_cells(paths, metric):
                 continue
             if missing := [name for name, kind in kinds.items() if not isinstance(report.get(name), kind)]:
                 raise UserError(f"'{path}' holds a report of test_code.py --json without '{missing[0]}'")
-            run, data = Path(report["model"]).resolve().parent.name, Path(report["labels"]).stem
-            cells.setdefault((SEED.sub("", run) or run, data), {})[report["model"]] = report[metric]
+            run, data = Path(report["model"]).resolve().parent, Path(report["labels"]).resolve()
+            run = run.with_name(SEED.sub("", run.name) or run.name)
+            cells.setdefault((run, data), {})[report["model"]] = report[metric]
     if not cells:
         raise UserError(f"'{paths[0]}' holds no report of a model")
-    return cells
+    runs, sets = (names_of(set(found)) for found in zip(*cells, strict=True))
+    return {(runs[run], sets[data]): values for (run, data), values in cells.items()}
+
+
+def names_of(paths):
+    """{path: its name without an ending, or as much of the path as tells it from the others}."""
+    names = {path: path.stem if path.suffix in (".csv", ".txt") else path.name for path in paths}
+    alike = Counter(names.values())
+    return {path: name if alike[name] == 1 else str(path) for path, name in names.items()}
 
 
 def table_of(cells, metric):

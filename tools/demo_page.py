@@ -185,7 +185,7 @@ def describe(predictor, path):
     """
     try:
         faces = predictor(path)
-        drawn = draw_faces(Photograph(path, faces), numbered=len(faces) > 1)
+        drawn = draw_faces(Photograph(path, faces))
     except Exception as error:
         return f"{path.name} cannot be read: {without_path(explain(error), path)}", None, [], None
     drawn.thumbnail((1280, 1280))

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from data.label_file import OLDEST
 from photos.photographs import find_photographs
 from utils.cli import printable, run_script
 from utils.errors import UserError
@@ -109,17 +110,18 @@ def from_names(folder, form):
     """Yield a row for each photograph below a folder whose path has the form."""
     odd = []
     for path in (path.relative_to(folder).as_posix() for path in find_photographs([folder])):
-        if match := re.fullmatch(form, path, re.ASCII):
-            found = {"path": path, **match.groupdict()}
-            if "birth" in found:
-                year, month, _ = map(int, found.pop("birth").split("-"))
-                found["age"] = str(int(found.pop("year")) - year - (month > 6))
-            yield {**found, "age": str(int(found["age"]))}
+        found = match.groupdict() if (match := re.fullmatch(form, path, re.ASCII)) else {"age": -1}
+        if "birth" in found:
+            year, month, _ = map(int, found.pop("birth").split("-"))
+            found["age"] = int(found.pop("year")) - year - (month > 6)
+        if 0 <= int(found["age"]) <= OLDEST:
+            yield {"path": path, **found, "age": str(int(found["age"]))}
         else:
             odd.append(path)
     if odd:
         shown = ", ".join(map(printable, odd[:SHOWN])) + (", ..." if len(odd) > SHOWN else "")
-        print(f"note: {len(odd):,} files with names of another form are left out: {shown}", file=sys.stderr)
+        problem = f"with names of another form, or of no age from 0 to {OLDEST}, are left out"
+        print(f"note: {len(odd):,} files {problem}: {shown}", file=sys.stderr)
 
 
 def read_rows(path, columns):
