@@ -27,7 +27,8 @@ def usual_answer(probabilities, labels, frequencies):
     Returns:
         float64 (K,), whose sum is 1.
     """
-    weights = np.asarray(frequencies) / np.bincount(labels, minlength=len(frequencies)).clip(1)
+    frequencies = np.maximum(frequencies, LEAST_FREQUENCY)  # a class may be missing in the training
+    weights = frequencies / np.bincount(labels, minlength=len(frequencies)).clip(1)
     return np.average(probabilities, axis=0, weights=weights[labels]).astype(np.float64)
 
 

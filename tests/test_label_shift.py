@@ -12,6 +12,7 @@ def test_usual_answer():
     probabilities = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8]], np.float32)
     assert usual_answer(probabilities, np.array([0, 0, 1]), np.array([1, 3])) == pytest.approx([0.35, 0.65])
     assert usual_answer(probabilities[:2], np.array([0, 0]), np.array([1, 3])) == pytest.approx([0.8, 0.2])
+    assert usual_answer(probabilities[:2], np.array([0, 0]), np.array([0, 3])) == pytest.approx([0.8, 0.2])
 
 
 def test_two_rounds():
