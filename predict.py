@@ -177,7 +177,7 @@ def predict_all(options, predictor, done):
             bar = new.enter_context(tqdm(total=count, unit="photo", disable=None if count > 1 else True))
             photographs = counted(new.enter_context(contextlib.closing(predictor.predict(options.photographs))), bar)
             try:
-                for photograph in predictor.adapt(list(photographs)) if options.adapt else photographs:
+                for photograph in predictor.adapt(photographs) if options.adapt else photographs:
                     for write in writers + drawings:
                         write(photograph)
                     if options.by_folder and photograph.faces:

@@ -68,6 +68,8 @@ def main():
     fusions = [fusion for fusion in fusions if fusion]
     for fusion in fusions:
         print_fusion(fusion)
+    if fusions and (options.over or options.by or options.show_errors):
+        print("\nnote: what follows is of the models' own plain answers, not of their fusion")
     shown = data.models_data(evaluations, python_command(*sys.argv))
     for age in options.over:
         print(f"\n{tables.threshold_table(pool(evaluations), age)}")
@@ -314,7 +316,9 @@ def run_model(prepared, config, options, runtime):
     evaluation = dataclasses.replace(prepared, probabilities=found.probabilities, seconds=found.seconds)
     if options.adapt:
         evaluation = adapted(evaluation)
-    report = make_report(evaluation, measure_latency(model, dataset, config.batch_size, runtime), runtime)
+    report = make_report(
+        evaluation, measure_latency(model, dataset, config.batch_size, runtime), runtime, options.adapt
+    )
     report["labels"] = config.label_file or config.label_dir
     print_report(report, evaluation)
     views = {"plain": evaluation.probabilities}
@@ -336,13 +340,13 @@ def adapted(evaluation):
     return dataclasses.replace(evaluation, probabilities=probabilities, predicted=None)
 
 
-def make_report(evaluation, latency, runtime):
+def make_report(evaluation, latency, runtime, adapted):
     """The report that --json writes of a model: plain values, fractions, seconds and counts."""
     model, duplicates = evaluation.model, evaluation.duplicates
     return {
         "model": evaluation.name,
         "held_out_fold": model.record["fold"],
-        "evaluated": evaluation.split,
+        "evaluated": evaluation.split + adapted * ", adapted to the distribution of its ages",
         "unknown_origin": model.record.get("unknown_origin", []),
         "parameters": parameter_count(model),
         "size_mib": size_mib(model),
@@ -414,7 +418,7 @@ def print_fusion(fusion):
 def show_errors(folder, evaluations, shown):
     """Write the misclassified images, their list and a page that shows them. Raises UserError."""
     found, classes = errors.find_errors(evaluations), evaluations[0].classes
-    errors.write_errors(folder, found, classes.coarse().names, lambda path: page.write_report(path, shown))
+    errors.write_errors(folder, found, lambda path: page.write_report(path, shown))
     wrong = "misclassified images" if classes.coarse() is classes else "images of a wrong decade"
     print(f"\nwrote {len(found):,} {wrong} and errors.csv to {printable(folder)}/; see {errors.PAGE} there")
 

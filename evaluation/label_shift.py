@@ -29,13 +29,15 @@ def usual_answer(probabilities, labels, frequencies):
     """
     frequencies = np.maximum(frequencies, LEAST_FREQUENCY)  # a class may be missing in the training
     weights = frequencies / np.bincount(labels, minlength=len(frequencies)).clip(1)
-    return np.average(probabilities, axis=0, weights=weights[labels]).astype(np.float64)
+    mean = np.average(np.asarray(probabilities, np.float64), axis=0, weights=weights[labels])
+    return mean / mean.sum()
 
 
 def recorded_answer(path, record):
     """The usual answer in the record of a model file, an array (K,). Raises UserError for a file without one."""
     if "usual_answer" not in record:
-        raise UserError(f"--adapt: '{path}' has no usual answer, as files of earlier versions; train it again")
+        reason = "it is of an earlier version, or held no face out; one of a fold, or with --val-fraction, has it"
+        raise UserError(f"--adapt: '{path}' does not record its usual answer: {reason}")
     return np.array(record["usual_answer"])
 
 

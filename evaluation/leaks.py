@@ -23,8 +23,8 @@ def knows(record, people):
 
 
 def hashed_name(name):
-    """A person in a published model, which names nobody."""
-    return "#" + hashlib.sha256(name.encode()).hexdigest()[:12]
+    """A person in a published model, which names nobody; a hash stays one."""
+    return name if name.startswith("#") else "#" + hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 def pictures_seen(record):
@@ -36,7 +36,12 @@ def pictures_seen(record):
 def learned_from(record):
     """The files of the initial weights and teachers of a model, by the last two names of their paths."""
     config = record["config"]
-    return ["/".join(Path(path).parts[-2:]) for path in (config.get("init_from"), *config.get("teacher", ())) if path]
+    return [last_names(path) for path in (config.get("init_from"), *config.get("teacher", ())) if path]
+
+
+def last_names(path):
+    """The last two names of a path; the others may be private."""
+    return "/".join(Path(path).parts[-2:])
 
 
 def origin_note(record):

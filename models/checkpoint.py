@@ -196,7 +196,7 @@ def find_problem_of_network(content):
     if not is_number(temperature) or not 0 < temperature < 1000:
         return f"its 'temperature' is {temperature}; expected a number over 0"
     usual = content.get("usual_answer", [1.0] * len(names))
-    if len(usual) != len(names) or not all(0 <= share <= 1 for share in usual):
+    if len(usual) != len(names) or not all(0 <= share < 1.001 for share in usual):
         return f"its 'usual_answer' is {printable(usual, 120)}; expected a probability of each class"
     if "framing" in content and not is_framing(content["framing"]):
         places = "expected places from -2 to 2, and a width and height over 0 and up to 2"

@@ -333,7 +333,7 @@ class AgePredictor:
         For faces of one population, unlike the training faces: see evaluation/label_shift.py.
 
         Args:
-            photographs: a list of Photograph, as `predict` yields them.
+            photographs: of Photograph, as `predict` yields them.
 
         Returns:
             A new list.
@@ -342,6 +342,7 @@ class AgePredictor:
             UserError: a model file does not have its usual answer.
         """
         usual = [recorded_answer(path, model.record) for path, model in zip(self.paths, self.models, strict=True)]
+        photographs = list(photographs)
         faces = [face for photograph in photographs for face in photograph.faces]
         if not faces:
             return photographs

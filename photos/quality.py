@@ -39,8 +39,9 @@ def share_inside(points, size):
     The detector's box does not tell: it ends where the photograph ends.
     """
     across = points[1] - points[0]
-    centre = points[:2].mean(0) + BELOW_EYES * np.array([-across[1], across[0]])
-    half = np.linalg.norm(across) * FACE_SIZE / 2
+    down = np.array([-across[1], across[0]])
+    centre = points[:2].mean(0) + BELOW_EYES * down
+    half = np.hypot(FACE_SIZE[0] * across, FACE_SIZE[1] * down) / 2  # of the box around a turned ellipse
     inside = (np.minimum(centre + half, size) - np.maximum(centre - half, 0)).clip(0)
     return inside.prod() / max((2 * half).prod(), 1e-9)
 

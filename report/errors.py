@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -23,24 +24,25 @@ def find_errors(evaluations):
     Of single years the decades count, and the errors that are most years off come first.
 
     Returns:
-        The evaluations' tables, label and prediction by decade where there are many years, with more columns:
-        `confidence`, the probability of the wrong answer, `image`, the face as the network saw it, and of single years
-        `years_off`.
+        The evaluations' tables with more columns: `true_class` and `predicted_class`, by decade where there are many
+        years, `confidence`, the probability of the wrong answer, `image`, the face as the network saw it, and of single
+        years `years_off`.
     """
     tables, order = [], "years_off" if evaluations[0].judged_by == "mae_years" else "confidence"
     for evaluation in evaluations:
         coarse = evaluation.coarse()
+        names = np.array(coarse.classes.names)
         wrong = coarse.predicted != coarse.labels
         table = evaluation.where(wrong).table()
         # Rows of a memory-mapped cache are views: nothing is read before it is drawn.
         views = pd.Series([evaluation.images[row] for row in table.index], index=table.index, dtype=object)
-        table = table.assign(label=coarse.labels[wrong], prediction=coarse.predicted[wrong])
-        table = table.assign(confidence=coarse.confidence[wrong], image=views)
+        classes = {"true_class": names[coarse.labels[wrong]], "predicted_class": names[coarse.predicted[wrong]]}
+        table = table.assign(**classes, confidence=coarse.confidence[wrong], image=views)
         tables.append(table.assign(years_off=(table.age - table.true_age).abs()) if order == "years_off" else table)
     return pd.concat(tables).sort_values([order, "path"], ascending=[False, True]).reset_index(drop=True)
 
 
-def write_errors(folder, errors, class_names, write_page):
+def write_errors(folder, errors, write_page):
     """Write each misclassified face in true colours, errors.csv, which lists them, and the page that shows them.
 
     They replace what an earlier call wrote into the folder, once all of them are written; nothing else is touched.
@@ -52,11 +54,8 @@ def write_errors(folder, errors, class_names, write_page):
     Raises:
         UserError: the folder cannot be written.
     """
-    names = [error_name(number, error, class_names) for number, error in enumerate(errors.itertuples(), 1)]
-    classes = pd.Series(class_names)
-    table = errors.drop(columns="image").assign(
-        file=names, true_class=errors.label.map(classes), predicted_class=errors.prediction.map(classes)
-    )
+    names = [error_name(number, error) for number, error in enumerate(errors.itertuples(), 1)]
+    table = errors.drop(columns="image").assign(file=names)
     check_error_folder(folder)
     try:
         with replaced_outputs(folder, MANIFEST, is_output) as staging:
@@ -86,9 +85,9 @@ def check_error_folder(folder):
         raise UserError(f"'{manifest}' exists and is not a list of errors of test_code.py: move it away")
 
 
-def error_name(number, error, class_names):
+def error_name(number, error):
     """0001_true_25-32_predicted_60plus_97pct_<album>_<file>.png, of safe characters only."""
-    true, predicted = (safe(class_names[label].replace("+", "plus")) for label in (error.label, error.prediction))
+    true, predicted = (safe(name.replace("+", "plus")) for name in (error.true_class, error.predicted_class))
     source = safe(str(Path(error.path).with_suffix("")))[-120:]
     return f"{number:04d}_true_{true}_predicted_{predicted}_{100 * error.confidence:.0f}pct_{source}.png"
 

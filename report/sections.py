@@ -99,7 +99,8 @@ def results(data):
     """The table of models with intervals, the classes, the constant answer, and published figures."""
     pooled = pool(data.evaluations)
     names = [*pooled.metric_names, "balanced"]
-    metrics, headline = [SCORES[name] for name in names], AGE_HEADLINE if "mae_years" in names else HEADLINE
+    scored = SCORES | ({} if pooled.coarse() is pooled else {"balanced": FRACTION._replace(title="balanced, decades")})
+    metrics, headline = [scored[name] for name in names], AGE_HEADLINE if "mae_years" in names else HEADLINE
     known = "mae_years" in pooled.metric_names
     evaluations = [dataclasses.replace(evaluation, whole_has_ages=known) for evaluation in data.evaluations]
     models, together = list(map(scores, evaluations)), scores(pooled)
@@ -115,7 +116,7 @@ def results(data):
             shown["interval"] = f"± {bare(metric, deviation).lstrip('+')}"
         summary = [mean, score_row(metrics, "all faces together", len(pooled), together)]
     largest, constant = largest_class(pooled.labels, len(pooled.classes))
-    constant["balanced"] = 1 / len(np.unique(pooled.labels))
+    constant["balanced"] = 1 / len(np.unique(pooled.coarse().labels))
     constant = [[constant.get(name) for name in names]]
     summary.append(score_row(metrics, f"always {pooled.classes.names[largest]}", len(pooled), constant))
     return {
@@ -356,10 +357,16 @@ def groups(data):
         for column, rows in table.groupby("column", sort=False)
         if len(rows) > 1
     ]
-    marked, metric = int(table.marked.sum()), table.metric.iloc[0]
-    titles = [METRICS[name].title for name in SHOWN[metric]]
-    return {"blocks": blocks, "marked": marked, "titles": titles, "gap": gap_words(metric), "least_faces": LEAST_FACES,
-            "least_people": LEAST_PEOPLE}  # fmt: skip
+    metric = table.metric.iloc[0]
+    return {
+        "blocks": blocks,
+        "marked": int(table.marked.sum()),
+        "compared": int(table.p.notna().sum()),
+        "titles": [METRICS[name].title for name in SHOWN[metric]],
+        "gap": gap_words(metric),
+        "least_faces": LEAST_FACES,
+        "least_people": LEAST_PEOPLE,
+    }
 
 
 def group_row(row):

@@ -162,7 +162,7 @@ def subgroups_table(table):
                 ("–" if low == "–" else f"{low} to {high}").rjust(14),
             ]
             cells += [METRICS[name].show(getattr(row, name)).rjust(7) for name in others]
-            p = "–" if row.gap != row.gap else f"{row.p_corrected:.3f}"
+            p = "–" if row.gap != row.gap else "<0.001" if row.p_corrected < 0.001 else f"{row.p_corrected:.3f}"
             gap = f"{METRICS[judged_by].show_difference(row.gap, 1):>6}  {p:>7}{' *' if row.marked else ''}"
             lines.append(f"{line}{'  '.join(cells)}  {row.ece:6.1%}  {gap}")
     lines.append(f"gap: {gap_words(judged_by)}; * marks p under {SIGNIFICANCE} after Holm's correction")
@@ -176,7 +176,8 @@ def threshold_table(evaluation, age):
     lines = [f"as {age} or older: younger faces that pass, older ones that are refused, 95 % over people"]
     lines.append(f"{'':18}{'faces':>7}" + "".join(f"{f'challenge {years}':>26}" for years in challenges))
     for group, rows in table.groupby("group", sort=False):
-        cells = (f"{percent(r.share, 2)} ({100 * r.low:.1f} to {100 * r.high:.1f})" for r in rows.itertuples())
+        intervals = ("" if r.low != r.low else f" ({100 * r.low:.1f} to {100 * r.high:.1f})" for r in rows.itertuples())
+        cells = (percent(share, 2) + interval for share, interval in zip(rows.share, intervals, strict=True))
         lines.append(f"{group:18}{rows.faces.iloc[0]:7,}" + "".join(f"{cell:>26}" for cell in cells))
     return "\n".join([*lines, NO_CERTIFICATE])
 

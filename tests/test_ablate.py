@@ -171,6 +171,8 @@ def test_files_of_somebody_else_stay(tmp_path, run):
             "baseline_seed0' was trained with other settings: lr was 0.01, now 0.02",
         ),
         (["--only", "relu", "--jobs", "0"], "--jobs 0: expected a number from 1"),
+        (["--variant", "x: --folds none"], "unrecognized arguments: --folds none"),
+        (["--variant", 'x: --lr "0.1'], "No closing quotation"),
         (["--folds", "none"], "--folds none: a model of all faces has no metrics to compare"),
         (["--only", "nonsense"], "--only 'nonsense': there is no such variant; --list names them"),
         (["--seeds", "0", "0"], "--seeds 0 0: name each seed once; a run counts once"),

@@ -179,4 +179,4 @@ def test_the_sets_of_a_split_are_like_folds(small_faces, monkeypatch, capsys, tm
     given = ["--label-file", tmp_path / "faces.csv", "--image-dir", tmp_path, "--age-groups", "0-12", "13-39", "60+"]
     assert run(monkeypatch, *given) == 1
     printed = capsys.readouterr().out
-    assert "the same picture in different folds" in printed and "a.png (fold 0, 3) and copy.png (fold 1, 3)" in printed
+    assert "the same picture in different folds" in printed and "a.png (fold 1, 3) and copy.png (fold 2, 3)" in printed

@@ -285,6 +285,23 @@ def test_methods_by_hand(tmp_path):
     assert table[["top1_low", "top1_p"]].isna().all(axis=None)  # of six people
 
 
+def test_what_changes_no_model_makes_no_method_of_its_own(tmp_path):
+    write_run(tmp_path / "a_seed0", evaluation_of(FIRST), seed=0, plots=True, threads=1)
+    write_run(tmp_path / "a_seed1", evaluation_of(SECOND), seed=1, plots=False, threads=2)
+    [(name, runs)] = by_settings(read_runs([tmp_path / "a_seed0", tmp_path / "a_seed1"]))
+    assert (name, len(runs)) == ("a", 2)
+
+
+def test_a_metric_that_earlier_results_lack_is_a_dash(tmp_path):
+    """One that was added to the code after the training."""
+    methods = method_runs(tmp_path)
+    for _, results in methods[1][1]:
+        for fold in results["folds"]:
+            del fold["one_off"]
+    table = method_table(methods)
+    assert table.one_off.isna().tolist() == [False, True] and not table.top1.isna().any()
+
+
 def test_methods_of_one_name_are_two_methods(tmp_path):
     for name, probabilities, lr in (("a_seed0", FIRST, 0.1), ("a_seed1", SECOND, 0.2)):
         write_run(tmp_path / name, evaluation_of(probabilities), lr=lr)

@@ -57,6 +57,14 @@ def test_what_only_looks_alike_stays_apart(tmp_path, capsys):
     assert (first, second) == (["ages64", "5.00", "7.00"], ["ages96", "4.00", "–"])
 
 
+def test_two_reports_of_one_model_on_one_data_set_are_refused(tmp_path, capsys):
+    """Such as a plain and an adapted one: the second would replace the first."""
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([report("runs/a/fold_0.pt", "x.csv", mae_years=value) for value in (5.0, 6.0)]))
+    assert call(cross_data, path, path) == 2
+    assert "a report of 'runs/a/fold_0.pt' for " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

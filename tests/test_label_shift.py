@@ -15,6 +15,13 @@ def test_usual_answer():
     assert usual_answer(probabilities[:2], np.array([0, 0]), np.array([0, 3])) == pytest.approx([0.8, 0.2])
 
 
+def test_a_single_answer_is_one(tmp_path):
+    """The mean of certain answers does not exceed 1 by rounding: a model file holds probabilities only."""
+    for count in range(1, 400, 7):
+        mean = usual_answer(np.tile(np.array([[0, 1, 0]], np.float32), (count, 1)), np.arange(count) % 3, [3, 5, 7])
+        assert mean.sum() == pytest.approx(1) and mean.max() < 1.001 and mean[0] == 0
+
+
 def test_two_rounds():
     """Ten faces of (0.8, 0.2), beside ten usual ones of (0.5, 0.5).
 

@@ -13,6 +13,7 @@ import torch
 from conftest import AGES, call, small_rows, write_images, write_labels
 
 import main
+import predict
 import test_code
 from data.adience import DEFAULT_GROUPS
 from data.faces import Faces
@@ -329,6 +330,8 @@ def test_one_model_of_all_faces(own, images, capsys):
     ):
         assert call(main, *command, *arguments, "--run-dir", "runs/other") == 2
         assert message in capsys.readouterr().err
+    assert call(predict, "runs/all/all.pt", images, "--no-detect", "--adapt", "--threads", 1) == 2
+    assert "it is of an earlier version, or held no face out" in capsys.readouterr().err
     assert call(report, "runs/all") == 2
     assert "'runs/all' holds a model of all faces, which held none out" in capsys.readouterr().err
     assert call(test_code, "runs/all") == 2

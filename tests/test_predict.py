@@ -223,6 +223,7 @@ class TestPredictor:
         assert face.unscaled[:2] == pytest.approx([0.899312, 0.100688], abs=1e-4)
         assert (face.group, face.box) == ("young", before.box)
         assert predictor.adapt([]) == []
+        assert [len(photo.faces) for photo in predictor.adapt(iter(photographs))] == [3, 0, 7]
 
     def test_models_of_other_classes_are_refused(self, model):
         write_model("other.pt", names=("young", "middle", "senior"))
@@ -541,7 +542,10 @@ def test_adapted_rows(photographs, capsys):
     capsys.readouterr()
     assert run(write_model("earlier.pt"), "photos", "--adapt", "--csv", "x.csv") == 2
     out, err = capsys.readouterr()
-    assert out == "" and "error: --adapt: 'earlier.pt' has no usual answer, as files of earlier versions" in err
+    assert (
+        out == ""
+        and "error: --adapt: 'earlier.pt' does not record its usual answer: it is of an earlier version" in err
+    )
     assert not Path("x.csv").exists()
 
 

@@ -36,6 +36,9 @@ def test_each_doubt_by_hand(sharp):
     assert share_inside(POINTS, (100, 100)) == pytest.approx(1)
     assert share_inside(POINTS - [33, 0], (100, 100)) == pytest.approx(39 / 44)
     assert share_inside(POINTS, (100, 45.6)) == pytest.approx(0.5)
+    lying = (POINTS - 50) @ np.array([[0, 1], [-1, 0]]) + 50  # a quarter of a turn: 56 wide and 44 high
+    assert share_inside(lying, (100, 100)) == pytest.approx(1)
+    assert share_inside(lying - [0, 33], (100, 100)) == pytest.approx((50 + 22 - 33) / 44)
     assert doubts(sharp, (0, 20, 40, 50), POINTS - [33, 0]) == ("cut off",)
     assert doubts(sharp, (0, 20, 40, 50), POINTS - [32, 0]) == ()
     beside = POINTS + np.array([[0, 0], [0, 0], [8, 0], [0, 0], [0, 0]])  # of 20 pixels between the eyes

@@ -194,7 +194,7 @@ def test_answers_are_adapted_to_another_population(folder, capsys, tmp_path):
     predictor.probabilities = lambda model, crops: plain_probabilities(model, crops)  # without the mirror image
     with open("o.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    photographs = predictor.adapt(list(predictor.predict([Path("others", row["path"]) for row in rows])))
+    photographs = predictor.adapt(predictor.predict([Path("others", row["path"]) for row in rows]))
     error = np.mean([abs(photo.faces[0].age - int(row["age"])) for photo, row in zip(photographs, rows, strict=True)])
     assert call(test_code, *data, "--json", tmp_path / "a.json") == 0
     [found] = json.loads((tmp_path / "a.json").read_text())
@@ -321,7 +321,7 @@ def test_the_terms_of_a_model_follow_what_learns_from_it(folder, tmp_path):
     assert source.licence.startswith("Not for sale. Those of the data")
     evaluation = Evaluation(source.test, np.zeros((len(source.test), 101), np.float32), model=source.model, name="mine")
     text = model_card([evaluation.where(np.zeros(len(evaluation), bool))], [source.licence], [{}])
-    assert re.search(r"mine also learned from .*published\\.pt, of 8 people", text)
+    assert re.search(r"mine also learned from .*published\\.pt, which know 8 people", text)
 
 
 def export_source(path):

@@ -135,8 +135,12 @@ def add_variant(text):
         known = " is taken" if name in VARIANTS else " names none"
         raise UserError(f"--variant '{text}': '{name}'{known}; expected such as 'lr 0.3: --lr 0.3'")
     parser = Parser(prog=f"--variant '{name}'", add_help=False)
-    add_options(parser, [FIELDS[name] for name in FIELDS if name not in (*OWN_OPTIONS, *DATA_SOURCE)])
-    VARIANTS[name] = as_tuples(vars(parser.parse_args(shlex.split(given))))
+    add_options(parser, [FIELDS[name] for name in FIELDS if name not in (*OWN_OPTIONS, *DATA_SOURCE, "folds")])
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        raise UserError(f"--variant '{text}': {error}") from None
+    VARIANTS[name] = as_tuples(vars(parser.parse_args(words)))
     return name
 
 

@@ -73,8 +73,8 @@ def own_labels(options):
     person = rows.person.where(rows.person != "", rows.path) if "person" in rows else rows.path
     age = rows["age" if "age" in rows else "label"]
     fold = rows.fold.astype(float).astype(int) if "fold" in rows else -1
-    if "split" in rows:  # numbered in the order of SPLITS
-        fold = rows.split.map({"": -1} | {name: number for number, name in enumerate(label_file.SPLITS)})
+    if "split" in rows:
+        fold = rows.split.map({"test": 0, "train": 1, "val": 2, "": -1})
     policies = ("strict", "nearest") if "age" in rows else ("strict",)
     selections = {name: functools.partial(label_file.select_faces, path, name, groups, 0) for name in policies}
     return rows.assign(person=person, album=person, age=age, fold=fold), selections
@@ -118,6 +118,8 @@ def count_labels(rows, selections):
         except UserError as error:
             refusals.append(str(error))
             continue
+        if len(counts.faces_per_fold) < 2:
+            refusals.append(f"policy {policy}: only one fold has faces; two or more are needed")
         policies[policy] = {
             "rows_per_fold": list(counts.rows_per_fold.values()),
             "faces_per_fold": list(counts.faces_per_fold.values()),

@@ -19,6 +19,7 @@ from evaluation.bootstrap import LEAST_PEOPLE
 from evaluation.evaluation import FACE_COLUMNS, Evaluation
 from evaluation.metrics import METRICS
 from evaluation.paired import mcnemar, paired_difference, paired_test
+from training.config import FREE_TO_CHANGE
 from training.results import read_results
 from utils.cli import printable, run_script
 from utils.errors import UserError
@@ -199,8 +200,8 @@ def comparison_table(reference, others):
 
 
 def without_seed(results):
-    """The settings of results.json but for the seed, as text."""
-    settings = {name: value for name, value in results["settings"].items() if name != "seed"}
+    """The settings of results.json that change what is learned, but for the seed, as text."""
+    settings = {name: value for name, value in results["settings"].items() if name not in ("seed", *FREE_TO_CHANGE)}
     return json.dumps(settings, sort_keys=True)
 
 
@@ -230,7 +231,8 @@ def method_table(methods):
         first, folds = runs[0][0], pd.DataFrame([fold for _, results in runs for fold in results["folds"]])
         row = {"method": name, "runs": len(runs)}
         for metric in first.metric_names:
-            row |= {metric: folds[metric].mean(), f"{metric}_deviation": folds[metric].std()}
+            values = folds.get(metric, pd.Series(dtype=float))  # an earlier version did not have every metric
+            row |= {metric: values.mean(), f"{metric}_deviation": values.std()}
         row |= folds.filter(regex="^val_").mean().to_dict()
         for metric in first.paired_metrics:
             values = np.mean([evaluation.per_face(metric) for evaluation, _ in runs], axis=0)

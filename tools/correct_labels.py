@@ -48,6 +48,8 @@ def main():
         table.loc[face, ["label", "was", "reason"]] = suggested, label, reason
         if "age" in table:
             table.loc[face, "age"] = np.nan
+        if "years" in table:  # which a loss of ages learns
+            table.loc[face, "years"] = suggested
     print("".join(f"{warning}\n" for warning in warnings_of(evaluation)), end="", file=sys.stderr)
     table.to_csv(sys.stdout, index=False, lineterminator="\n")
     print(f"{len(suspects):,} of {len(table):,} labels are corrected; train on them with", file=sys.stderr)

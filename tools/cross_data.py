@@ -55,7 +55,10 @@ def read_cells(paths, metric):
                 raise UserError(f"'{path}' holds a report of test_code.py --json without '{missing[0]}'")
             run, data = Path(report["model"]).resolve().parent, Path(report["labels"]).resolve()
             run = run.with_name(SEED.sub("", run.name) or run.name)
-            cells.setdefault((run, data), {})[report["model"]] = report[metric]
+            cell = cells.setdefault((run, data), {})
+            if report["model"] in cell:
+                raise UserError(f"'{path}': a report of '{report['model']}' for {data} is there already; give one each")
+            cell[report["model"]] = report[metric]
     if not cells:
         raise UserError(f"'{paths[0]}' holds no report of a model")
     runs, sets = (names_of(set(found)) for found in zip(*cells, strict=True))

@@ -20,10 +20,11 @@ from data.images import in_threads
 from evaluation.calibration import fit_temperature
 from evaluation.evaluation import pool, with_faces
 from evaluation.label_shift import usual_answer
-from evaluation.leaks import hashed_name, people_seen, pictures_seen
+from evaluation.leaks import hashed_name, last_names
 from models.ages import fit_mass
 from models.checkpoint import NO_FOLD, load_model, save_model
 from photos.crop import cut_largest_face
+from photos.framing import USUAL_FRAMING
 from photos.photographs import find_photographs
 from report.card import is_card, model_card
 from training.config import differences, from_record, read_config
@@ -44,10 +45,9 @@ def main():
     if model.record["fold"] != NO_FOLD:
         raise UserError(f"'{options.model}' held out fold {model.record['fold']}; publish a model of --folds none")
     held_out = held_out_faces(options.model, model, run)
-    model.record["terms"] = options.terms
-    record = published_record(model.record, held_out)
-    if options.photographs is not None:
-        record["initial_pictures"] = hashes_of_faces(model, options.photographs)
+    others = [] if options.photographs is None else [hashes_of_faces(model, options.photographs)]
+    record = published_record(model.record, held_out, others)
+    record["terms"] = f"{record.get('terms', '')} {options.terms}".strip()
     folder = Path(options.output)
     check_output(folder / CARD, is_card, "a model card of this project")
     check_output(folder / NAME, lambda path: load_model(path) is not None, "a model file")
@@ -56,7 +56,7 @@ def main():
         size = Path(staging, NAME).stat().st_size / MIB
     model.record = record
     evaluation = dataclasses.replace(held_out, name=NAME, model=model, temperature=record["temperature"])
-    card = model_card([evaluation], [options.terms], [{"torch": {"mib": size}}])
+    card = model_card([evaluation], [record["terms"]], [{"half": {"mib": size}}])
     save_model(folder / NAME, model, record, half=True)
     write_text(folder / CARD, card)
     print(f"wrote {printable(folder / NAME)}, {size:.2f} MiB, and {CARD}: trained on {record['train_faces']:,} faces")
@@ -103,30 +103,38 @@ def held_out_faces(path, model, run):
 
 
 def hashes_of_faces(model, folder):
-    """The hashes of the largest face in each photograph of a folder, cut out as for the model, uint8 (N, 32)."""
-    key = model.record["framing"], model.image_size
-    found = in_threads(lambda path: cut_largest_face(path, *key), find_photographs([folder]), "finding faces")
-    crops = np.stack([crop for crop, _ in found if crop is not None])
-    return torch.from_numpy(both_signatures(crops)[0, :, :HASH_BYTES].copy())
+    """The hashes of the largest face in each photograph of a folder, cut out as for the model, uint8 (N, 32).
+
+    Raises:
+        UserError: there is no photograph, or none of them shows a face.
+    """
+    key, paths = (model.record.get("framing", USUAL_FRAMING), model.image_size), find_photographs([folder])
+    found = in_threads(lambda path: cut_largest_face(path, *key), paths, "finding faces")
+    crops = [crop for crop, _ in found if crop is not None]
+    if not crops:
+        raise UserError(f"--photographs '{folder}': no photograph there shows a face")
+    print(f"{len(crops):,} of {len(paths):,} photographs show a face, which is refused, too")
+    return torch.from_numpy(both_signatures(np.stack(crops))[0, :, :HASH_BYTES].copy())
 
 
-def published_record(record, held_out):
+def published_record(record, held_out, others):
     """The record of the published file.
 
     Args:
         record: that of the model of all faces.
         held_out: the Evaluation of the faces of all folds.
+        others: a list of uint8 (N, 32), hashes of other pictures that are refused.
     """
-    pictures = torch.from_numpy(pictures_seen(record)[:, :HASH_BYTES].copy())
+    pictures = record["train_pictures"][:, :HASH_BYTES].clone()
+    others = [*others, *(record[name][:, :HASH_BYTES] for name in ("initial_pictures",) if name in record)]
     frequencies = np.bincount(held_out.labels, minlength=len(held_out.classes))  # the same faces were learned from
-    if record["config"].get("balance") == "sampling":
+    config = {name: value for name, value in record["config"].items() if name not in PLACES}
+    if config.get("balance") == "sampling":
         frequencies[:] = 1
-    known = "coverage" in held_out.metric_names  # every age
-    return {
-        **{name: value for name, value in record.items() if name not in ("initial_people", "initial_pictures")},
-        "train_people": sorted(map(hashed_name, people_seen(record))),
+    published = {
+        **record,
+        "train_people": sorted(map(hashed_name, record["train_people"])),
         "train_pictures": pictures,
-        "train_faces": len(pictures),
         "duplicates": [],
         "duplicate_pictures": pictures[:0],
         "val_albums": [],
@@ -135,12 +143,20 @@ def published_record(record, held_out):
         "metrics": held_out.metrics(),
         "temperature": fit_temperature(held_out.labels, held_out.probabilities),
         "usual_answer": usual_answer(held_out.probabilities, held_out.labels, frequencies).tolist(),
-        **({"mass": fit_mass(held_out.probabilities, held_out.classes, held_out.faces.ages)} if known else {}),
         "config": {
-            **{name: value for name, value in record["config"].items() if name not in PLACES},
+            **config,
             "label_file": Path(record["config"]["label_file"]).name,  # the classes are not Adience's where there is one
+            "init_from": last_names(record["config"].get("init_from", "")),
+            "teacher": list(map(last_names, record["config"].get("teacher", ()))),
         },
     }
+    if "initial_people" in record:
+        published["initial_people"] = sorted(map(hashed_name, record["initial_people"]))
+    if others:
+        published["initial_pictures"] = torch.cat(others)
+    if "coverage" in held_out.metric_names:  # every age is known
+        published["mass"] = fit_mass(held_out.probabilities, held_out.classes, held_out.faces.ages)
+    return published
 
 
 if __name__ == "__main__":
