@@ -78,7 +78,7 @@ def main():
         run.open(config, runtime, faces, cache, arguments.resume),
         Interruption(distributed=runtime.distributed) as interruption,
     ):
-        for fold in run.unfinished_folds():
+        for fold in [fold for fold in config.folds if not run.is_finished(fold)]:
             train_fold(setups[fold], images, run, interruption, find_framing)
         if runtime.distributed.is_main_process:
             report_results(run, label_report, arguments.command)
@@ -119,13 +119,9 @@ def report_results(run, label_report, command):
     print(f"\n{tables.cross_validation_table(results, run.evaluations)}\n")
     tables.write_latex_table(run.folder / "results.tex", results)
     if config.plots:
-        source = {
-            "faces": faces,
-            "images": images,
-            "pairs": run.cache.pictures.pairs_among(faces),
-            "labels": label_report,
-        }
-        report_data = data.run_data(run.settings, run.evaluations, run.history, **source, command=command)
+        made = vars(config), run.evaluations, run.history
+        pairs = run.cache.pictures.pairs_among(faces)
+        report_data = data.run_data(*made, faces, images, pairs, label_report, command)
         page.write_report(run.folder / "report.html", report_data, config.plot_format)
         augment = preview_augment(config, plots.PREVIEW_DRAWS * len(faces.classes))
         plots.save(plots.plot_augmentation(faces, images, augment), run.folder / "augmentation", config.plot_format)

@@ -17,16 +17,16 @@ from tqdm import tqdm
 from models.checkpoint import model_files
 from photos.detection import THRESHOLD
 from photos.drawing import check_folder, drawing_writer
-from photos.output import STARTS, check_output_file, describe, lines_of, row_writer
+from photos.output import STARTS, describe, lines_of, row_writer
 from photos.photographs import PREDICTED_SUFFIXES, find_photographs
 from photos.predictor import NOTICE, AgePredictor, Face, Photograph
 from photos.video import Camera
 from training.config import FIELDS
 from utils.cli import printable, run_script, signal_is_caught
 from utils.errors import UserError
-from utils.files import refuse_overlaps
+from utils.files import check_output, refuse_overlaps
 from utils.options import Parser, add_options, check_limits
-from utils.reading import exists
+from utils.reading import exists, starts_with
 
 __all__ = ["AgePredictor", "Face", "Photograph"]
 
@@ -62,14 +62,17 @@ def read_command_line():
     machine.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces per batch (default: 64)")
     add_options(machine, [FIELDS[name] for name in MACHINE])
     options = parser.parse_intermixed_args()  # photographs may also follow an option
-    options.models, paths = split_inputs(options.inputs)
+    models = [path for path in options.inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]
+    options.models, paths = model_files(models), [path for path in options.inputs if path not in models]
     if not paths and options.camera is None:
         given = f"in '{' '.join(options.inputs)}'" if options.inputs else "is given"
         raise UserError(f"no photograph or folder {given}: name one, or --camera 0")
     if repeated := {path for path in options.models if options.models.count(path) > 1}:
         raise UserError(f"'{min(repeated)}' is named twice: name each model once")
     check_limits("--top", options.top, {"low": 1})
-    check_outputs(options)
+    refuse_overlaps({f"--{kind}": getattr(options, kind) for kind in (*STARTS, "draw")})
+    for kind, path in outputs_of(options).items():
+        check_output(path, lambda own, k=kind: starts_with(own, *STARTS[k]), f"a list of predict.py --{kind}")
     options.skipped = []
     if options.camera is None:
         options.photographs = find_photographs(paths, options.skipped, PREDICTED_SUFFIXES)
@@ -105,25 +108,12 @@ def add_answer_options(parser):
     )  # fmt: skip
 
 
-def split_inputs(inputs):
-    """(Model files, of run directories too; photographs and folders of them)."""
-    models = [path for path in inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]
-    return model_files(models), [path for path in inputs if path not in models]
-
-
 def check_camera(options, paths):
     """Refuse what a camera has not: other photographs beside it, folders, and pictures to draw. Raises UserError."""
     given = {"--draw": options.draw is not None, "--by-folder": options.by_folder, "--no-detect": options.no_detect}
     given["--adapt"] = options.adapt
     for other in [*map(repr, paths), *(name for name, is_given in given.items() if is_given)]:
         raise UserError(f"--camera {options.camera} with {other}: it goes with models, --csv and --json")
-
-
-def check_outputs(options):
-    """Check --csv and --json, each by itself and against the other options. Raises UserError."""
-    refuse_overlaps({f"--{kind}": getattr(options, kind) for kind in (*STARTS, "draw")})
-    for kind, path in outputs_of(options).items():
-        check_output_file(kind, path)
 
 
 class Stopped(Exception):
@@ -174,8 +164,8 @@ def predict_all(options, predictor, done):
     with contextlib.suppress(Stopped), contextlib.ExitStack() as replaced:
         with contextlib.ExitStack() as new:
             writers, drawings = open_writers(options, predictor.classes.names, new, replaced)
-            bar = new.enter_context(tqdm(total=count, unit="photo", disable=None if count > 1 else True))
-            photographs = counted(new.enter_context(contextlib.closing(predictor.predict(options.photographs))), bar)
+            found = new.enter_context(contextlib.closing(predictor.predict(options.photographs)))
+            photographs = new.enter_context(tqdm(found, total=count, unit="photo", disable=None if count > 1 else True))
             try:
                 for photograph in predictor.adapt(photographs) if options.adapt else photographs:
                     for write in writers + drawings:
@@ -199,13 +189,6 @@ def predict_all(options, predictor, done):
         if stopped is not None:
             raise Stopped
     return stopped
-
-
-def counted(photographs, bar):
-    """Yield the photographs; the bar moves when the next one is asked for."""
-    for photograph in photographs:
-        yield photograph
-        bar.update()
 
 
 def open_writers(options, class_names, new, replaced):

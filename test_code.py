@@ -115,8 +115,7 @@ def read_command_line():
     options = parser.parse_args()
     options.models = model_files(options.models)
     refuse_overlaps({"--json": options.json, "--error-dir": options.error_dir if options.show_errors else None})
-    if options.json is not None:
-        check_output(options.json, is_report, "a report of test_code.py --json")
+    check_output(options.json, is_report, "a report of test_code.py --json")
     return options
 
 
@@ -143,8 +142,10 @@ def prepare(path, options):
     if "batch_size" not in given:
         fitting = max(2, PIXELS_PER_BATCH // model.image_size**2)
         config = dataclasses.replace(config, batch_size=min(config.batch_size, fitting))
-    if not given.keys() & {"label_file", "label_dir"}:
-        check_source(path, config.label_file or config.label_dir)
+    source = config.label_file or config.label_dir
+    if not given.keys() & {"label_file", "label_dir"} and not exists(source):
+        advice = "--label-file, or --label-dir, and --image-dir name the faces"
+        raise UserError(f"'{path}' was trained on the faces of '{source}', which is not here: {advice}")
     faces, _ = load_data(**config.data_source)
     positions = {*model.classes.within(faces.classes).tolist()}
     if faces.classes.names != model.classes.names and not positions >= {*range(len(faces.classes))}:
@@ -181,13 +182,6 @@ def prepare(path, options):
         image_dir=config.image_dir,
     )
     return evaluation, config
-
-
-def check_source(path, source):
-    """Refuse a model whose own label files, of which it keeps the path, are elsewhere. Raises UserError."""
-    if not exists(source):
-        advice = "--label-file, or --label-dir, and --image-dir name the faces"
-        raise UserError(f"'{path}' was trained on the faces of '{source}', which is not here: {advice}")
 
 
 def cut_faces(model, faces, image_dir):

@@ -48,14 +48,11 @@ class TrainAugment:
         device, images = images.device, resize(images, self.image_size)
         # Only the first batch has anything to move.
         self.parameters = [p.to(device) for p in self.parameters]
-        return self.transform(images, [p[positions] for p in self.parameters])
-
-    def transform(self, images, parameters):
-        """Apply the transforms, on a CPU to chunks of the batch that stay in the processor's cache."""
+        parameters = [p[positions] for p in self.parameters]
         transform = compiled_transforms() if self.compiled else apply_transforms
         if images.device.type != "cpu":
             return transform(self.transforms, images, parameters)
-        result = torch.empty(images.shape)
+        result = torch.empty(images.shape)  # of chunks that stay in the processor's cache
         count = torch.get_num_threads() * max(1, PIXELS_PER_CORE // self.image_size**2)
         for start in range(0, len(images), count):
             chunk = slice(start, start + count)

@@ -65,20 +65,7 @@ LABEL_FILE_LIMIT = 64  # MiB; Adience's have half a MiB each
 
 
 def load_faces(label_dir, image_dir, policy="strict", allow_missing=False):
-    """Read the labelled faces.
-
-    Args:
-        label_dir: folder of `fold_0_data.txt` to `fold_4_data.txt`.
-        image_dir: folder of the albums, Adience's `aligned` or `faces`.
-        policy: a key of `LABEL_POLICIES`.
-        allow_missing: leave out listed faces whose images do not exist, instead of raising an error.
-
-    Returns:
-        (Faces, LabelReport): the distinct faces in the order of the files, and the numbers of those used and left out.
-
-    Raises:
-        UserError: a file is missing or malformed, a label contradicts another, or a fold is left without faces.
-    """
+    """`data.load_data` of Adience: the distinct faces in the order of the files; policy: a key of LABEL_POLICIES."""
     listed = select_faces(read_rows(label_dir, image_dir), policy)
     report, table = keep_present(listed, image_dir, allow_missing), listed.faces.table
     for fold in folds_without(report.faces.table):

@@ -155,22 +155,16 @@ def open_cache(image_dir, paths, size, cache_dir, skip_damaged=0, workers=None, 
 
 
 def open_shards(shards, size, cache_dir, workers, progress):
-    """Open the shards, build the missing ones, and wait for other processes that build some of them.
+    """Open the shards, a list of Sources, build the missing ones, and wait for processes that build some of them.
 
-    Args:
-        shards: a list of Sources.
-        size, cache_dir, workers, progress: as for `open_cache`.
-
-    Returns:
-        A list of what `open_sound` returns.
-
-    Raises:
-        OSError or UserError.
+    Returns a list of what `open_sound` returns. Raises OSError or UserError.
     """
     opened = [open_sound(cache_dir / shard.name(size), shard, size) for shard in shards]
     missing = [number for number, found in enumerate(opened) if found is None]
     new = [shards[number] for number in missing if not (cache_dir / shards[number].name(size)).exists()]
-    refuse_full_disk(sum(shard_bytes(shard.paths, size) for shard in new), cache_dir)
+    free = shutil.disk_usage(cache_dir).free
+    if sum(shard_bytes(shard.paths, size) for shard in new) > free:
+        raise OSError(f"only {free / MIB:,.0f} MiB are free there")
 
     def be_busy():
         raise Busy
@@ -258,18 +252,9 @@ def digest_of(file):
 
 
 def open_pairs(cache_dir, sha256, signatures):
-    """The pairs of the same picture in a whole data set, from a file that is written where it is not there.
+    """The pairs of the same picture in a whole data set, int64 (P, 2), from a file that is written where it is missing.
 
-    Args:
-        cache_dir: its folder.
-        sha256: the checksum of the data set's images.
-        signatures: uint8 (2, N, 96).
-
-    Returns:
-        int64 (P, 2).
-
-    Raises:
-        OSError or UserError.
+    The checksum of the images names the file; signatures: uint8 (2, N, 96). Raises OSError or UserError.
     """
     path = cache_dir / f"pairs_{hashlib.sha256(f'{FORMAT} {sha256}'.encode()).hexdigest()[:16]}.npz"
     with locked(cache_dir / f".{path.stem}.lock"):
@@ -351,15 +336,9 @@ def allocate(path):
 
 
 def decode_all(images, files, title, workers, progress):
-    """Decode the image files of a shard; this thread hashes each block of images while others decode the next one.
+    """Decode the n files of a shard into images.npy, mapped as uint8 (n, 3, S, S); returns {name: array} of the index.
 
-    Args:
-        images: the uint8 (n, 3, S, S) to fill, which map images.npy.
-        files: the n files.
-        title, workers, progress: as for `in_threads`.
-
-    Returns:
-        {name: array} of the index: contents, problems, signatures and the sha256 of images.npy.
+    This thread hashes each block of images while others decode the next one.
     """
 
     def decode(position):
@@ -400,13 +379,6 @@ def refuse_damaged(problems, allowed):
             raise UserError(f"{problems[0]}{more}; --skip-damaged {len(problems)} leaves out as many")
         first = "; ".join(problems[:3])
         raise UserError(f"--skip-damaged {allowed}: {len(problems):,} images cannot be read, first {first}")
-
-
-def refuse_full_disk(needed, folder):
-    """Raise OSError where the disk has less room than that, in bytes."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(f"only {free / MIB:,.0f} MiB are free there")
 
 
 def shard_bytes(paths, size):

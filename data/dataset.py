@@ -47,12 +47,12 @@ class FaceDataset:
 
 
 class Batch(NamedTuple):
-    """The rows of a training batch that one process computes."""
+    """The rows of a batch that one process computes."""
 
     images: torch.Tensor  # uint8 (B, 3, S, S)
     labels: torch.Tensor  # int64 (B,)
     intervals: torch.Tensor  # float32 (B, 2), first and last year
-    positions: torch.Tensor  # int64 (B,), of these faces in the epoch's order
+    positions: torch.Tensor  # int64 (B,), of these faces in the order of the epoch, or of the dataset
 
 
 def shuffled_batches(
@@ -132,10 +132,11 @@ def steps_per_epoch(faces, batch_size, world_size=1):
 
 
 def ordered_batches(dataset, batch_size, rank=0, world_size=1):
-    """Yield (images, labels, intervals) of this process's slice of the faces, in order; the last may be smaller."""
+    """Yield the batches of this process's slice of the faces, in order; the last may be smaller."""
     mine = share_of(len(dataset), rank, world_size).to(dataset.device)
     for start in range(0, len(mine), batch_size):
-        yield dataset[mine[start : start + batch_size]]
+        positions = mine[start : start + batch_size]
+        yield Batch(*dataset[positions], positions)
 
 
 def share_of(count, rank, world_size):
@@ -149,7 +150,7 @@ def prefetch(batches, device):
     Batches that are on the GPU already pass unchanged, and so do all where `device` is a CPU.
 
     Args:
-        batches: tuples of tensors.
+        batches: Batches.
         device: a torch.device.
     """
     batches = iter(batches)
@@ -165,17 +166,11 @@ def prefetch(batches, device):
         if device.type != "cuda":
             return batch
         torch.cuda.set_device(device)  # a thread starts on the first GPU, whichever this process uses
-        return map_tensors(torch.Tensor.pin_memory, batch)
+        return Batch(*map(torch.Tensor.pin_memory, batch))
 
     for batch in read_ahead(batches, pin):
         # Only from page-locked memory: elsewhere the source could be gone before it is copied.
-        yield map_tensors(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"), batch)
-
-
-def map_tensors(function, batch):
-    """Apply a function to each tensor of a Batch or a plain tuple."""
-    tensors = [function(tensor) for tensor in batch]
-    return Batch(*tensors) if isinstance(batch, Batch) else tuple(tensors)
+        yield Batch(*(tensor.to(device, non_blocking=device.type == "cuda") for tensor in batch))
 
 
 def read_ahead(batches, prepare):

@@ -109,21 +109,9 @@ NO_FACE = "lists no face; expected a header and one row per face"
 
 
 def load_faces(label_file, image_dir, policy="strict", allow_missing=False, age_groups=(), seed=0):
-    """Read the faces.
+    """`data.load_data` of a CSV file: the faces in its order, with its further columns as text.
 
-    Args:
-        label_file: the CSV file.
-        image_dir: the folder below which the paths lie.
-        policy: "nearest" puts an age outside of all groups into the nearest one; the others leave it out.
-        allow_missing: leave out faces whose images do not exist, instead of raising an error.
-        age_groups: the names of the classes, in order; of ages, see `Classes.of_ages`.
-        seed: of the folds, where the file has none.
-
-    Returns:
-        (Faces, LabelReport): the faces in the order of the file, with its further columns as text.
-
-    Raises:
-        UserError: the file is missing or malformed, or holds a wrong value. The message names its line.
+    The policy "nearest" puts an age outside of all groups into the nearest one; the others leave it out.
     """
     listed = select_faces(label_file, policy, tuple(age_groups), seed)
     require_folder(image_dir, "image directory")
@@ -166,19 +154,14 @@ def select_faces(label_file, policy, age_groups, seed):
         table.loc[labelled, "fold"] = draw_folds(named, labels[labelled], seed, min(len(FOLDS), named.nunique()))
         understood += tuple(odd_folds(table[labelled], labels[labelled]))
     notes = understood + (tuple(odd_people(table.person[labelled])) if "person" in rows else ())
-    facts = {
-        "notes": notes,
-        "people_named": "person" in rows,
-        "seed": None if "fold" in rows or "split" in rows else seed,
-        "gaps": gaps,
-    }
-    facts["labels_are_ages"] = "label" not in rows
+    facts = {"notes": notes, "gaps": gaps, "people_named": "person" in rows, "labels_are_ages": "label" not in rows}
     if "years" in rows:
         bounds = [YEARS.fullmatch(text).groups() for text in rows.years]
         table["first_year"] = [float(first) for first, _, _ in bounds]
         table["last_year"] = [math.inf if plus else float(last or first) for first, last, plus in bounds]
     kept = tuple(name for name in rows if name not in NO_SUBGROUPS)
-    return select(table, labels, classes, policy, left_out, kept=kept, dropped=dropped, **facts)
+    seed = None if "fold" in rows or "split" in rows else seed
+    return select(table, labels, classes, policy, left_out, seed=seed, kept=kept, dropped=dropped, **facts)
 
 
 def number_of(text):
@@ -217,7 +200,9 @@ def read_rows(label_file):
         UserError: the file is missing or malformed, or holds a wrong value.
     """
     text = read_text(label_file, FILE_LIMIT).removeprefix("\ufeff")  # the byte order mark of spreadsheets
-    separator = find_separator(text)
+    # The separator with which the first line has a column 'path'; by default a comma.
+    header = text.lstrip().partition("\n")[0].lower().replace('"', "")
+    separator = next((s for s in SEPARATORS if "path" in map(str.strip, header.split(s))), ",")
     columns, lines = read_table(label_file, text, check_header, delimiter=separator, strict=True)
     if not len(lines):
         raise UserError(f"'{label_file}' {NO_FACE}")
@@ -249,12 +234,6 @@ def one_spelling(name):
     """A name in one Unicode form, with single spaces and without invisible characters."""
     shown = "".join(character for character in name if unicodedata.category(character) != "Cf")
     return " ".join(unicodedata.normalize("NFC", shown).split())
-
-
-def find_separator(text):
-    """The separator with which the first line has a column 'path'; by default a comma."""
-    header = text.lstrip().partition("\n")[0].lower().replace('"', "")
-    return next((s for s in SEPARATORS if "path" in map(str.strip, header.split(s))), ",")
 
 
 def check_header(path, names):

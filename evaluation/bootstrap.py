@@ -6,11 +6,7 @@ import numpy as np
 
 LEAST_PEOPLE = 20  # for an interval; an interval of fewer people is too narrow
 CHUNK = 10_000_000  # numbers of a sample matrix at once
-
-
-def tails(confidence):
-    """The quantiles between which a percentile interval lies."""
-    return [(1 - confidence) / 2, (1 + confidence) / 2]
+TAILS = [(1 - 0.95) / 2, (1 + 0.95) / 2]  # the quantiles between which a 95 % interval lies
 
 
 def resampled_means(values, people, draws=2000, seed=0):

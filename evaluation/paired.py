@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails, wald_p
+from evaluation.bootstrap import LEAST_PEOPLE, TAILS, resampled_means, wald_p
 
 
 def mcnemar(first_right, second_right):
@@ -28,7 +28,7 @@ def mcnemar(first_right, second_right):
     return min(1.0, 2 * tail / 2**total)
 
 
-def paired_difference(first, second, people, draws=2000, confidence=0.95, seed=0):
+def paired_difference(first, second, people):
     """Difference of the means of two values per face, with a percentile bootstrap interval over people.
 
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; whole people are drawn with
@@ -41,15 +41,15 @@ def paired_difference(first, second, people, draws=2000, confidence=0.95, seed=0
     Returns:
         (mean of first - mean of second, low, high); low and high are NaN with fewer than LEAST_PEOPLE people.
     """
-    return paired_test(first, second, people, draws, confidence, seed)[:3]
+    return paired_test(first, second, people)[:3]
 
 
-def paired_test(first, second, people, draws=2000, confidence=0.95, seed=0):
+def paired_test(first, second, people):
     """`paired_difference`, and the p value of Wald's test with the standard error over the same samples."""
     gains = np.asarray(first, float) - np.asarray(second, float)
     mean = float(gains.mean())
     if len(np.unique(np.asarray(people))) < LEAST_PEOPLE:
         return mean, float("nan"), float("nan"), float("nan")
-    means = resampled_means(gains[:, None], people, draws, seed)[:, 0]
-    low, high = np.quantile(means, tails(confidence))
+    means = resampled_means(gains[:, None], people)[:, 0]
+    low, high = np.quantile(means, TAILS)
     return mean, float(low), float(high), wald_p(mean, means)

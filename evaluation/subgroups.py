@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from data.duplicates import GREY
-from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails, wald_p
+from evaluation.bootstrap import LEAST_PEOPLE, TAILS, resampled_means, wald_p
 from evaluation.evaluation import FACE_COLUMNS
 from evaluation.metrics import METRICS
 from utils.errors import UserError
@@ -81,7 +81,7 @@ def group_metrics(evaluation, samples):
     metrics = evaluation.metrics() if enough else dict.fromkeys(names, np.nan)
     lows = highs = np.full(len(names), np.nan)
     if enough and people >= LEAST_PEOPLE:
-        lows, highs = np.nanquantile(samples, tails(0.95), axis=0)
+        lows, highs = np.nanquantile(samples, TAILS, axis=0)
     for (name, value), low, high in zip(metrics.items(), lows.tolist(), highs.tolist(), strict=True):
         low, high = map(float, map(METRICS[name].finish, (low, high)))
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}

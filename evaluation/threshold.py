@@ -43,7 +43,7 @@ def check_ages(ages, threshold):
         raise UserError(f"--over {threshold}: {found}; at least {LEAST_YOUNGER} are needed for a figure")
 
 
-def threshold_table(evaluation, threshold, draws=2000):
+def threshold_table(evaluation, threshold):
     """How many younger faces pass and how many older ones are refused, at each challenge age.
 
     Args:
@@ -73,7 +73,7 @@ def threshold_table(evaluation, threshold, draws=2000):
         wrong = np.where(younger, passed, ~passed)
         for name, group in groups.items():
             if group.any():
-                share, low, high = paired_difference(wrong[group], 0, evaluation.faces.people[group], draws)
+                share, low, high = paired_difference(wrong[group], 0, evaluation.faces.people[group])
                 row = {"challenge": challenge, "group": name, "faces": int(group.sum())}
                 rows.append({**row, "share": share, "low": low, "high": high})
     return pd.DataFrame(rows)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from data.images import decode_face
 from photos.output import describe
 from utils.classes import Classes
-from utils.cli import printable
+from utils.cli import printable, run_script
 from utils.errors import UserError
 
 
@@ -43,16 +43,12 @@ def main():
     parser.add_argument("model", help="ONNX file of tools.export")
     parser.add_argument("faces", nargs="+", help="photographs, each of one face, cropped as the training faces were")
     options = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file may have a name that the terminal cannot show
     try:
         session, classes, size = open_model(options.model)
     except Exception as error:  # onnxruntime's errors have no common class
-        return fail(f"'{options.model}' is not a model of tools.export: {error}")
+        raise UserError(f"'{options.model}' is not a model of tools.export: {error}") from None
     for path in options.faces:
-        try:
-            images = decode_face(path, size)[None]  # (1, 3, size, size); a larger batch is faster for many faces
-        except UserError as error:
-            return fail(str(error))
+        images = decode_face(path, size)[None]  # (1, 3, size, size); a larger batch is faster for many faces
         answers = [output[0].tolist() for output in session.run(None, {"images": images})]
         probabilities, predicted, age, interval = answers if classes.years else [*answers, None, None]
         named = dict(zip(classes.names, probabilities, strict=True))
@@ -60,13 +56,7 @@ def main():
             probabilities=named, group=classes.names[predicted], age=age, age_interval=interval, doubts=()
         )
         print(f"{printable(path)}  {describe(face, 3, classes)}")
-    return 0
-
-
-def fail(message):
-    print(f"error: {printable(message)}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

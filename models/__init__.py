@@ -8,7 +8,7 @@ import torch
 from models.heads import HEADS
 from models.mobilenet import MobileNet
 from models.resnet import RESNETS
-from models.timm_network import PREFIX, timm_network
+from models.timm_network import PREFIX, TimmNetwork
 from utils.errors import UserError
 from utils.options import check_type
 
@@ -58,7 +58,7 @@ def create_model(name, head, num_classes, **options):
 def network_maker(name):
     """A function from `make_head` and the network's options to a new network. Raises UserError for an unknown name."""
     if name.startswith(PREFIX):
-        return timm_network(name)
+        return functools.partial(TimmNetwork, name.removeprefix(PREFIX))
     if name not in MODELS:
         raise UserError(f"unknown network '{name}'; choose from {', '.join(MODELS)} or {PREFIX}NAME")
     return MODELS[name]

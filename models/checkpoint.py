@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from models import create_model
+from models.decode import DECODERS
 from utils.classes import MOST_CLASSES, Classes
 from utils.cli import printable
 from utils.errors import UserError
@@ -220,6 +221,8 @@ def find_problem_of_training(content):
             return f"its '{name}' are not like its 'train_pictures'"
     if len(content.get("duplicate_pictures", content["duplicates"])) != len(content["duplicates"]):
         return "its 'duplicate_pictures' are not as many as its 'duplicates'"
+    if content["decoder"] not in DECODERS:
+        return f"its decoder is '{content['decoder']}', none of {', '.join(DECODERS)}"
     epochs, rows = content["config"].get("epochs"), content["history"]
     if rows and len(rows) != epochs:
         return f"its 'history' has {len(rows)} epochs instead of {epochs}"

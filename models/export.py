@@ -130,12 +130,7 @@ def with_metadata(proto, metadata):
 
 
 def metadata_of(model, licence):
-    """The metadata of an ONNX file, {name: text}; values other than texts are JSON.
-
-    Args:
-        model: the Network, with its record.
-        licence: the terms of its training data, in words.
-    """
+    """The metadata of an ONNX file, {name: text}; values other than texts are JSON."""
     names = "framing detector temperature decoder fold commit".split()  # framing: see photos/framing.py
     values = {"class_names": model.classes.names, "image_size": model.image_size, "licence": licence}
     values |= {name: model.record[name] for name in names if model.record.get(name) is not None}
@@ -192,17 +187,12 @@ def kept_in_float(graph):
     return [node.name for node in (*graph.node[:first], *graph.node[head:])]
 
 
-def open_session(content, threads=1):
-    """An onnxruntime.InferenceSession on the CPU.
-
-    Args:
-        content: a path, or the bytes of an ONNX file.
-        threads: the number of threads.
-    """
+def open_session(content):
+    """An onnxruntime.InferenceSession of an ONNX file, its bytes or its path, on one thread of the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 

@@ -73,7 +73,7 @@ class ResNet(Network):
             he_init(self, negative_slope)
         if zero_init:
             for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
-                block.zero_init_last()
+                nn.init.zeros_(getattr(block, block.last_norm).weight)
 
     def features(self, images):
         x = self.conv1(standardize(images, self.standardize) if self.standardize else images)
@@ -102,10 +102,6 @@ class Block(nn.Module):
     def forward(self, x):
         identity = x if self.downsample is None else self.downsample(x)
         return self.act(self.branch(x) + identity)
-
-    def zero_init_last(self):
-        """Start as the identity (Goyal et al., 2017, section 5.1)."""
-        nn.init.zeros_(getattr(self, self.last_norm).weight)
 
 
 class BasicBlock(Block):

@@ -1,7 +1,6 @@
 """Any network of the package timm under our last layer; the package is an extra (requirements-timm.txt)."""
 
 import re
-from functools import partial
 from typing import ClassVar
 
 from models.network import Network
@@ -35,11 +34,6 @@ class TimmNetwork(Network):
 
     def features(self, images):
         return self.backbone(images)  # (B, F)
-
-
-def timm_network(name):
-    """A function from `make_head` to the network that "timm:NAME" stands for."""
-    return partial(TimmNetwork, name.removeprefix(PREFIX))
 
 
 def create_backbone(name, pretrained=False):

@@ -8,8 +8,7 @@ import json
 import numpy as np
 
 from utils.cli import percent, printable
-from utils.files import atomic_write, check_output
-from utils.reading import starts_with
+from utils.files import atomic_write
 
 AGE = "age age_low age_high".split()
 SPAN = "first_second last_second sightings".split()  # columns of a track in a video
@@ -84,15 +83,6 @@ def row_writer(kind, path, class_names):
                 next(separators) + json.dumps(row) for row in rows_of(photograph, class_names)
             )
             file.write("\n]\n")
-
-
-def check_output_file(kind, path):
-    """Refuse to replace a file that predict.py did not write. Raises UserError."""
-
-    def is_ours(path):
-        return starts_with(path, *STARTS[kind])
-
-    check_output(path, is_ours, f"a list of predict.py --{kind}")
 
 
 def lines_of(photograph, top, classes):

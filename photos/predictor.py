@@ -17,7 +17,7 @@ from evaluation.calibration import apply_temperature
 from evaluation.label_shift import class_weights, recorded_answer, weighted
 from models.ages import MASS, ages_of
 from models.checkpoint import PUBLISHED, load_model, model_files
-from models.decode import DECODERS, decode
+from models.decode import decode
 from photos.crop import crop_face
 from photos.detection import SEARCHED_SIDE, THRESHOLD, angle_of, detect_faces
 from photos.framing import USUAL_FRAMING
@@ -409,9 +409,6 @@ def load_models(paths):
         first, other = (", ".join(each.classes.names) for each in (models[0], model))
         if first != other:
             raise UserError(f"'{path}' knows the classes {other}; '{paths[0]}' knows {first}: they cannot be fused")
-        if model.record["decoder"] not in DECODERS:
-            decoders = ", ".join(DECODERS)
-            raise UserError(f"'{path}' is damaged: its decoder is '{model.record['decoder']}', none of {decoders}")
     return models
 
 

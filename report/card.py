@@ -42,15 +42,8 @@ def model_card(evaluations, licences, results):
         results: for each model {form: {quantity: value}}. The forms are "torch", "onnx" and "int8"; the quantities
             mib, agreement (fraction of faces with PyTorch's top-1) and names of METRICS.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        finalize=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     recorded = [evaluation.model.record["metrics"] for evaluation in evaluations]
-    text = environment.get_template("model_card.md").render(
+    text = template("model_card.md", finalize=escape).render(
         models=[describe(*model) for model in zip(evaluations, results, strict=True)],
         classes=evaluations[0].classes,
         licences=dict.fromkeys(licences),
@@ -59,6 +52,12 @@ def model_card(evaluations, licences, results):
         show=show,
     )
     return f"{MARK}\n{text}\n"
+
+
+def template(name, **settings):
+    """A template of this folder, in which every name has to be known; `settings` are of Jinja's Environment."""
+    strict = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=FileSystemLoader(TEMPLATES), **strict, **settings).get_template(name)
 
 
 def escape(value):

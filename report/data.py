@@ -19,7 +19,6 @@ from utils.cli import printable
 from utils.errors import UserError
 
 NO_PAIRS = np.zeros((0, 2), np.int64)
-DRAWS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ def run_data(settings, evaluations, history, faces=None, images=None, pairs=NO_P
     """The ReportData of a run, finished or still training.
 
     Args:
-        settings: {name: value}, the content of config.json.
+        settings: {name: value}, those of its Config.
         evaluations: {fold: Evaluation} of the finished folds, with their models and temperatures; the models are on
             the device that computes the saliency maps.
         history: {fold: rows of log.csv}.
@@ -197,7 +196,7 @@ def subgroup_table(data, columns=None):
     pooled = pool(data.evaluations)
     first = ~pooled.faces.table.path.duplicated().to_numpy()
     extra = pd.concat([image_columns(evaluation, columns) for evaluation in data.evaluations], ignore_index=True)
-    return subgroups(pooled.where(first), columns, extra[first], draws=DRAWS)
+    return subgroups(pooled.where(first), columns, extra[first])
 
 
 def image_columns(evaluation, columns=None):

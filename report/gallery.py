@@ -142,28 +142,20 @@ def make_thumbnails(paths):
     largest = min(*next((size for size in sizes if None not in size), (0, 0)))
     fitting = [side for side in SIDES if side <= largest and THUMBNAIL_BYTES + PIXEL_BYTES * side**2 <= room]
     side = max(fitting, default=SIDES[0])
-    pictures = encode(paths, side)
-    return {
-        "side": side,
-        "header": next((header for header, _ in pictures if header), ""),
-        "scans": [scan for _, scan in pictures],
-    }
 
-
-def encode(paths, side):
-    """Photographs as JPEGs, cut out as the network sees them: [(header, the rest)], both base64.
-
-    The header is "" and the rest None for a photograph that is not known or cannot be read.
-    """
-
-    def encode_one(path):
+    def encode(path):
         if path is None:
             return None
         picture = to_jpeg(decode_face(path, side))
         start = picture.index(START_OF_SCAN)
         return to_text(picture[:start]), to_text(picture[start:])
 
-    return [picture or ("", None) for picture, _ in in_threads(encode_one, paths, "thumbnails")]
+    pictures = [picture or ("", None) for picture, _ in in_threads(encode, paths, "thumbnails")]
+    return {
+        "side": side,
+        "header": next((header for header, _ in pictures if header), ""),
+        "scans": [scan for _, scan in pictures],
+    }
 
 
 def to_jpeg(face):

@@ -9,8 +9,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from report.card import TEMPLATES, template
 from report.errors import SUSPECTS
 from report.gallery import choose_faces, face_columns, make_thumbnails
 from report.labels import COLUMNS
@@ -20,7 +19,6 @@ from utils.cli import printable
 from utils.files import check_output, write_csv, write_text
 from utils.reading import starts_with
 
-TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "age groups report"  # marks the page as ours
 NO_GALLERY = {"values": {}, "numbers": {}, "pictures": {}}
 NO_COUNTS = {"mistakes": 0, "shown": 0, "side": 0, "missing": 0}
@@ -104,14 +102,7 @@ def faces_of_page(data, contents):
 def render(data, contents, gallery, summary):
     """The page as text, of the ReportData, the values of the sections and the results of `faces_of_page`."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    return template("report.html", autoescape=True).render(
         title=data.title,
         notes=data.notes,
         sections=SECTIONS,

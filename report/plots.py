@@ -271,13 +271,6 @@ def plot_parameters(groups, title, bins=61):
     return figure
 
 
-def show_face(axes, face, title, **settings):
-    """Pixels (3, S, S) with a title, without axes."""
-    axes.imshow(face.transpose(1, 2, 0))
-    axes.set_title(title, **{"loc": "center", "fontweight": "normal", **settings})
-    axes.axis("off")
-
-
 @styled
 def plot_augmentation(faces, images, augment):
     """A face of each class, or decade, per row: as cached, then as the network sees it in training.
@@ -300,5 +293,8 @@ def plot_augmentation(faces, images, augment):
     for row, face in enumerate(shown.cpu().numpy()):
         for column, image in enumerate([face / 255, *views[:, row]]):
             title = {(0, 0): "as cached", (0, 1): "in training"}.get((row, column), "")
-            show_face(grid[row * columns + column], image, title, loc="left")
+            axes = grid[row * columns + column]
+            axes.imshow(image.transpose(1, 2, 0))
+            axes.set_title(title, loc="left", fontweight="normal")
+            axes.axis("off")
     return figure

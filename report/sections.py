@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from data.adience import is_adience
-from evaluation.bootstrap import LEAST_PEOPLE, resampled_means, tails
+from evaluation.bootstrap import LEAST_PEOPLE, TAILS, resampled_means
 from evaluation.calibration import BINS, brier_score, reliability, risk_coverage
 from evaluation.evaluation import pool
 from evaluation.metrics import METRICS, Metric, largest_class, per_class
@@ -18,7 +18,7 @@ from evaluation.subgroups import LEAST_FACES, SHOWN, gap_words
 from evaluation.threshold import roc, threshold_table
 from models import create_model
 from models.network import layer_groups
-from report.data import DRAWS, subgroup_table, with_temperatures
+from report.data import subgroup_table, with_temperatures
 from report.errors import safe
 from report.gallery import mean_maps
 from report.labels import repeated_pictures, suspect_labels
@@ -132,7 +132,7 @@ def results(data):
     }
 
 
-def scores(evaluation, seed=0):
+def scores(evaluation):
     """The scores of a model and of each class, with 95 % intervals of a bootstrap over people.
 
     Balanced accuracy is the mean recall of the classes that occur. Many single years are taken by decade.
@@ -146,7 +146,7 @@ def scores(evaluation, seed=0):
     true, predicted = coarse.labels[:, None] == classes, coarse.predicted[:, None] == classes  # (N, K)
     columns = [evaluation.per_face(name)[:, None] for name in names] + [true & predicted, true, predicted]
     faces = np.hstack(columns).astype(float)  # (N, M - 1 + 3 K)
-    samples = np.vstack([faces.mean(0), resampled_means(faces, evaluation.faces.people, DRAWS, seed)])
+    samples = np.vstack([faces.mean(0), resampled_means(faces, evaluation.faces.people)])
     metrics, counts = np.split(samples, [len(names)], axis=1)
     metrics = np.column_stack([METRICS[name].finish(column) for name, column in zip(names, metrics.T, strict=True)])
     hits, labelled, answers = np.split(counts, 3, axis=1)  # (1 + draws, K)
@@ -155,7 +155,7 @@ def scores(evaluation, seed=0):
     balanced = np.nanmean(recall[:, true.any(0)], axis=1)
     found = pd.DataFrame(np.column_stack([metrics, balanced, recall, f1]))
     # Quantiles of a table leave out samples without a face of the class.
-    interval = found.iloc[1:].quantile(tails(0.95))
+    interval = found.iloc[1:].quantile(TAILS)
     if evaluation.faces.people.nunique() < LEAST_PEOPLE:
         interval[:] = np.nan
     return np.vstack([found.iloc[0], interval])
@@ -309,7 +309,7 @@ def ages(data):
         {
             "name": name,
             "faces": f"{mask.sum():,}",
-            "cells": [cell(METRICS[m], *paired_difference(values[m][mask], 0, people[mask], DRAWS)) for m in names],
+            "cells": [cell(METRICS[m], *paired_difference(values[m][mask], 0, people[mask])) for m in names],
         }
         for name, mask in {**groups, "all": decades >= 0}.items()
     ]

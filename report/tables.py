@@ -57,12 +57,7 @@ def show(name, values, title=""):
 
 
 def write_latex_table(path, results):
-    """Write the table of folds for a paper.
-
-    Args:
-        path: the file.
-        results: the content of results.json.
-    """
+    """Write the table of the folds in results.json for a paper."""
     names = [name for name in METRICS if name != "loss" and name in results["mean"]]
     rows = [[title, *(show(name, row, title) for name in names)] for title, row in result_rows(results, "± std")]
     header = ["held out", *(METRICS[name].title for name in names)]
@@ -138,11 +133,7 @@ def per_class_table(evaluation):
 
 
 def subgroups_table(table):
-    """Each group's metrics, with the 95 % interval of the first one and its gap to all other faces.
-
-    Args:
-        table: that of `subgroups`.
-    """
+    """Each group's metrics of `subgroups`, with the 95 % interval of the first one and its gap to all other faces."""
     names = [printable(name) for name in [*table.column, *("  " + group for group in table.group), "subgroup"]]
     width, judged_by = max(map(len, names)), table.metric.iloc[0]
     first, *others = shown = SHOWN[judged_by]

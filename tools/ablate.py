@@ -174,12 +174,6 @@ def train_all(folder, at_once, jobs, shared):
 def train(folder, variant, seed, shared):
     """Run main.py for one variant and seed, unless that run has finished.
 
-    Args:
-        folder: the folder of all runs.
-        variant: a key of VARIANTS.
-        seed: the seed of the run.
-        shared: {name: value}, the settings of all runs.
-
     Raises:
         UserError: the run fails, or its folder holds a run with other settings.
     """

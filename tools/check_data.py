@@ -52,10 +52,7 @@ def read_command_line():
     images.add_argument("--labels-only", action="store_true", help="check the label files alone")
     parser.add_argument("--json", metavar="FILE", help="file to write the full report to")
     options = parser.parse_args()
-    if options.json is not None:
-        check_output(
-            options.json, lambda path: read_json(path).keys() >= {"labels", "findings"}, "a report of this tool"
-        )
+    check_output(options.json, lambda path: read_json(path).keys() >= {"labels", "findings"}, "a report of this tool")
     return options
 
 

@@ -26,9 +26,8 @@ from utils.errors import UserError
 from utils.files import check_output, refuse_overlaps, write_csv, write_text
 from utils.latex import latex_table
 from utils.options import Parser
-from utils.reading import open_regular, starts_with
+from utils.reading import starts_with
 
-OUTPUT_LIMIT = 2048  # MiB
 CHANGES = ("right → wrong", "wrong → right", "both wrong, differently")
 CSV_COLUMNS = "run path fold person label first second p_first p_second gain change".split()
 MARK = "% tools.compare_runs\n"
@@ -44,9 +43,8 @@ def main():
     parser.add_argument("--tex", metavar="FILE", help="also write a LaTeX table of the methods (needs booktabs)")
     options = parser.parse_args()
     refuse_overlaps({"--output": options.output, "--tex": options.tex})
-    if options.tex is not None:
-        check_output(options.tex, lambda path: starts_with(path, MARK), "a table of tools.compare_runs")
-    check_output(options.output, is_comparison, "our comparison of runs")
+    check_output(options.tex, lambda path: starts_with(path, MARK), "a table of tools.compare_runs")
+    check_output(options.output, lambda path: starts_with(path, ",".join(CSV_COLUMNS)), "our comparison of runs")
     runs = read_runs([options.reference, *options.runs])
     reference, *others = (evaluation for evaluation, _ in runs)
     print(comparison_table(reference, others), flush=True)
@@ -55,11 +53,6 @@ def main():
     if options.tex is not None:
         write_text(options.tex, paper_table(method_table(by_settings(runs))))
         print(f"wrote {printable(options.tex)}")
-
-
-def is_comparison(path):
-    with open_regular(path, OUTPUT_LIMIT) as file:
-        return file.readline(200).rstrip() == ",".join(CSV_COLUMNS).encode()
 
 
 def read_runs(folders):
@@ -90,7 +83,10 @@ def read_runs(folders):
                 problem = f"'{folder}' and '{folders[known]}' have the same predictions for fold {fold['fold']}"
                 raise UserError(f"{problem}: they are one run, given twice or copied")
         data.append((size, results["data_fingerprint"]))
-        runs.append((in_order(evaluation, name), results))
+        order = np.argsort(evaluation.faces.table.path.to_numpy(), kind="stable")
+        faces = Faces(evaluation.faces.table.iloc[order].reset_index(drop=True), evaluation.classes)
+        predictions = {"probabilities": evaluation.probabilities[order], "predicted": evaluation.predicted[order]}
+        runs.append((Evaluation(faces, **predictions, name=name), results))
         check_alike(folders[0], runs[0][0], folder, runs[-1][0], data[-1] == data[0] or size != data[0][0])
     sizes = dict.fromkeys(str(size) for size, _ in data)
     if len(sizes) > 1:
@@ -109,13 +105,6 @@ def shared_folds(folders, results):
     if any(own != shared for own in folds):
         print(f"note: compared on fold {' '.join(map(str, sorted(shared)))}, which all of them have finished")
     return shared
-
-
-def in_order(evaluation, name):
-    """The Evaluation with this name, sorted by path."""
-    order = np.argsort(evaluation.faces.table.path.to_numpy(), kind="stable")
-    faces = Faces(evaluation.faces.table.iloc[order].reset_index(drop=True), evaluation.classes)
-    return Evaluation(faces, evaluation.probabilities[order], predicted=evaluation.predicted[order], name=name)
 
 
 def check_alike(folder, run, other_folder, other, same_pixels):

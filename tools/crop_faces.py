@@ -67,15 +67,7 @@ def main():
 
 
 def labels_of(label_file, crops):
-    """The rows of a label file whose photographs are there; the number of others is printed.
-
-    Args:
-        label_file: the CSV file.
-        crops: {path of a photograph: path of its crop}, below their folders.
-
-    Raises:
-        UserError: the file is damaged, or names none of the photographs.
-    """
+    """The rows of a label file whose photographs are there; the number of others is printed. Raises UserError."""
     rows, _, _ = read_rows(label_file)
     known = rows.path.isin(list(crops))
     if not known.any():

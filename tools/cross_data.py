@@ -30,13 +30,13 @@ def main():
     parser.add_argument("--metric", choices=tuple(METRICS), default="mae_years", help="default: mae_years")
     parser.add_argument("--tex", metavar="FILE", help="also write the table as LaTeX (needs booktabs)")
     options = parser.parse_args()
-    if options.tex is not None:
-        check_output(options.tex, lambda path: starts_with(path, MARK), "a table of tools.cross_data")
+    check_output(options.tex, lambda path: starts_with(path, MARK), "a table of tools.cross_data")
     cells = read_cells(options.reports, options.metric)
     print(f"{METRICS[options.metric].title}, mean ± standard deviation over folds and seeds")
     header, *rows = table_of(cells, options.metric)
+    width = max(22, *(len(printable(text)) for row in (header, *rows) for text in row))
     for row in (header, *rows):
-        print("".join(f"{printable(text):<24}" for text in row).rstrip())
+        print("  ".join(f"{printable(text):<{width}}" for text in row).rstrip())
     if options.tex is not None:
         write_text(options.tex, MARK + latex_table(header, rows))
         print(f"wrote {printable(options.tex)}")

@@ -253,12 +253,7 @@ def onnx_outputs(session, images):
 
 
 def measure_accuracy(source, int8):
-    """{form: {name of METRICS: value}} of "torch" and "int8" on the held-out faces and their mirror images.
-
-    Args:
-        source: the Source.
-        int8: the content of its 8-bit ONNX file.
-    """
+    """{form: {name of METRICS: value}} of "torch" and "int8" on the held-out faces and their mirror images."""
     session, outputs = open_session(int8), {"torch": [], "int8": []}
     chunks = np.arange(len(source.test)) // (8 * BATCH)  # decoded one after the other
     for chunk in range(chunks[-1] + 1):

@@ -17,7 +17,7 @@ from training.run_directory import RunDirectory
 from utils.cli import command_line, printable, run_script
 from utils.device import Runtime
 from utils.errors import UserError
-from utils.options import Parser, add_options, as_flags, default_of, flag, to_record
+from utils.options import Parser, add_options, as_flags, default_of, flag
 from utils.reading import exists
 
 PAGE = "report.html"
@@ -38,7 +38,9 @@ def main():
     for evaluation in run.evaluations.values():
         evaluation.model.to(runtime.device)
     found = read_data(config, options.cache_dir, run, required=bool(given))
-    data = run_data(to_record(config), run.evaluations, run.history, **found, command=main_command(config))
+    chosen = {**chosen_settings(config), "run_dir": config.run_dir}
+    command = command_line("python", "main.py", *as_flags(chosen, FIELDS))  # that trains such a run
+    data = run_data(vars(config), run.evaluations, run.history, **found, command=command)
     result = write_report(output, data)
     print(
         f"wrote {printable(output)}, {result['bytes'] / 1e6:.1f} MB: {result['shown']:,} of {result['mistakes']:,}"
@@ -78,12 +80,6 @@ def read_data(config, cache_dir, run, required):
     if run.fingerprints - {faces.fingerprint(cache.sha256)}:
         raise UserError(f"'{config.run_dir}' was trained on other faces, labels or pixels than these")
     return {"faces": faces, "images": cache.images, "pairs": cache.pictures.pairs_among(faces), "labels": labels}
-
-
-def main_command(config):
-    """The command that trains such a run."""
-    chosen = {**chosen_settings(config), "run_dir": config.run_dir}
-    return command_line("python", "main.py", *as_flags(chosen, FIELDS))
 
 
 if __name__ == "__main__":

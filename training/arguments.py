@@ -43,12 +43,7 @@ class Arguments:
         return python_command(sys.argv[0], *settings)
 
     def choose_folds(self, config, faces):
-        """The Config with the folds to hold out. Raises UserError if the faces have no such fold.
-
-        Args:
-            config: this config, or one made from it.
-            faces: the Faces of all folds.
-        """
+        """The Config with the folds to hold out. Raises UserError if the faces have no such fold."""
         if NO_FOLD in config.folds:
             return config
         fixed = "split" in faces.table  # one model is trained, and fold 0 is its test set
@@ -79,7 +74,9 @@ def read_arguments(label_dir="", image_dir=""):
             raise UserError(f"--demo: '{config.run_dir}' holds a run on other faces, in '{config.label_dir}'")
         return Arguments(config, resume=True, demo=demo)
     if source:
-        given = {**borrowed_settings(source), **moved_data(given)}
+        recorded = chosen_settings(from_record(source, read_json(source)))
+        borrowed = {name: value for name, value in recorded.items() if name not in OWN_SETTINGS}
+        given = {**borrowed, **moved_data(given)}
     if demo:
         given = {"label_dir": DEMO_DIR, "image_dir": f"{DEMO_DIR}/aligned", **DEMO_DEFAULTS, **given}
     constants = {"label_dir": "" if given.get("label_file") else label_dir, "image_dir": image_dir}
@@ -97,12 +94,6 @@ def default_run_dir(given, demo):
     if given.get("label_file"):
         return str(Path("runs") / Path(given["label_file"]).stem)
     return DEMO_DEFAULTS["run_dir"] if demo else default_of(FIELDS["run_dir"])
-
-
-def borrowed_settings(path):
-    """The settings that another run recorded, apart from its folders and folds. Raises UserError."""
-    config = from_record(path, read_json(path))
-    return {name: value for name, value in chosen_settings(config).items() if name not in OWN_SETTINGS}
 
 
 def resumed_config(given):

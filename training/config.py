@@ -343,18 +343,7 @@ def from_record(path, record, strict=False):
 
 
 def recorded_config(path, record, given):
-    """The Config that a model was trained with, for evaluating it again.
-
-    Args:
-        path: the model file, for the messages.
-        record: the record of the model file.
-        given: {name: value} that replace the recorded settings.
-
-    Raises:
-        UserError: the record has another decoder or setting than this version knows.
-    """
-    if record["decoder"] not in DECODERS:
-        raise UserError(f"'{path}' is damaged: its decoder is '{record['decoder']}', none of {', '.join(DECODERS)}")
+    """The Config in the record of a model file, where `given`, {name: value}, replaces settings. Raises UserError."""
     return from_record(path, {**record["config"], **moved_data(given)})
 
 

@@ -92,17 +92,13 @@ def preview_augment(config, count):
     return make_augment(config, config.epochs - 1, count, Network, (config.seed, config.folds[0]))
 
 
-def evaluate_faces(config, images, faces, state, runtime):
-    """The Evaluation of the current model on these Faces; None without any."""
-    if not len(faces):
-        return None
-    decoder = "argmax" if config.decode == "val" else config.decode
-    return evaluate(state.model, FaceDataset(images, faces), config.batch_size, runtime, decoder)
-
-
 def evaluate_fold(config, images, setup, state, runtime):
     """The Evaluations of the held-out faces and of the validation faces, each None if there are none."""
-    return [evaluate_faces(config, images, faces, state, runtime) for faces in (setup.test, setup.val)]
+    decoder = "argmax" if config.decode == "val" else config.decode
+    return [
+        evaluate(state.model, FaceDataset(images, faces), config.batch_size, runtime, decoder) if len(faces) else None
+        for faces in (setup.test, setup.val)
+    ]
 
 
 def final_evaluations(config, images, setup, state, runtime):

@@ -12,7 +12,7 @@ from models.timm_network import PREFIX, download_backbone
 from utils.cli import printable
 from utils.errors import UserError, is_out_of_memory
 from utils.reading import exists, open_regular
-from utils.serialization import check_archive, check_content, digest, first_line
+from utils.serialization import check_archive, check_content, first_line
 
 STATE_DICT_LIMIT = 4096  # MiB
 PARAMETER = {"torch._utils _rebuild_parameter"}  # as a state dict may hold
@@ -29,14 +29,12 @@ class InitialWeights:
         state: {name: tensor}.
         record: what the model file records of its training; {} where it is not known.
         class_names: of the model file; () where they are not known.
-        digest: a SHA-256 of the state.
     """
 
     name: str
     state: dict
     record: dict = field(default_factory=dict)
     class_names: tuple = ()
-    digest: str = ""
 
 
 def initial_weights(path, pretrained, network, fold):
@@ -52,7 +50,7 @@ def initial_weights(path, pretrained, network, fold):
     if pretrained:
         state = download_state(network)
         origin = network if network.startswith(PREFIX) else f"torchvision's {network}"
-        return InitialWeights(origin, state, digest=digest(state))
+        return InitialWeights(origin, state)
     if not path:
         return None
     if Path(path).is_dir():
@@ -60,11 +58,9 @@ def initial_weights(path, pretrained, network, fold):
     content = load_state(path)
     if content.get("format") == FORMAT:
         model = load_model(path)
-        state = model.state_dict()
-        return InitialWeights(path, state, model.record, model.classes.names, digest(state))
+        return InitialWeights(path, model.state_dict(), model.record, model.classes.names)
     state = next((content[name] for name in NESTED if isinstance(content.get(name), dict)), content)
-    state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    return InitialWeights(path, state, digest=digest(state))
+    return InitialWeights(path, {name: value for name, value in state.items() if isinstance(value, torch.Tensor)})
 
 
 def load_state(path):

@@ -59,11 +59,6 @@ def mean_variance(outputs, labels):
     return F.cross_entropy(outputs, labels, reduction="none") + MEAN_WEIGHT * error + VARIANCE_WEIGHT * variance
 
 
-def unimodal(outputs, labels):
-    """Cross entropy of the binomial head's log masses (Beckham and Pal, ICML 2017)."""
-    return F.cross_entropy(outputs, labels, reduction="none")
-
-
 def coral(outputs, labels):
     """K - 1 binary tasks "older than class k", summed (Cao, Mirjalili and Raschka, 2020)."""
     return F.binary_cross_entropy_with_logits(outputs, older_than(outputs, labels), reduction="none").sum(1)
@@ -144,6 +139,7 @@ class Loss(NamedTuple):
     of_ages: bool = False  # it takes years in place of labels
 
 
+unimodal = cross_entropy  # of the binomial head's log masses (Beckham and Pal, ICML 2017)
 LOSSES = {
     "cross_entropy": Loss(cross_entropy, "softmax"),
     "label_smoothing": Loss(label_smoothing, "softmax"),

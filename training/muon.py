@@ -39,13 +39,9 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 buffer = state["momentum_buffer"].mul_(momentum).add_(gradient)
                 update = gradient.add(buffer, alpha=momentum)
-                if is_hidden_convolution(parameter):
+                if parameter.ndim == 4 and parameter.shape[1] > 3:  # a convolution, but not the first layer's
                     update = orthogonalized(update.flatten(1)).view(update.shape)
                 parameter.mul_(1 - lr * group["weight_decay"]).sub_(update, alpha=lr)
-
-
-def is_hidden_convolution(parameter):
-    return parameter.ndim == 4 and parameter.shape[1] > 3
 
 
 def orthogonalized(matrix, steps=STEPS):

@@ -23,13 +23,7 @@ OPTIMIZERS = {"sgd": sgd, "muon": muon, "adamw": adamw}
 
 
 def parameter_groups(model, weight_decay, head_lr_factor=1.0):
-    """Parameter groups of the parameters that are not frozen.
-
-    Args:
-        model: a Network.
-        weight_decay: of the parameters.
-        head_lr_factor: learning rate of the last layer, relative to the others'.
-    """
+    """Groups of a Network's parameters that are not frozen; the factor is for the last layer's learning rate."""
     last = set(model.head.parameters())
     groups = {}
     for parameter in model.parameters():

@@ -101,12 +101,7 @@ def describe(config, network, runtime):
 
 
 def describe_duplicates(pairs, faces):
-    """Print how many faces show a picture that is in another fold too.
-
-    Args:
-        pairs: such pictures, as positions (P, 2).
-        faces: the Faces.
-    """
+    """Print how many faces show a picture that is in another fold too; pairs: of such faces, as positions (P, 2)."""
     if len(pairs):
         first, second = (printable(faces.table.path.iloc[position]) for position in pairs[0])
         count = len(set(pairs.ravel()))

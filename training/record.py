@@ -55,12 +55,7 @@ def load_progress(path):
 
 
 def model_record(run, setup, tested, validated, framing):
-    """The record in a fold's model file, as plain values and tensors.
-
-    Args:
-        run: the open RunDirectory.
-        setup, tested, validated, framing: as for `RunDirectory.save_fold`.
-    """
+    """The record in a fold's model file, as plain values and tensors; see `RunDirectory.save_fold`."""
     train, val, test, pictures = setup.train, setup.val, setup.test, run.cache.pictures
     evaluated = {*val.table.path, *test.table.path}
     duplicates = {path for faces in (val, test) for path in faces.table.path[pictures.duplicates(faces, train)]}
@@ -112,16 +107,8 @@ def model_record(run, setup, tested, validated, framing):
 def check_record(path, content, fold, config, data_fingerprint, finished):
     """Check that a model file or progress is of this fold, these settings and faces, and that its epochs are complete.
 
-    Args:
-        path: the file, for the messages.
-        content: the record of the model file, or the progress.
-        fold: the expected fold.
-        config: the settings of the run.
-        data_fingerprint: of all faces and their pixels.
-        finished: whether the fold must be finished.
-
     Raises:
-        UserError: it does not fit.
+        UserError: it does not fit, or the fold must be `finished` and is not.
     """
     if content["fold"] != fold:
         raise UserError(f"'{path}' is of fold {content['fold']}, not of fold {fold}")

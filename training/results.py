@@ -17,14 +17,7 @@ from utils.reading import read_json
 
 
 def write_results(run):
-    """Write results.json of every finished fold, with the log, the predictions and the temperatures that belong to it.
-
-    Args:
-        run: the open RunDirectory.
-
-    Returns:
-        The content of results.json.
-    """
+    """Write results.json of all finished folds, and the log, predictions and temperatures it rests on; returns it."""
     with run.lock():
         run.read()
         run.save_log(set(run.history))
@@ -66,12 +59,7 @@ def save_calibrations(run):
 
 
 def fold_result(evaluation, rows):
-    """One fold's result: metrics of the last epoch, their averages over the epochs, and counts.
-
-    Args:
-        evaluation: the Evaluation of the held-out faces, with its model.
-        rows: the fold's rows of the log.
-    """
+    """One fold's result, from its Evaluation and its rows of the log: metrics, averages over the epochs, and counts."""
     record, duplicates = evaluation.model.record, evaluation.duplicates
     others = evaluation.where(~duplicates).metrics() if not duplicates.all() else dict.fromkeys(evaluation.metric_names)
     over_epochs = {

@@ -71,17 +71,17 @@ class RunDirectory:
     def has_begun(self, fold):
         return self.is_finished(fold) or exists(self.progress_path(fold))
 
-    def read(self, check=None):
+    def read(self, check=False):
         """Read the history of all folds, and the evaluations of finished folds that are not known yet.
 
         Args:
-            check: a function (path, record, fold, finished) that raises UserError for a file of another run.
+            check: refuse files of another run; within `open` only.
 
         Returns:
             This RunDirectory.
 
         Raises:
-            UserError: a file is damaged.
+            UserError: a file is damaged, or refused.
         """
         models = {}
         for fold in (*FOLDS, NO_FOLD):
@@ -91,8 +91,8 @@ class RunDirectory:
             if finished:
                 path, models[fold] = self.model_path(fold), load_model(self.model_path(fold))
             record = models[fold].record if finished else load_progress(path)
-            if check is not None:
-                check(path, record, fold, finished)
+            if check:
+                check_record(path, record, fold, self.config, self.data_fingerprint, finished)
             self.fingerprints.add(record["data_fingerprint"])
             if record["history"]:
                 self.history[fold] = list(record["history"])
@@ -140,7 +140,7 @@ class RunDirectory:
                 self.take(resume, stack)
             runtime.distributed.barrier()
             if not self.writes:
-                self.read(self.check)
+                self.read(check=True)
             for fold in config.folds:
                 self.history.setdefault(fold, [])
             yield self
@@ -155,7 +155,7 @@ class RunDirectory:
             for fold in self.config.folds:
                 stack.enter_context(locked(self.folder / f".fold_{fold}.lock", lambda k=fold: self.refuse(k)))
             check_folder(self.config, resume)
-            self.read(self.check)
+            self.read(check=True)
             folds = set(self.config.folds) | set(self.history)
             if exists(self.folder / "config.json"):  # the folds of other jobs too
                 folds |= set(read_config(self.folder).folds)
@@ -171,26 +171,15 @@ class RunDirectory:
                 table = self.faces.table.assign(label=names)[["path", "label", "person", "fold"]]
                 write_csv(self.folder / "folds.csv", table)
 
-    def check(self, path, record, fold, finished):
-        check_record(path, record, fold, self.config, self.data_fingerprint, finished)
-
     def refuse(self, fold):
         raise UserError(
             f"another process is training fold {fold} in '{self.folder}'; choose other --folds or another --run-dir, or"
             " wait"
         )
 
-    @property
-    def settings(self):
-        """The settings as plain values, as in config.json."""
-        return to_record(self.config)
-
     def lock(self):
         """A context that waits for the lock of the files that all folds share, and holds it."""
         return locked(self.folder / ".lock")
-
-    def unfinished_folds(self):
-        return [fold for fold in self.config.folds if not self.is_finished(fold)]
 
     def resume_fold(self, fold, state):
         """Load the fold's progress into the TrainState, if there is any.
@@ -234,7 +223,7 @@ class RunDirectory:
             content = {
                 "format": PROGRESS_FORMAT,
                 "fold": fold,
-                "config": self.settings,
+                "config": to_record(self.config),
                 "data_fingerprint": self.data_fingerprint,
                 "trained_on": str(self.runtime),
                 "history": self.history[fold],

@@ -66,11 +66,6 @@ class FoldSetup:
 def set_up_folds(config, faces, world_size):
     """The setups of all folds to train.
 
-    Args:
-        config: the settings of the run.
-        faces: the Faces of all folds.
-        world_size: the number of processes.
-
     Returns:
         (untrained Network without values, for its description; {fold: FoldSetup}).
 
@@ -199,13 +194,7 @@ def sampling_weights(faces):
 
 
 def make_state(config, setup, runtime):
-    """The TrainState at the first step of a fold.
-
-    Args:
-        config: the settings of the run.
-        setup: the FoldSetup.
-        runtime: the Runtime to train with.
-    """
+    """The TrainState at the first step of a fold."""
     # The optimisers import it. It comes before the network: a lack of memory within an import looks like another error.
     import torch._dynamo
 
@@ -217,11 +206,15 @@ def make_state(config, setup, runtime):
     network = runtime.prepare(model)
     groups = parameter_groups(model, config.weight_decay, config.head_lr_factor)
     schedule = {name: getattr(config, name) for name in ("lr", "epochs", "schedule", "warmup", "lr_steps", "lr_gamma")}
+    loss = LOSSES[config.loss]
+    function = functools.partial(loss.function, width=config.label_width) if loss.widths else loss.function
+    teacher = Teacher(setup.teachers.values(), runtime) if setup.teachers else None
+    taught = (teacher, config.teacher_weight, model.head, config.teacher_temperature)
     return TrainState(
         model=model,
         network=network,
         optimizer=OPTIMIZERS[config.optimizer](groups, config.lr, config.momentum, config.nesterov),
-        criterion=make_criterion(config, setup, model, runtime),
+        criterion=Criterion(function, *taught, loss.of_ages),
         learning_rate=functools.partial(learning_rate, **schedule),
         steps_per_epoch=setup.steps_per_epoch,
         seed=seed,
@@ -229,7 +222,7 @@ def make_state(config, setup, runtime):
         frozen=frozen,
         digests={
             "teachers": [digest(teacher.state_dict()) for teacher in setup.teachers.values()],
-            "initial": setup.initial.digest if setup.initial else "",
+            "initial": digest(setup.initial.state) if setup.initial else "",
         },
     )
 
@@ -240,11 +233,3 @@ def own_settings(record, config):
     recorded = {name: value for name, value in record.get("config", {}).items() if name in names}
     differing = {name: value for name, value in recorded.items() if value != getattr(config, name)}
     return f"; it was trained with {command_line(*as_flags(differing, FIELDS))}" if differing else ""
-
-
-def make_criterion(config, setup, model, runtime):
-    teacher = Teacher(setup.teachers.values(), runtime) if setup.teachers else None
-    loss = LOSSES[config.loss]
-    function = functools.partial(loss.function, width=config.label_width) if loss.widths else loss.function
-    options = (teacher, config.teacher_weight, model.head, config.teacher_temperature, loss.of_ages)
-    return Criterion(function, *options)

@@ -156,13 +156,15 @@ def check_output(path, is_ours, kind):
     """Refuse to replace a file that is no earlier output of the same kind.
 
     Args:
-        path: the file that is to be written.
+        path: the file that is to be written; None for an output that is not given.
         is_ours: a function of the path; it tells, or raises UserError, whether that file is such an output.
         kind: the output, in words.
 
     Raises:
         UserError: something else is there.
     """
+    if path is None:
+        return
     if not os.fspath(path) or Path(path).is_dir():
         raise UserError(f"'{path}' is no name of a file: {kind} cannot be written there")
     if is_special(path) or not exists(path):
