@@ -131,7 +131,7 @@ def main():
         **{name: getattr(options, name) for name in MACHINE if name in options},
     )
     if options.adapt:
-        predictor.adapt([])  # refuses a model now for which it cannot be done
+        predictor.adapt([])  # refuses a model that cannot be adapted before it reads any photograph
     for note in predictor.notes:
         print(f"note: {printable(note)}")
     done = Counter()

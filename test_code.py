@@ -15,7 +15,6 @@ import numpy as np
 from data import load_data, open_cache
 from data.dataset import FaceDataset
 from data.duplicates import both_signatures
-from data.images import in_threads
 from evaluation.evaluate import VIEWS, evaluate, measure_latency
 from evaluation.evaluation import Evaluation, pool, sum_within
 from evaluation.fusion import fuse
@@ -28,8 +27,8 @@ from models.ages import MASS
 from models.checkpoint import NO_FOLD, load_model, model_files
 from models.decode import DECODERS
 from models.network import parameter_count, size_mib
-from photos.crop import cut_largest_face
-from photos.framing import USUAL_FRAMING, find_framing
+from photos.crop import cut_largest_faces
+from photos.framing import find_framing
 from report import data, errors, page, tables
 from training.config import FIELDS, recorded_config
 from training.results import class_results
@@ -193,9 +192,7 @@ def cut_faces(model, faces, image_dir):
     Raises:
         UserError: no face is found at all.
     """
-    key = model.record.get("framing", USUAL_FRAMING), model.image_size
-    paths = [Path(image_dir) / path for path in faces.table.path]
-    crops = [crop for crop, _ in in_threads(lambda path: cut_largest_face(path, *key), paths, "finding faces")]
+    crops = cut_largest_faces(model, [Path(image_dir) / path for path in faces.table.path])
     found = [crop is not None for crop in crops]
     if not all(found):
         print(f"note: in {found.count(False):,} of {len(faces):,} photographs no face is found; they are left out")
@@ -310,15 +307,12 @@ def run_model(prepared, config, options, runtime):
     evaluation = dataclasses.replace(prepared, probabilities=found.probabilities, seconds=found.seconds)
     if options.adapt:
         evaluation = adapted(evaluation)
-    report = make_report(
-        evaluation, measure_latency(model, dataset, config.batch_size, runtime), runtime, options.adapt
-    )
+    report = make_report(evaluation, measure_latency(model, dataset, config.batch_size, runtime), runtime)
     report["labels"] = config.label_file or config.label_dir
     print_report(report, evaluation)
     views = {"plain": evaluation.probabilities}
     for name in options.views:
         seen = evaluate(model, dataset, config.batch_size, runtime, view=VIEWS[name])
-        seen = dataclasses.replace(seen, name=prepared.name)
         views[name] = (adapted(seen) if options.adapt else seen).probabilities
     return evaluation, views, report
 
@@ -326,21 +320,22 @@ def run_model(prepared, config, options, runtime):
 def adapted(evaluation):
     """The Evaluation with answers corrected for how its ages are distributed, see evaluation/label_shift.py."""
     model, classes = evaluation.model, evaluation.classes
-    usual = recorded_answer(evaluation.name, model.record)[None]
+    usual = np.array([model.record["usual_answer"]])
     if model.classes.names != classes.names:
         usual = sum_within(usual, model.classes.within(classes), len(classes))
     weights = class_weights(evaluation.probabilities, usual[0])
     probabilities = weighted(evaluation.probabilities, weights).astype(np.float32)
-    return dataclasses.replace(evaluation, probabilities=probabilities, predicted=None)
+    split = f"{evaluation.split}, adapted to the distribution of its ages"
+    return dataclasses.replace(evaluation, probabilities=probabilities, predicted=None, split=split)
 
 
-def make_report(evaluation, latency, runtime, adapted):
+def make_report(evaluation, latency, runtime):
     """The report that --json writes of a model: plain values, fractions, seconds and counts."""
     model, duplicates = evaluation.model, evaluation.duplicates
     return {
         "model": evaluation.name,
         "held_out_fold": model.record["fold"],
-        "evaluated": evaluation.split + adapted * ", adapted to the distribution of its ages",
+        "evaluated": evaluation.split,
         "unknown_origin": model.record.get("unknown_origin", []),
         "parameters": parameter_count(model),
         "size_mib": size_mib(model),

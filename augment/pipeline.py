@@ -52,7 +52,7 @@ class TrainAugment:
         transform = compiled_transforms() if self.compiled else apply_transforms
         if images.device.type != "cpu":
             return transform(self.transforms, images, parameters)
-        result = torch.empty(images.shape)  # of chunks that stay in the processor's cache
+        result = torch.empty(images.shape)  # filled by chunks, which stay in the processor's cache
         count = torch.get_num_threads() * max(1, PIXELS_PER_CORE // self.image_size**2)
         for start in range(0, len(images), count):
             chunk = slice(start, start + count)

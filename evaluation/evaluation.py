@@ -36,7 +36,7 @@ class Evaluation:
         images: uint8 (rows of the cache, 3, S, S), the cache; None if it is not at hand.
         image_dir: the folder of the original photographs; "" if it is not known.
         seconds: of the whole pass: reading, preparing, predicting.
-        whole_has_ages: False for a part of faces of which not every age is known: the metrics of parts are compared.
+        whole_has_ages: whether every age is known of the faces that these are a part of; parts have its metrics.
     """
 
     faces: Faces

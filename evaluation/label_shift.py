@@ -9,9 +9,9 @@ import numpy as np
 
 from utils.errors import UserError
 
-ROUNDS = 2  # more of them fit the noise (docs/ABLATION.md)
+ROUNDS = 2  # more of them fit the noise (docs/RESULTS.md, "One population")
 USUAL_FACES = 10  # as many faces of the usual distribution are added, so that a few faces change little
-LEAST_FREQUENCY = 1e-6  # of a class among the usual answers
+LEAST_FREQUENCY = 1e-6  # of a class, so that nothing is divided by 0
 
 
 def usual_answer(probabilities, labels, frequencies):

@@ -58,7 +58,7 @@ OPTIONAL_FIELDS = {
     "initial_pictures": torch.Tensor,
     "duplicate_pictures": torch.Tensor,  # like train_pictures, of the duplicates
     "unknown_origin": (list, str),  # initial weights whose training faces are not known
-    "terms": str,  # of a published model, or of those that this one learned from
+    "terms": str,  # of use, of a published model or of the models that this one learned from
     "usual_answer": (list, float),  # see evaluation/label_shift.py
 }
 KINDS = {dict: "a dict", list: "a list", str: "a text", int: "a whole number", float: "a number"}

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from data.images import in_threads
 from photos.detection import detect_faces
+from photos.framing import USUAL_FRAMING
 from photos.photographs import load_photograph
 from utils.errors import UserError
 
@@ -32,6 +34,12 @@ def cut_largest_face(path, framing, size):
     if not len(boxes):
         raise UserError(f"'{path}' shows no face")
     return crop_face(image, boxes[0], framing, size, points[0])
+
+
+def cut_largest_faces(model, paths):
+    """The largest face of each photograph, cut out for a Network as predict.py does: uint8 (3, S, S), or None."""
+    key = model.record.get("framing", USUAL_FRAMING), model.image_size
+    return [crop for crop, _ in in_threads(lambda path: cut_largest_face(path, *key), paths, "finding faces")]
 
 
 def crop_face(image, box, framing, size, points=None):

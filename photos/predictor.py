@@ -333,7 +333,7 @@ class AgePredictor:
         For faces of one population, unlike the training faces: see evaluation/label_shift.py.
 
         Args:
-            photographs: of Photograph, as `predict` yields them.
+            photographs: Photographs, as `predict` yields them.
 
         Returns:
             A new list.
@@ -348,7 +348,7 @@ class AgePredictor:
             return photographs
         unscaled, scaled = probabilities_of(faces)
         weights = class_weights(unscaled, np.mean(usual, axis=0))
-        answers = self.answers(weighted(unscaled, weights), weighted(scaled, weights))  # of one face after the other
+        answers = self.answers(weighted(unscaled, weights), weighted(scaled, weights))  # yields one for each face
         return [
             dataclasses.replace(
                 photograph,

@@ -6,7 +6,8 @@ from photos.detection import angle_of
 
 SMALL = 32  # pixels of the box's shorter side: the network sees less than half of the detail that it learned from
 CUT_OFF = 0.1  # share of the face that lies beyond the photograph
-# A whole face, in distances of the eyes: medians of 120 portraits, none of which is then cut off; a third less is.
+# Width and height of a whole face, and its centre below the eyes, in distances of the eyes: medians of 120 portraits.
+# None of these counts as cut off then; of faces that are cut by a third, 96 to 100 % do.
 FACE_SIZE, BELOW_EYES = np.array([2.2, 2.8]), 0.28
 TURNED = 0.35  # how far the nose lies from the middle of the eyes, as a share of their distance
 TILTED = 30  # degrees

@@ -33,7 +33,7 @@ from report.plots import (
 )
 from report.svg import page_svg
 from report.tables import NO_CERTIFICATE, warnings_of
-from utils.cli import percent, printable
+from utils.cli import p_value, percent, printable
 from utils.errors import UserError
 
 OVER = 18  # years; test_code.py --over prints other ages
@@ -371,14 +371,14 @@ def groups(data):
 
 def group_row(row):
     """A row of `subgroups` for the page; the numbers that a small group lacks are dashes."""
-    gap, p, metric = row["gap"], row["p_corrected"], row["metric"]
+    gap, metric = row["gap"], row["metric"]
     return {
         **row,
         "name": printable(GENDERS.get(row["group"], row["group"])),
         "cells": [cell(METRICS[name], row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in SHOWN[metric]],
         "ece": percent(row["ece"], 1),
         "gap": METRICS[metric].show_difference(gap, 1).replace("-", "−"),
-        "p": "–" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}",
+        "p": p_value(row["p_corrected"]),
         "worse": (gap > 0) == METRICS[metric].lower_is_better,
     }
 

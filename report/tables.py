@@ -5,7 +5,7 @@ from evaluation.calibration import BINS
 from evaluation.evaluation import pool
 from evaluation.metrics import CLASS_METRICS, METRICS, largest_class, mean_and_std, per_class, single_answer
 from evaluation.subgroups import LEAST_FACES, SHOWN, SIGNIFICANCE, gap_words
-from utils.cli import percent, printable
+from utils.cli import p_value, percent, printable
 from utils.files import write_text
 from utils.latex import latex_table
 
@@ -153,7 +153,7 @@ def subgroups_table(table):
                 ("–" if low == "–" else f"{low} to {high}").rjust(14),
             ]
             cells += [METRICS[name].show(getattr(row, name)).rjust(7) for name in others]
-            p = "–" if row.gap != row.gap else "<0.001" if row.p_corrected < 0.001 else f"{row.p_corrected:.3f}"
+            p = p_value(row.p_corrected).replace(" ", "")
             gap = f"{METRICS[judged_by].show_difference(row.gap, 1):>6}  {p:>7}{' *' if row.marked else ''}"
             lines.append(f"{line}{'  '.join(cells)}  {row.ece:6.1%}  {gap}")
     lines.append(f"gap: {gap_words(judged_by)}; * marks p under {SIGNIFICANCE} after Holm's correction")
@@ -166,10 +166,13 @@ def threshold_table(evaluation, age):
     challenges = table.challenge.unique()
     lines = [f"as {age} or older: younger faces that pass, older ones that are refused, 95 % over people"]
     lines.append(f"{'':18}{'faces':>7}" + "".join(f"{f'challenge {years}':>26}" for years in challenges))
+
+    def cell(row):
+        interval = f" ({100 * row.low:.1f} to {100 * row.high:.1f})" if row.low == row.low else ""
+        return f"{percent(row.share, 2) + interval:>26}"
+
     for group, rows in table.groupby("group", sort=False):
-        intervals = ("" if r.low != r.low else f" ({100 * r.low:.1f} to {100 * r.high:.1f})" for r in rows.itertuples())
-        cells = (percent(share, 2) + interval for share, interval in zip(rows.share, intervals, strict=True))
-        lines.append(f"{group:18}{rows.faces.iloc[0]:7,}" + "".join(f"{cell:>26}" for cell in cells))
+        lines.append(f"{group:18}{rows.faces.iloc[0]:7,}" + "".join(map(cell, rows.itertuples())))
     return "\n".join([*lines, NO_CERTIFICATE])
 
 

@@ -70,7 +70,7 @@ def own_labels(options):
     person = rows.person.where(rows.person != "", rows.path) if "person" in rows else rows.path
     age = rows["age" if "age" in rows else "label"]
     fold = rows.fold.astype(float).astype(int) if "fold" in rows else -1
-    if "split" in rows:
+    if "split" in rows:  # a training has validation faces in the folds of the training faces; here they are compared
         fold = rows.split.map({"test": 0, "train": 1, "val": 2, "": -1})
     policies = ("strict", "nearest") if "age" in rows else ("strict",)
     selections = {name: functools.partial(label_file.select_faces, path, name, groups, 0) for name in policies}

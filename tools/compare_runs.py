@@ -21,7 +21,7 @@ from evaluation.metrics import METRICS
 from evaluation.paired import mcnemar, paired_difference, paired_test
 from training.config import FREE_TO_CHANGE
 from training.results import read_results
-from utils.cli import printable, run_script
+from utils.cli import p_value, printable, run_script
 from utils.errors import UserError
 from utils.files import check_output, refuse_overlaps, write_csv, write_text
 from utils.latex import latex_table
@@ -258,12 +258,7 @@ def paper_table(table):
     }
     rows = []
     for number, row in enumerate(table.to_dict("records")):
-        p = row[f"{compared}_p"]
-        tested = (
-            [difference_cell(row, compared), "–" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"]
-            if number
-            else ["", ""]
-        )
+        tested = [difference_cell(row, compared), p_value(row[f"{compared}_p"])] if number else ["", ""]
         rows.append([row["method"], *(value_cell(row, name) for name in names), *tested])
     return MARK + latex_table(header, rows, bold=best)
 

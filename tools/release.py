@@ -16,15 +16,13 @@ import torch
 
 from data import load_data
 from data.duplicates import HASH_BYTES, both_signatures
-from data.images import in_threads
 from evaluation.calibration import fit_temperature
 from evaluation.evaluation import pool, with_faces
 from evaluation.label_shift import usual_answer
 from evaluation.leaks import hashed_name, last_names
 from models.ages import fit_mass
 from models.checkpoint import NO_FOLD, load_model, save_model
-from photos.crop import cut_largest_face
-from photos.framing import USUAL_FRAMING
+from photos.crop import cut_largest_faces
 from photos.photographs import find_photographs
 from report.card import is_card, model_card
 from training.config import differences, from_record, read_config
@@ -45,12 +43,12 @@ def main():
     if model.record["fold"] != NO_FOLD:
         raise UserError(f"'{options.model}' held out fold {model.record['fold']}; publish a model of --folds none")
     held_out = held_out_faces(options.model, model, run)
-    others = [] if options.photographs is None else [hashes_of_faces(model, options.photographs)]
-    record = published_record(model.record, held_out, others)
-    record["terms"] = f"{record.get('terms', '')} {options.terms}".strip()
     folder = Path(options.output)
     check_output(folder / CARD, is_card, "a model card of this project")
     check_output(folder / NAME, lambda path: load_model(path) is not None, "a model file")
+    others = [] if options.photographs is None else [hashes_of_faces(model, options.photographs)]
+    record = published_record(model.record, held_out, others)
+    record["terms"] = f"{record.get('terms', '')} {options.terms}".strip()
     with TemporaryDirectory() as staging:  # the file appears once there is a card for it
         save_model(Path(staging, NAME), model, record, half=True)
         size = Path(staging, NAME).stat().st_size / MIB
@@ -108,12 +106,11 @@ def hashes_of_faces(model, folder):
     Raises:
         UserError: there is no photograph, or none of them shows a face.
     """
-    key, paths = (model.record.get("framing", USUAL_FRAMING), model.image_size), find_photographs([folder])
-    found = in_threads(lambda path: cut_largest_face(path, *key), paths, "finding faces")
-    crops = [crop for crop, _ in found if crop is not None]
+    paths = find_photographs([folder])
+    crops = [crop for crop in cut_largest_faces(model, paths) if crop is not None]
     if not crops:
         raise UserError(f"--photographs '{folder}': no photograph there shows a face")
-    print(f"{len(crops):,} of {len(paths):,} photographs show a face, which is refused, too")
+    print(f"{len(crops):,} of {len(paths):,} photographs show a face; its hash is kept, too")
     return torch.from_numpy(both_signatures(np.stack(crops))[0, :, :HASH_BYTES].copy())
 
 
@@ -126,7 +123,8 @@ def published_record(record, held_out, others):
         others: a list of uint8 (N, 32), hashes of other pictures that are refused.
     """
     pictures = record["train_pictures"][:, :HASH_BYTES].clone()
-    others = [*others, *(record[name][:, :HASH_BYTES] for name in ("initial_pictures",) if name in record)]
+    if "initial_pictures" in record:
+        others = [*others, record["initial_pictures"][:, :HASH_BYTES]]
     frequencies = np.bincount(held_out.labels, minlength=len(held_out.classes))  # the same faces were learned from
     config = {name: value for name, value in record["config"].items() if name not in PLACES}
     if config.get("balance") == "sampling":

@@ -5,6 +5,7 @@ import torch
 
 from augment import gridmask_probability
 from evaluation.calibration import fit_temperature
+from evaluation.evaluation import pool
 from evaluation.label_shift import usual_answer
 from evaluation.leaks import people_seen, pictures_seen
 from evaluation.metrics import METRICS
@@ -88,12 +89,9 @@ def model_record(run, setup, tested, validated, framing):
         record["temperature"] = fit_temperature(validated.labels, validated.probabilities)
         if "coverage" in validated.metric_names:
             record["mass"] = fit_mass(validated.probabilities, validated.classes, validated.faces.ages)
-    if held_out := [part for part in (tested, validated) if part is not None]:
-        probabilities, labels = (
-            np.concatenate([getattr(e, name) for e in held_out]) for name in ("probabilities", "labels")
-        )
-        frequencies = np.bincount(train.labels, setup.sampling, len(train.classes))
-        record["usual_answer"] = usual_answer(probabilities, labels, frequencies).tolist()
+    if parts := [part for part in (tested, validated) if part is not None]:
+        held_out, frequencies = pool(parts), np.bincount(train.labels, setup.sampling, len(train.classes))
+        record["usual_answer"] = usual_answer(held_out.probabilities, held_out.labels, frequencies).tolist()
     if framing is not None:
         record |= {"framing": framing, "detector": DETECTOR}
     rows = {path: row for faces in (val, test) for row, path in faces.table.path.items()}

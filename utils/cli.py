@@ -145,6 +145,11 @@ def percent(fraction, digits=0):
     return "–" if fraction is None or fraction != fraction else f"{100 * fraction:.{digits}f} %"
 
 
+def p_value(p):
+    """A p value as text; a missing one as a dash."""
+    return "–" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def shorten(text, longest):
     """A text without its middle where it has more than `longest` characters."""
     head = longest * 2 // 3
