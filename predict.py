@@ -59,7 +59,7 @@ def read_command_line():
     )  # fmt: skip
     add_answer_options(parser)
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--batch-size", type=int, default=64, metavar="N", help="faces per batch (default: 64)")
+    machine.add_argument("--batch-size", type=int, default=32, metavar="N", help="faces per batch (default: 32)")
     add_options(machine, [FIELDS[name] for name in MACHINE])
     options = parser.parse_intermixed_args()  # photographs may also follow an option
     models = [path for path in options.inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]

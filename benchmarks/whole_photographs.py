@@ -80,7 +80,7 @@ def main():
         return
     faces, _ = load_data(**Config(label_dir=options.label_dir, image_dir=options.image_dir).data_source)
     photographs = compose_all(faces.where(faces.table.fold == options.fold), options)
-    predictor = AgePredictor(options.model, precision="fp32")
+    predictor = AgePredictor(options.model)
     if predictor.models[0].record["fold"] != options.fold:
         parser.error(f"the model held out fold {predictor.models[0].record['fold']}, not {options.fold}")
     if options.action == "accuracy":
@@ -153,7 +153,7 @@ def measure_accuracy(photographs, predictor):
     ways = {"box and points": framing, "box alone": framing[:4], "bare box": bare, "box half as wide again": half_wider}
     labels, found, false, crops = [], [], 0, {name: [] for name in ("plain crop", "true place", *ways)}
     for photograph, pasted in photographs:
-        boxes, points, _ = detect_faces(photograph)
+        boxes, points, _ = detect_faces(photograph, network=predictor.load_detector())
         matches = match(pasted, boxes, framing)
         false += len(boxes) - len(set(matches) - {None})
         for face, number in zip(pasted, matches, strict=True):

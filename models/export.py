@@ -26,7 +26,7 @@ LARGEST = 2000  # MiB of a network; protobuf, in which ONNX files are written, e
 FILE_LIMIT = 2048  # MiB
 SMALLEST = torch.finfo(torch.float32).tiny  # stands for a probability of 0, as in evaluation/calibration.py
 # The operators that take the time; everything else stays in 32 bits.
-QUANTIZED = ["Conv", "Gemm", "MatMul", "LeakyRelu", "Relu", "Add", "MaxPool"]
+QUANTIZED = ["Conv", "ConvTranspose", "Gemm", "MatMul", "LeakyRelu", "Relu", "Add", "MaxPool"]
 
 
 class FacePipeline(nn.Module):
@@ -90,15 +90,18 @@ def to_onnx(model, metadata):
             proto = torch.onnx.export(program, dynamo=True, verbose=False, **names).model_proto
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"this network cannot be exported: {first_line(error.__cause__ or error)}") from None
-    # The exporter's notes on each node hold source lines, with paths of this machine; onnxruntime infers the shapes.
-    graph = proto.graph
+    remove_notes(proto.graph)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return with_metadata(proto, metadata)
+
+
+def remove_notes(graph):
+    """Remove the exporter's notes, which hold source lines and paths of this machine, and what onnxruntime infers."""
     del graph.value_info[:]
     for element in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del element.metadata_props[:]
         element.doc_string = ""
-    for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    return with_metadata(proto, metadata)
 
 
 def over_prefixes(reduce, values, dim):
@@ -137,16 +140,17 @@ def metadata_of(model, licence):
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
-def to_int8(proto, batches):
+def to_int8(proto, batches, keep=None, averaged=True):
     """The 8-bit form of an ONNX model, by static quantization.
 
     Weights have a scale per channel and 7 bits: with 8, products overflow on processors without VNNI instructions.
-    Activations have 8 bits and a range from the mean of the batches' minima to the mean of their maxima. The
-    normalisation, the last layer and the probabilities stay in 32 bits.
+    Activations have 8 bits. The normalisation, the last layer and the probabilities stay in 32.
 
     Args:
         proto: the model of `to_onnx`.
         batches: a list of uint8 arrays (N, 3, S, S), the calibration faces, 25 or so in each.
+        keep: graph -> the names of the nodes that stay in 32 bits; None stands for `kept_in_float`.
+        averaged: a range goes from the mean of the batches' minima to the mean of their maxima, not to the extremes.
 
     Returns:
         onnx.ModelProto of the same input, output and metadata.
@@ -166,13 +170,13 @@ def to_int8(proto, batches):
             SimpleNamespace(get_next=lambda: next(feeds, None)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED,
-            nodes_to_exclude=kept_in_float(onnx.load(prepared).graph),
+            nodes_to_exclude=(keep or kept_in_float)(onnx.load(prepared).graph),
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"CalibMovingAverage": True},  # the mean over the batches of their smallest and largest
+            extra_options={"CalibMovingAverage": averaged},
         )
         small = onnx.load(quantized)
     return with_metadata(small, {prop.key: prop.value for prop in proto.metadata_props})

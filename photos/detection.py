@@ -3,9 +3,11 @@
 import math
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from photos.centerface import search, without_overlaps
+from photos.centerface import load_centerface, search, without_overlaps
 
 THRESHOLD = 0.4
 # A face under SURE is searched again, in a part of REACH boxes at CLOSER_SIDE pixels: 95 % of the faces then have over
@@ -21,13 +23,14 @@ UPRIGHT = 0.75
 TURNED = 0.5  # less shows nobody, whichever way the photograph is turned
 
 
-def detect_faces(image, threshold=THRESHOLD, turned=True):
+def detect_faces(image, threshold=THRESHOLD, turned=True, network=None):
     """Find the faces in a photograph, also in one that is turned by 90, 180 or 270 degrees.
 
     Args:
         image: uint8 (H, W, 3), RGB, or a PIL image in RGB.
         threshold: the least confidence, from 0 to 1.
         turned: where no face is surely upright, search the photograph turned, too; the most upright face decides.
+        network: of photos/centerface.py; None stands for that in full precision.
 
     Returns:
         (boxes, points, confidences), the largest face first: float (N, 4) of left, top, width and height in pixels,
@@ -35,16 +38,18 @@ def detect_faces(image, threshold=THRESHOLD, turned=True):
         and float (N,) from 0 to 1.
     """
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    network = network or load_centerface()
     pixels, scales = shrink(image, SHORTEST_SIDE, LONGEST_SIDE)
-    rows, quarter = search(pixels), 0
-    if turned and uprightness(rows) < UPRIGHT and (quarter := upright_quarter(image)):
-        rows = search(np.rot90(pixels, quarter))
+    rows, quarter = search(pixels, network), 0
+    if turned and uprightness(rows) < UPRIGHT and (quarter := upright_quarter(image, network)):
+        rows = search(np.rot90(pixels, quarter), network)
     is_large = max(image.size) > LARGE_SIDE
     rows = at_scale(turn_back(rows[rows[:, 4] > COARSE * is_large], quarter, pixels), scales)
     if is_large:
-        small = search_turned(*shrink(image, SHORTEST_SIDE, SEARCHED_SIDE), quarter)
+        small = search_turned(*shrink(image, SHORTEST_SIDE, SEARCHED_SIDE), quarter, network)
         rows = without_overlaps(np.concatenate([rows, small]), 0.5)
-    closer = (row[None] if row[0] >= SURE else look_closer(image, row, quarter) for row in rows if row[0] >= CANDIDATE)
+    rows = rows[rows[:, 0] >= CANDIDATE]
+    closer = (row[None] if row[0] >= SURE else look_closer(image, row, quarter, network) for row in rows)
     rows = np.concatenate([rows[:0], *closer])
     rows = rows[rows[:, 0] >= threshold]
     boxes, points = rows[:, 1:5], rows[:, 5:].reshape(-1, 5, 2)
@@ -52,36 +57,37 @@ def detect_faces(image, threshold=THRESHOLD, turned=True):
     return boxes[order], points[order], rows[order, 0]
 
 
-def look_closer(image, row, quarter):
+def look_closer(image, row, quarter, network):
     """The row of a face that is searched again in a part of a PIL image turned by `quarter`: (1, 15), or (0, 15)."""
     left, top, width, height = row[1:5]
     reach = REACH * max(width, height) / 2
     x, y = left + width / 2, top + height / 2
     corner = max(0, round(x - reach)), max(0, round(y - reach))
     part = image.crop((*corner, min(image.width, round(x + reach)), min(image.height, round(y + reach))))
-    rows = search_turned(*shrink(part, CLOSER_SIDE, CLOSER_SIDE), quarter)
+    rows = search_turned(*shrink(part, CLOSER_SIDE, CLOSER_SIDE), quarter, network)
     rows += [0, *corner, 0, 0, *corner * 5]
     return rows[np.argsort(-rows[:, 0])[:1]]
 
 
-def search_turned(pixels, scales, quarter):
+def search_turned(pixels, scales, quarter, network):
     """Rows of `search` in what `shrink` gives, turned counter-clockwise by quarters, in pixels of the image before."""
-    return at_scale(turn_back(search(np.rot90(pixels, quarter)), quarter, pixels), scales)
+    return at_scale(turn_back(search(np.rot90(pixels, quarter), network), quarter, pixels), scales)
 
 
-def upright_quarter(image):
+def upright_quarter(image, network):
     """How many quarters of a turn counter-clockwise, 0 to 3, make the faces of a PIL image upright; 0 without faces."""
     pixels, _ = shrink(image, 0, LONGEST_SIDE // 2)  # half the size takes a quarter of the time and shows larger faces
-    found = [uprightness(search(np.rot90(pixels, quarter))) for quarter in range(4)]
+    found = [uprightness(search(np.rot90(pixels, quarter), network)) for quarter in range(4)]
     return int(np.argmax(found)) if max(found) > TURNED else 0
 
 
 def shrink(image, shortest, longest):
     """A PIL image whose longer side is brought between two bounds, as an array, and how much smaller its (x, y) are."""
     scale = min(max(max(image.size), shortest), longest) / max(image.size)
-    size = [max(1, round(side * scale)) for side in image.size]
-    scales = np.divide(size, image.size)
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)), scales
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    pixels = torch.from_numpy(np.array(image)).movedim(-1, 0)[None]
+    pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)  # faster than Pillow's
+    return pixels[0].movedim(0, -1).numpy(), np.divide((width, height), image.size)
 
 
 def at_scale(rows, scales):

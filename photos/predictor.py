@@ -1,6 +1,7 @@
 """Age groups of the faces in photographs: decoded, searched, cut out and classified."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -18,6 +19,7 @@ from evaluation.label_shift import class_weights, recorded_answer, weighted
 from models.ages import MASS, ages_of
 from models.checkpoint import PUBLISHED, load_model, model_files
 from models.decode import decode
+from photos.centerface import load_centerface, load_fast_centerface
 from photos.crop import crop_face
 from photos.detection import SEARCHED_SIDE, THRESHOLD, angle_of, detect_faces
 from photos.framing import USUAL_FRAMING
@@ -107,7 +109,8 @@ class AgePredictor:
         threshold: the detector's least confidence, from 0 to 1.
         least_confidence: from 0 to 1; an answer whose group, or decade, is less probable is doubtful.
         batch_size: faces that are classified at once.
-        device, precision, threads: see `Runtime.setup`.
+        device, precision, threads: see `Runtime.setup`. The detector runs on the CPU, in 8 bits where onnxruntime is
+            installed, unless the precision is 'fp32'.
 
     Attributes:
         classes: the Classes of the models.
@@ -123,7 +126,7 @@ class AgePredictor:
         detect=True,
         threshold=THRESHOLD,
         least_confidence=0.0,
-        batch_size=64,
+        batch_size=32,
         device="auto",
         precision="auto",
         threads=0,
@@ -136,6 +139,7 @@ class AgePredictor:
         self.detect, self.threshold, self.batch_size = detect, threshold, batch_size
         self.least_confidence = least_confidence
         self.runtime = Runtime.setup(device, precision, threads)
+        self.load_detector = load_centerface if precision == "fp32" else load_fast_centerface
         self.paths = paths = model_files(paths or [PUBLISHED])
         self.models = load_models(paths)
         self.classes = self.models[0].classes
@@ -191,8 +195,7 @@ class AgePredictor:
 
         Of a Camera, yield one for each face that it has seen, until Ctrl-C.
 
-        Threads decode and search a few photographs ahead of the network, so that memory does not grow with their
-        number.
+        Threads decode, search and classify a few photographs ahead, so that memory does not grow with their number.
         """
 
         def search(path):
@@ -209,16 +212,24 @@ class AgePredictor:
         paths = [paths] if isinstance(paths, (str, os.PathLike, Camera)) else list(paths)
         videos = [path for path in paths if isinstance(path, Camera) or Path(path).suffix.lower() in VIDEO_SUFFIXES]
         paths = [path for path in paths if path not in set(videos)]
-        searched, count = [], 0
-        for result in map_ahead(search, paths, cpu_threads()):
-            searched.append(result)
-            count += len(result[2][0])
-            if count >= self.batch_size or len(searched) >= PHOTOGRAPHS_PER_BATCH:
-                yield from classify(searched)
-                searched, count = [], 0
-        yield from classify(searched)
+        with contextlib.closing(map_ahead(search, paths, cpu_threads())) as searched:
+            workers = cpu_threads() if self.runtime.device.type == "cpu" else 1
+            for photographs in map_ahead(classify, self.batches(searched), workers):
+                yield from photographs
         for path in videos:
             yield from self.watch_camera(path) if isinstance(path, Camera) else [self.watch(path)]
+
+    def batches(self, searched):
+        """Yield the results of `search` in `predict` in lists, each with enough faces for a batch."""
+        batch, count = [], 0
+        for result in searched:
+            batch.append(result)
+            count += len(result[2][0])
+            if count >= self.batch_size or len(batch) >= PHOTOGRAPHS_PER_BATCH:
+                yield batch
+                batch, count = [], 0
+        if batch:
+            yield batch
 
     def watch(self, path):
         """The Photograph of a video: a Face for each track, with the mean of its probabilities; see photos/video.py."""
@@ -262,7 +273,7 @@ class AgePredictor:
             return self.whole_image(photo)
         image, scale = load_photograph(photo)
         with self.runtime.autocast():
-            boxes, points, confidences = detect_faces(image, self.threshold)
+            boxes, points, confidences = detect_faces(image, self.threshold, network=self.load_detector())
         inputs = set(self.inputs)
         size = max(1, PIXELS_PER_PART // sum(size**2 for _, size in inputs))
 
@@ -424,12 +435,12 @@ def without_path(message, path):
 
 
 def map_ahead(function, items, workers):
-    """Yield function(item) in the order of the items; threads work at most 2 x workers items ahead."""
+    """Yield function(item) in the order of the items; threads work on `workers` items ahead."""
     pool, waiting = one_core_threads(workers), collections.deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
+            if len(waiting) > workers:
                 yield waiting.popleft().result()
         yield from (future.result() for future in waiting)
     finally:

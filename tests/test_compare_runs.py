@@ -311,7 +311,7 @@ def test_methods_of_one_name_are_two_methods(tmp_path):
 
 def test_the_table_of_a_paper_has_the_best_in_bold(tmp_path):
     rows = paper_table(method_table(method_runs(tmp_path))).splitlines()
-    assert rows[3] == "method & top-1 & one-off & MAE & difference in top-1 & p \\\\"
+    assert rows[3] == "method & top-1 & one-off & MAE & difference in top-1 & p (Wald) \\\\"
     assert rows[5].startswith(r"a & \textbf{50.00\% $\pm$ 16.33\%} & ") and rows[5].endswith(r" &  &  \\")
     assert rows[6].startswith(r"b & 20.00\% $\pm$ 0.00\% & ") and rows[6].endswith(r" & -50.00 & – \\")  # six people
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from test_model_file import RECORD, make_model
 
 from models.checkpoint import load_model, save_model
 from photos import centerface, detection
-from photos.centerface import search, without_overlaps
+from photos.centerface import load_centerface, load_fast_centerface, search, without_overlaps
 from photos.crop import Square, crop_face, cut_square, square_of_box, square_of_face, square_of_points
 from photos.detection import angle_of, detect_faces, turn_back, uprightness
 from photos.framing import find_framing, measure_framing, symmetrical
@@ -30,7 +31,10 @@ from utils.serialization import digest, load_plain, save_plain
 PORTRAIT_FILE = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"  # in the public domain
 PORTRAIT = Image.open(PORTRAIT_FILE).convert("RGB")  # 512x600
 CENTRED = (0.5, 0.5, 0.5, 0.5)
-SHA256 = "e4278bd0780132b499bf9a34bd2bd024f9b1ec3e91760b6c408175b3b93c68bf"  # of photos/centerface.pt
+SHA256 = {
+    "centerface.pt": "e4278bd0780132b499bf9a34bd2bd024f9b1ec3e91760b6c408175b3b93c68bf",
+    "centerface.int8.onnx": "4cfe923a292a001832c5cc853e8454b4018ab264f036bd4f9f700d07e165be81",
+}
 
 
 @pytest.fixture(scope="module")
@@ -138,22 +142,45 @@ class TestGeometry:
 
 
 class TestNetwork:
-    def test_its_weights_are_this_file(self):
-        content = centerface.WEIGHTS.read_bytes()
-        assert hashlib.sha256(content).hexdigest() == SHA256
+    @pytest.mark.parametrize("path", [centerface.WEIGHTS, centerface.WEIGHTS_IN_8_BITS], ids=lambda path: path.name)
+    def test_its_weights_are_this_file(self, path):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256[path.name]
 
-    def test_a_map_by_hand(self, monkeypatch):
+    def test_in_8_bits_it_finds_the_same_faces(self):
+        """A portrait, two in one picture, turned ones and a small one, which is searched again."""
+        pytest.importorskip("onnxruntime")
+        fast = load_fast_centerface()
+        assert fast is not load_centerface()
+        small, two = (Image.new("RGB", size, (90, 120, 90)) for size in ((800, 600), (1100, 700)))
+        small.paste(PORTRAIT.resize((77, 90)), (400, 300))
+        two.paste(PORTRAIT, (20, 20))
+        two.paste(PORTRAIT.resize((256, 300)), (700, 200))
+        for image, count in ((PORTRAIT, 1), (two, 2), (PORTRAIT.rotate(90, expand=True), 1), (small, 1)):
+            boxes, points, confidences = detect_faces(image)
+            found = detect_faces(image, network=fast)
+            assert len(boxes) == len(found[0]) == count
+            sides = boxes[:, 2:].mean(1)
+            assert (np.abs(found[0] - boxes) < 0.05 * sides[:, None]).all()
+            assert (np.abs(found[1] - points) < 0.05 * sides[:, None, None]).all()
+            assert found[2] == pytest.approx(confidences, abs=0.1)
+
+    def test_without_onnxruntime_it_is_the_other_one(self, monkeypatch):
+        load_fast_centerface.cache_clear()
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        assert load_fast_centerface() is load_centerface()
+        load_fast_centerface.cache_clear()
+
+    def test_a_map_by_hand(self):
         """One face at row 2, column 5 of a map of 4 pixels each; the image is padded to 32 x 64 pixels."""
         found = torch.full((1, 15, 8, 16), -9.0)
         found[0, :, 2, 5] = torch.tensor(
             [0.0, math.log(5), math.log(3), 0.25, -0.5, *(0.2, 0.3), *(0.2, 0.7), *(0.5, 0.5), *(0.8, 0.3), *(0.8, 0.7)]
         )
         seen = []
-        monkeypatch.setattr(centerface, "load_centerface", lambda: lambda images: seen.append(images) or found)
         image = np.full((20, 40, 3), 7, np.uint8)
         # Height 4 * 5 and width 4 * 3 around the centre, y = 4 * (2 + 0.25 + 0.5) and x = 4 * (5 - 0.5 + 0.5).
         eyes_nose_mouth = [17.6, 5, 22.4, 5, 20, 11, 17.6, 17, 22.4, 17]
-        (row,) = search(image)
+        (row,) = search(image, lambda images: seen.append(images) or found)
         assert row == pytest.approx([0.5, 14, 1, 12, 20, *eyes_nose_mouth], abs=1e-5)
         assert seen[0].shape == (1, 3, 32, 64)
         assert (seen[0][:, :, :20, :40] == 7).all() and seen[0].sum() == 7 * 3 * 20 * 40
@@ -336,7 +363,7 @@ class TestCloserLook:
         """A box of 30 x 40 at (10, 100) asks for 80 pixels around (25, 120); 15 of them are beyond the left border."""
         seen = []
 
-        def found(pixels):
+        def found(pixels, network):
             seen.append(pixels)
             rows = np.array([[0.3, *[0] * 14], [0.6, 13, 16, 26, 32, *[39, 64] * 5]])  # in the part before it is turned
             height, width = np.rot90(pixels, -quarter).shape[:2]
@@ -344,7 +371,7 @@ class TestCloserLook:
 
         monkeypatch.setattr(detection, "search", found)
         image = Image.new("RGB", (200, 300), (9, 9, 9))
-        (row,) = detection.look_closer(image, np.array([0.4, 10, 100, 30, 40, *[0] * 10]), quarter)
+        (row,) = detection.look_closer(image, np.array([0.4, 10, 100, 30, 40, *[0] * 10]), quarter, None)
         # 65 x 80 pixels become 104 x 128, 1.6 times as large.
         assert sorted(seen[0].shape) == [3, 104, 128]
         assert row == pytest.approx([0.6, 8.125, 90, 16.25, 20, *[24.375, 120] * 5])
@@ -353,7 +380,7 @@ class TestCloserLook:
         small = Image.new("RGB", (800, 600), (90, 120, 90))
         small.paste(PORTRAIT.resize((51, 60)), (400, 300))
         pixels, _ = detection.shrink(small, 160, 416)
-        assert 0.15 < search(pixels)[:, 0].max() < 0.4
+        assert 0.15 < search(pixels, load_centerface())[:, 0].max() < 0.4
         (box,), _, (confidence,) = detect_faces(small)
         assert confidence > 0.7
         assert box == pytest.approx([418, 312, 17.5, 21], abs=3)  # a tenth of the portrait's own

@@ -69,13 +69,13 @@ def choose_compilation(name, device):
 def bf16_is_faster():
     """Whether this CPU multiplies bf16 matrices clearly faster than fp32 ones.
 
-    Measured, in 0.1 s, because processors with the same instructions differ (benchmarks/RESULTS.md: 2.7 times as fast
+    Measured, in 0.02 s, because processors with the same instructions differ (benchmarks/RESULTS.md: 2.7 times as fast
     on one, 0.6 times on another). The precisions alternate, so that other work on the machine slows both alike.
     """
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     if not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
         return False  # the CPU emulates bf16, and a single product can take minutes
-    fp32, bf16 = (torch.ones(1024, 1024, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    fp32, bf16 = (torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     ratios = [
         timeit.timeit(lambda: fp32 @ fp32, number=1) / timeit.timeit(lambda: bf16 @ bf16, number=1) for _ in range(9)
     ]
