@@ -250,7 +250,8 @@ def paper_table(table):
     """
     names = [name for name in METRICS if name in table and name != "loss"]
     compared = "mae_years" if "mae_years" in names else "top1"
-    header = ["method", *(METRICS[name].title for name in names), f"difference in {METRICS[compared].title}", "p (Wald)"]
+    titles = [METRICS[name].title for name in names]
+    header = ["method", *titles, f"difference in {METRICS[compared].title}", "p (Wald)"]
     best = {
         ((-table[name] if METRICS[name].lower_is_better else table[name]).argmax(), column)
         for column, name in enumerate(names, 1)
