@@ -31,7 +31,6 @@ from utils.reading import exists, starts_with
 __all__ = ["AgePredictor", "Face", "Photograph"]
 
 MACHINE = "device precision threads".split()
-NO_PLACE = dict.fromkeys(["box", "detection_confidence", "angle"])  # of a person in several photographs
 
 
 def read_command_line():
@@ -71,7 +70,8 @@ def read_command_line():
         raise UserError(f"'{min(repeated)}' is named twice: name each model once")
     check_limits("--top", options.top, {"low": 1})
     refuse_overlaps({f"--{kind}": getattr(options, kind) for kind in (*STARTS, "draw")})
-    for kind, path in outputs_of(options).items():
+    options.outputs = {kind: path for kind in STARTS if (path := getattr(options, kind)) is not None}
+    for kind, path in options.outputs.items():
         check_output(path, lambda own, k=kind: starts_with(own, *STARTS[k]), f"a list of predict.py --{kind}")
     options.skipped = []
     if options.camera is None:
@@ -137,7 +137,7 @@ def main():
     done = Counter()
     stopped = predict_all(options, predictor, done)
     if stopped is not None:
-        if outputs_of(options) or options.draw is not None:
+        if options.outputs or options.draw is not None:
             count = f"{done['photographs']} of {len(options.photographs)} photographs"
             print(f"stopped: new outputs hold {count}; those that were there stay as they were", file=sys.stderr)
         raise stopped
@@ -178,7 +178,7 @@ def predict_all(options, predictor, done):
                     for line in lines_of(photograph, options.top, predictor.classes):
                         tqdm.write(line)  # above the progress bar, where there is one
                 for folder, faces in people.items():
-                    person = dataclasses.replace(predictor.fuse(faces), **NO_PLACE)
+                    person = dataclasses.replace(predictor.fuse(faces), box=None, detection_confidence=None, angle=None)
                     for write in writers:
                         write(Photograph(f"{folder}/", [person]))
                     answer = describe(person, options.top, predictor.classes)
@@ -204,13 +204,8 @@ def open_writers(options, class_names, new, replaced):
     def enter(path, writer):
         return (replaced if exists(path) else new).enter_context(writer)
 
-    writers = [enter(path, row_writer(kind, path, class_names)) for kind, path in outputs_of(options).items()]
+    writers = [enter(path, row_writer(kind, path, class_names)) for kind, path in options.outputs.items()]
     return writers, [enter(path, drawing_writer(path)) for path in [options.draw] if path is not None]
-
-
-def outputs_of(options):
-    """{"csv" or "json": the file to write}."""
-    return {kind: path for kind in STARTS if (path := getattr(options, kind)) is not None}
 
 
 if __name__ == "__main__":

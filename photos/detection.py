@@ -44,7 +44,7 @@ def detect_faces(image, threshold=THRESHOLD, turned=True, network=None):
     if turned and uprightness(rows) < UPRIGHT and (quarter := upright_quarter(image, network)):
         rows = search(np.rot90(pixels, quarter), network)
     is_large = max(image.size) > LARGE_SIDE
-    rows = at_scale(turn_back(rows[rows[:, 4] > COARSE * is_large], quarter, pixels), scales)
+    rows = turn_back(rows[rows[:, 4] > COARSE * is_large], quarter, pixels) / scales
     if is_large:
         small = search_turned(*shrink(image, SHORTEST_SIDE, SEARCHED_SIDE), quarter, network)
         rows = without_overlaps(np.concatenate([rows, small]), 0.5)
@@ -71,7 +71,7 @@ def look_closer(image, row, quarter, network):
 
 def search_turned(pixels, scales, quarter, network):
     """Rows of `search` in what `shrink` gives, turned counter-clockwise by quarters, in pixels of the image before."""
-    return at_scale(turn_back(search(np.rot90(pixels, quarter), network), quarter, pixels), scales)
+    return turn_back(search(np.rot90(pixels, quarter), network), quarter, pixels) / scales
 
 
 def upright_quarter(image, network):
@@ -82,17 +82,13 @@ def upright_quarter(image, network):
 
 
 def shrink(image, shortest, longest):
-    """A PIL image whose longer side is brought between two bounds, as an array, and how much smaller its (x, y) are."""
+    """A PIL image whose longer side is brought between two bounds, as an array, and how it scales a row of `search`."""
     scale = min(max(max(image.size), shortest), longest) / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     pixels = torch.from_numpy(np.array(image)).movedim(-1, 0)[None]
     pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)  # faster than Pillow's
-    return pixels[0].movedim(0, -1).numpy(), np.divide((width, height), image.size)
-
-
-def at_scale(rows, scales):
-    """Rows of `search`, in pixels of the image before `shrink`."""
-    return rows / np.concatenate([[1], np.tile(scales, 7)])
+    scales = np.tile(np.divide((width, height), image.size), 7)  # of x and y
+    return pixels[0].movedim(0, -1).numpy(), np.concatenate([[1], scales])
 
 
 def angle_of(points):

@@ -9,7 +9,7 @@ from PIL import ImageDraw, ImageFont
 
 from data.images import write_image
 from photos.photographs import load_photograph
-from photos.video import frames_of, frames_per_second, upright
+from photos.video import frames_of, upright
 from utils.cli import printable
 from utils.errors import UserError
 from utils.files import replaced_outputs
@@ -118,7 +118,9 @@ def draw_video(photograph, path):
         for second, frame in frames_of(photograph.path):
             image = upright(frame)
             if stream is None:
-                stream = container.add_stream("libx264", rate=frames_per_second(photograph.path))
+                with av.open(str(photograph.path)) as video:
+                    rate = video.streams.video[0].average_rate or 25
+                stream = container.add_stream("libx264", rate=rate)
                 stream.width, stream.height, stream.pix_fmt = image.width // 2 * 2, image.height // 2 * 2, "yuv420p"
             for face, track in zip(photograph.faces, photograph.tracks, strict=True):
                 if (box := track.box_at(second)) is not None:

@@ -1,6 +1,5 @@
 """Photographs of any size and kind: found in folders, decoded upright."""
 
-import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -73,17 +72,11 @@ def walk(folder, skipped, suffixes):
 
 def open_photograph(path):
     """`data.images.open_image`, also for HEIC and AVIF where the packages for them are installed."""
-    register_heic()
-    return open_image(path, formats=FORMATS)
-
-
-@functools.cache
-def register_heic():
-    """Let Pillow read HEIC; not while this module is imported, since that takes a while."""
     if HEIC:
-        import pillow_heif
+        import pillow_heif  # not while this module is imported, since that takes a while
 
         pillow_heif.register_heif_opener()
+    return open_image(path, formats=FORMATS)
 
 
 def load_photograph(photo):

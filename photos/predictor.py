@@ -312,14 +312,13 @@ class AgePredictor:
 
     def as_face(self, place, answer, reasons=()):
         """A Face of (box, detection confidence, angle), one of `answers` and reasons to doubt it."""
-        *answer, unscaled = answer
-        face = Face(*place, *answer, unscaled=unscaled)
-        group, probabilities = shown_groups(face.group, face.probabilities, self.classes)
-        confidence, doubt = float(probabilities[group]), f"under {percent(self.least_confidence)}"
+        predicted, probabilities, *years, unscaled = answer
+        group, shown = shown_groups(predicted, probabilities, self.classes)
+        confidence, doubt = float(shown[group]), f"under {percent(self.least_confidence)}"
         reasons = tuple(reason for reason in reasons if reason != doubt)
         if confidence < self.least_confidence:
             reasons = (*reasons, doubt)
-        return dataclasses.replace(face, group=group, confidence=confidence, doubts=reasons)
+        return Face(*place, group, probabilities, confidence, *years, reasons, unscaled)
 
     def predict_faces(self, crops):
         """Yield the `answers` for faces in crops."""
@@ -369,7 +368,7 @@ class AgePredictor:
         ]
 
     def answers(self, mean, scaled):
-        """Yield group, probabilities, confidence, age, age_interval and unscaled, as in Face, for each of N faces.
+        """Yield the class, and probabilities, age, age_interval and unscaled, as in Face, for each of N faces.
 
         Args:
             mean: class probabilities (N, K), before any temperature; the classes and ages follow from them.
@@ -380,8 +379,7 @@ class AgePredictor:
             age, *interval = (years.tolist() for years in ages_of(mean, self.classes, self.mass))
             ages = zip(age, zip(*interval, strict=True), strict=True)
         for label, row, years, unscaled in zip(decode(mean, self.decoder), scaled.tolist(), ages, mean, strict=False):
-            probabilities = dict(zip(self.classes.names, row, strict=True))
-            yield self.classes.names[label], probabilities, row[label], *years, unscaled
+            yield self.classes.names[label], dict(zip(self.classes.names, row, strict=True)), *years, unscaled
 
     @torch.inference_mode()
     def probabilities(self, model, crops):

@@ -129,14 +129,6 @@ def frames_of(path):
         raise UserError(f"cannot read '{path}': {printable(getattr(error, 'strerror', None) or error)}") from None
 
 
-def frames_per_second(path):
-    """The frame rate of a video that can be read, a fraction."""
-    import av
-
-    with av.open(str(path)) as container:
-        return container.streams.video[0].average_rate or 25
-
-
 def upright(frame):
     """A frame as a PIL image in RGB, turned as a phone's video says."""
     image = frame.to_image()

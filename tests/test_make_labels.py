@@ -92,7 +92,7 @@ def test_tables(name, tmp_path, capsys):
     assert "has no column '" in run(capsys, name, tmp_path)[2]
     (tmp_path / first).unlink()
     status, _, errors = run(capsys, name, tmp_path)
-    assert (status, errors) == (2, f"error: '{tmp_path / first}' is missing\n")
+    assert (status, errors) == (2, f"error: cannot read '{tmp_path / first}': No such file or directory\n")
 
 
 def test_every_data_set_is_tested():

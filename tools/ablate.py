@@ -7,7 +7,6 @@ Every variant is `main.py` with the baseline's settings and the few of its own i
 resumes where it stopped. It prints the table and writes it to ablation.csv in --run-dir.
 """
 
-import argparse
 import dataclasses
 import os
 import re
@@ -28,7 +27,7 @@ from training.losses import LOSSES
 from utils.cli import command_line, printable, run_script
 from utils.errors import UserError
 from utils.files import check_output, write_csv
-from utils.options import Parser, add_options, as_flags, as_tuples, check_limits, default_of
+from utils.options import Parser, add_options, as_flags, as_tuples, check_limits
 from utils.reading import exists, read_text, starts_with
 
 MAIN = Path(__file__).parents[1] / "main.py"
@@ -66,7 +65,6 @@ VARIANTS = {
     **{f"loss {name}": {"loss": name} for name in LOSSES if name != RECIPES[RECIPE]["loss"]},
 }
 OWN_OPTIONS = ("run_dir", "seed", "plots")  # set by this script for every run
-LOG_LIMIT = 256  # MiB
 running = set()  # processes of main.py
 
 
@@ -79,11 +77,8 @@ def main():
         make_demo_faces(DEMO_DIR)  # once, before several runs need them
     jobs = [(variant, seed) for seed in options.seeds for variant in options.only]
     train_all(folder, options.jobs, jobs, shared)
-    methods = {variant: [] for variant in options.only}
-    runs = read_runs([run_folder(folder, *job) for job in jobs])
-    for (variant, _), run in zip(jobs, runs, strict=True):
-        methods[variant].append(run)
-    table = method_table(methods.items())
+    runs = read_runs([run_folder(folder, *job) for job in jobs])  # all variants of a seed, then those of the next
+    table = method_table((variant, runs[k :: len(options.only)]) for k, variant in enumerate(options.only))
     write_csv(path, table)
     print(f"\n{markdown(table)}\n\nwrote {printable(path)}")
 
@@ -91,9 +86,7 @@ def main():
 def read_command_line():
     """The options of this script, and the settings of main.py that every run shares."""
     parser = Parser(prog="python -m tools.ablate", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--only", nargs="+", metavar="VARIANT", default=argparse.SUPPRESS, help="variants (default: all)"
-    )
+    parser.add_argument("--only", nargs="+", default=VARIANTS, metavar="VARIANT", help="variants (default: all)")
     parser.add_argument(
         "--variant", action="append", default=[], metavar="TEXT", help="one of your own: 'NAME: --option VALUE ...'"
     )
@@ -107,10 +100,9 @@ def read_command_line():
         add_options(parser.add_argument_group(section.title), fields, default_text=f"as in --recipe {RECIPE}")
     options = parser.parse_args()
     own = [add_variant(text) for text in options.variant]
-    options.only = [*options.only, *own] if "only" in options else list(VARIANTS)
     if options.list:
-        for name, own in VARIANTS.items():
-            print(f"{name:<24} {command_line(*as_flags(own, FIELDS))}")
+        for name, settings in VARIANTS.items():
+            print(f"{name:<24} {command_line(*as_flags(settings, FIELDS))}")
         sys.exit()
     if unknown := [name for name in options.only if name not in VARIANTS]:
         raise UserError(f"--only '{unknown[0]}': there is no such variant; --list names them")
@@ -119,12 +111,11 @@ def read_command_line():
         raise UserError(f"--seeds {' '.join(map(str, options.seeds))}: name each seed once; a run counts once")
     if NO_FOLD in getattr(options, "folds", ()):
         raise UserError("--folds none: a model of all faces has no metrics to compare")
-    options.only = list(dict.fromkeys([BASELINE, *options.only]))
-    shared = as_tuples({name: value for name, value in vars(options).items() if name in FIELDS and name != "run_dir"})
+    options.only = list(dict.fromkeys([BASELINE, *options.only, *own]))
+    given = as_tuples({name: value for name, value in vars(options).items() if name in FIELDS and name != "run_dir"})
     demo = {"label_dir": DEMO_DIR, "image_dir": f"{DEMO_DIR}/aligned", **DEMO_DEFAULTS} if options.demo else {}
-    shared = {"epochs": default_of(FIELDS["epochs"]), **demo, **shared}
-    shared["threads"] = shared.get("threads") or max(1, os.cpu_count() // options.jobs)
-    return options, shared
+    threads = given.get("threads") or max(1, os.cpu_count() // options.jobs)
+    return options, {**demo, **given, "threads": threads}
 
 
 def add_variant(text):
@@ -198,7 +189,7 @@ def train(folder, variant, seed, shared):
         status = process.wait()
         running.discard(process)
     if status:
-        lines = read_text(log_path, LOG_LIMIT).strip().splitlines() or ["it printed nothing"]
+        lines = read_text(log_path).strip().splitlines() or ["it printed nothing"]
         reason = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
         raise UserError(f"'{variant}' with seed {seed} ended with status {status}: {reason[-1]} ({log_path})")
 

@@ -146,16 +146,15 @@ def check_images(rows, image_dir):
     present = find_present(table.path, image_dir)
     missing, table = table.path[~present].tolist(), table[present]
     read = list(in_threads(read_signature, [image_dir / path for path in table.path], "reading images"))
-    signatures, damaged = [signature for signature, _ in read], [problem for _, problem in read if problem]
-    table = table[[signature is not None for signature in signatures]]
-    readable = [signature for signature in signatures if signature is not None]
-    pairs = find_pairs(np.array(readable, np.uint8).reshape(-1, 2, SIGNATURE_BYTES).swapaxes(0, 1))
+    signatures = [signature for signature, problem in read if problem is None]
+    damaged, table = [problem for _, problem in read if problem], table[[problem is None for _, problem in read]]
+    pairs = find_pairs(np.array(signatures, np.uint8).reshape(-1, 2, SIGNATURE_BYTES).swapaxes(0, 1))
     across_folds, across_ages = [], []
     for a, b in (table.iloc[pair].itertuples() for pair in pairs):
         line = " and ".join(f"{row.path} ({f'fold {row.fold}, ' if row.fold >= 0 else ''}{row.age})" for row in (a, b))
         across_folds += [line] if a.fold != b.fold else []
         across_ages += [line] if a.age != b.age and not {a.age, b.age} & set(NO_AGE) else []
-    counts = {"listed": len(signatures) + len(missing), "readable": len(table), "same picture": len(pairs)}
+    counts = {"listed": len(present), "readable": len(table), "same picture": len(pairs)}
     return counts, {
         "missing images": missing,
         "unreadable or truncated images": damaged,

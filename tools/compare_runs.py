@@ -87,7 +87,12 @@ def read_runs(folders):
         faces = Faces(evaluation.faces.table.iloc[order].reset_index(drop=True), evaluation.classes)
         predictions = {"probabilities": evaluation.probabilities[order], "predicted": evaluation.predicted[order]}
         runs.append((Evaluation(faces, **predictions, name=name), results))
-        check_alike(folders[0], runs[0][0], folder, runs[-1][0], data[-1] == data[0] or size != data[0][0])
+        first, same_pixels = runs[0][0].faces, data[-1] == data[0] or size != data[0][0]
+        if faces.classes.names != first.classes.names:
+            raise UserError(f"'{folder}' has other classes than '{folders[0]}'")
+        if not same_pixels or not faces.table[FACE_COLUMNS].equals(first.table[FACE_COLUMNS]):
+            problem = f"'{folder}' saw other faces, labels or pixels than '{folders[0]}'"
+            raise UserError(f"{problem}: both need the same files and label policy")
     sizes = dict.fromkeys(str(size) for size, _ in data)
     if len(sizes) > 1:
         print(f"note: trained at {', '.join(sizes)} px; that the photographs are the same is known by their paths only")
@@ -105,19 +110,6 @@ def shared_folds(folders, results):
     if any(own != shared for own in folds):
         print(f"note: compared on fold {' '.join(map(str, sorted(shared)))}, which all of them have finished")
     return shared
-
-
-def check_alike(folder, run, other_folder, other, same_pixels):
-    """Check that two Evaluations, of the runs in these folders, have the same classes, faces and labels.
-
-    Raises:
-        UserError: they differ in one of these, or in pixels.
-    """
-    if other.classes.names != run.classes.names:
-        raise UserError(f"'{other_folder}' has other classes than '{folder}'")
-    if not same_pixels or not run.faces.table[FACE_COLUMNS].equals(other.faces.table[FACE_COLUMNS]):
-        problem = f"'{other_folder}' saw other faces, labels or pixels than '{folder}'"
-        raise UserError(f"{problem}: both need the same files and label policy")
 
 
 def compare(reference, run):

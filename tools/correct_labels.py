@@ -23,7 +23,6 @@ from utils.options import Parser
 from utils.reading import read_text
 
 NEEDED = ("rank", "path", "label", "suggested", "p_label", "p_suggested")
-FILE_LIMIT = 256  # MiB
 
 
 def main():
@@ -34,16 +33,14 @@ def main():
     if evaluation.coarse() is not evaluation:
         raise UserError(f"'{run}' learned single years, and a suspect is known by its decade: there is no new age")
     faces, _ = load_data(**{**read_config(run).data_source, "allow_missing": True})  # of all folds and splits
-    table = labels_of(faces)
+    table, names = labels_of(faces), faces.classes.names
     path = Path(run) / SUSPECTS
     suspects = read_suspects(path)
     for line, rank, face, label, suggested, p_label, p_suggested in suspects:
         if face not in table.index or table.label[face] != label:
             raise UserError(f"{path}, line {line}: {printable(face)!r} is no face of this run with the label {label!r}")
-        if suggested not in faces.classes.names:
-            raise UserError(
-                f"{path}, line {line}: {suggested!r} is no class; expected {', '.join(faces.classes.names)}"
-            )
+        if suggested not in names:
+            raise UserError(f"{path}, line {line}: {suggested!r} is no class; expected {', '.join(names)}")
         reason = f"suspect {rank}: {percent(p_suggested, 1)} for {suggested} and {percent(p_label, 1)} for {label}"
         table.loc[face, ["label", "was", "reason"]] = suggested, label, reason
         if "age" in table:
@@ -53,14 +50,12 @@ def main():
     print("".join(f"{warning}\n" for warning in warnings_of(evaluation)), end="", file=sys.stderr)
     table.to_csv(sys.stdout, index=False, lineterminator="\n")
     print(f"{len(suspects):,} of {len(table):,} labels are corrected; train on them with", file=sys.stderr)
-    print(f"  --label-file FILE --age-groups {command_line(*faces.classes.names)}", file=sys.stderr)
+    print(f"  --label-file FILE --age-groups {command_line(*names)}", file=sys.stderr)
 
 
 def labels_of(faces):
     """The table of a CSV file that lists these Faces, with the empty columns `was` and `reason`; its index is path."""
-    table = faces.table.drop(
-        columns=[name for name in ("file", "line", "first_year", "last_year") if name in faces.table]
-    )
+    table = faces.table.drop(columns=["file", "line", "first_year", "last_year"], errors="ignore")
     table["label"] = np.array(faces.classes.names)[faces.labels]
     # A CSV file names people without an album, which is then the person.
     table["person"] = faces.people.where(table.album != table.person, table.person)
@@ -74,7 +69,7 @@ def read_suspects(path):
     Raises:
         UserError: the file is missing or damaged.
     """
-    columns, lines = read_table(path, read_text(path, FILE_LIMIT).removeprefix("\ufeff"), check_header)
+    columns, lines = read_table(path, read_text(path).removeprefix("\ufeff"), check_header)
     texts = zip(lines, *(columns[name] for name in NEEDED), strict=True)
     try:
         return [(*row[:5], float(row[5]), float(row[6])) for row in texts]

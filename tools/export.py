@@ -40,7 +40,6 @@ from utils.reading import MIB, exists
 
 SETTINGS = ("label_dir", "label_file", "image_dir")
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-REQUIREMENTS = "requirements-export.txt"
 PARITY_FACES, CALIBRATION_FACES, CALIBRATION_BATCH = 200, 500, 25
 TOLERANCE = 1e-4  # the largest difference of a probability from PyTorch's
 BATCH = 64
@@ -79,7 +78,7 @@ def read_command_line():
     add_options(parser, [FIELDS[name] for name in SETTINGS], default_text="from the model file")
     options = parser.parse_args()
     for package in PACKAGES:
-        require_package(package, "tools.export", REQUIREMENTS)
+        require_package(package, "tools.export", "requirements-export.txt")
     return options
 
 

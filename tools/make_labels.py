@@ -17,20 +17,10 @@ from photos.photographs import find_photographs
 from utils.cli import printable, run_script
 from utils.errors import UserError
 from utils.options import Parser
-from utils.reading import exists, read_text
+from utils.reading import read_text
 
-TABLE_LIMIT = 256  # MiB
 SHOWN = 5  # names of another form
-GENDERS = {
-    "0": "m",
-    "1": "f",
-    "111": "m",
-    "112": "f",
-    "m": "m",
-    "f": "f",
-    "male": "m",
-    "female": "f",
-}
+GENDERS = {"0": "m", "1": "f", "111": "m", "112": "f", "m": "m", "f": "f", "male": "m", "female": "f"}
 COLUMNS = ["path", "age", "label", "person", "gender", "race", "split"]
 
 # {data set: forms of a path below its folder}; `birth` and `year` give an age in place of `age`.
@@ -77,9 +67,8 @@ def lagenda(folder):
 
     https://wildchlamydia.github.io/lagenda: lagenda_annotation.csv.
     """
-    rows = [
-        row for row in read_rows(folder / "lagenda_annotation.csv", ("img_name", "age", "gender")) if row["age"] != "-1"
-    ]
+    table = read_rows(folder / "lagenda_annotation.csv", ("img_name", "age", "gender"))
+    rows = [row for row in table if row["age"] != "-1"]
     count = Counter(row["img_name"] for row in rows)
     several = sum(number > 1 for number in count.values())
     print(f"note: {several:,} photographs of several people are left out", file=sys.stderr)
@@ -126,9 +115,7 @@ def from_names(folder, form):
 
 def read_rows(path, columns):
     """The rows of a CSV file as dicts. Raises UserError where it is missing or lacks a column."""
-    if not exists(path):
-        raise UserError(f"'{path}' is missing")
-    table = csv.DictReader(read_text(path, TABLE_LIMIT).removeprefix("\ufeff").splitlines())
+    table = csv.DictReader(read_text(path).removeprefix("\ufeff").splitlines())
     if missing := [column for column in columns if column not in (table.fieldnames or [])]:
         raise UserError(f"'{path}' has no column '{missing[0]}'")
     return list(table)

@@ -13,7 +13,7 @@ from pathlib import Path
 from utils.errors import UserError
 
 MIB = 2**20
-JSON_LIMIT, ANY_SIZE = 16, 2**40  # MiB
+JSON_LIMIT, TEXT_LIMIT, ANY_SIZE = 16, 256, 2**40  # MiB
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # without it, a named pipe would wait for somebody at its other end
 KINDS = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
 
@@ -60,7 +60,7 @@ def read_bytes(path, limit_mib):
     return bytes(content)
 
 
-def read_text(path, limit_mib):
+def read_text(path, limit_mib=TEXT_LIMIT):
     """The content of a regular file of UTF-8 text, or of UTF-16 with its mark, as Windows writes. Raises UserError."""
     content = read_bytes(path, limit_mib)
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
