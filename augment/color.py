@@ -51,17 +51,17 @@ class Normalize:
 
 
 def adjust_brightness(images, factors):
-    return images.mul_(per_image(factors)).clamp_(0, 1)
+    return images.mul_(factors[:, None, None, None]).clamp_(0, 1)
 
 
 def adjust_contrast(images, factors):
     # The mean of the grey image is the grey of the channels' means.
     mean = grey(images.mean(dim=(2, 3), keepdim=True))  # (B, 1, 1, 1)
-    return blend(images, mean, per_image(factors))
+    return blend(images, mean, factors)
 
 
 def adjust_saturation(images, factors):
-    return blend(images, grey(images), per_image(factors))
+    return blend(images, grey(images), factors)
 
 
 def adjust_hue(images, shifts):
@@ -106,8 +106,5 @@ def grey(images):
 
 def blend(images, other, factors):
     """factors * images + (1 - factors) * other, in [0, 1]."""
+    factors = factors[:, None, None, None]
     return images.mul_(factors).add_(other * (1 - factors)).clamp_(0, 1)
-
-
-def per_image(factors):
-    return factors[:, None, None, None]

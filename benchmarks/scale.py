@@ -140,7 +140,7 @@ def decoding_rate(folder, count):
 
     files = [folder / "photographs" / f"{k // PER_FOLDER}" / f"{k}.jpg" for k in range(count)]
     begun = time.perf_counter()
-    list(in_threads(lambda file: decode_face(file, SIZE).sum(), files, "", progress=False))
+    list(in_threads(lambda file: decode_face(file, SIZE).sum(), files, "decoding"))
     return count / (time.perf_counter() - begun)
 
 
@@ -183,7 +183,7 @@ def read_both_orders(cache):
                 os.fsync(opened.fileno())
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         images = Shards([np.load(file, mmap_mode="r") for file in files])
-        faces = Faces(pd.DataFrame({"label": np.zeros(len(images), int)}), Classes.named("ab"))
+        faces = Faces(pd.DataFrame({"label": np.zeros(len(images), int)}), Classes(("a", "b")))
         begun, count = time.perf_counter(), 0
         for batch in shuffled_batches(FaceDataset(images, faces), 128, make_generator(0), by_shards=order == "shards"):
             count += len(batch.images)

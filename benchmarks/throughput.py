@@ -125,7 +125,7 @@ def make_stages(options, runtime, folder, faces):
     )
     nobody = faces.where(faces.labels < 0)
     state = make_state(config, FoldSetup(0, faces, nobody, nobody, count // batch, None, {}, None, {}), runtime)
-    images = runtime.to_device(open_cache(image_dir, paths, size, folder / "cache", progress=False).images)
+    images = runtime.to_device(open_cache(image_dir, paths, size, folder / "cache").images)
     dataset = FaceDataset(images, faces)
 
     def first_epoch():
@@ -133,7 +133,7 @@ def make_stages(options, runtime, folder, faces):
         return epoch_pipeline(config, 0, images, faces, state, runtime)
 
     def build_cache():
-        open_cache(image_dir, paths, size, folder / "built", progress=False)
+        open_cache(image_dir, paths, size, folder / "built")
         shutil.rmtree(folder / "built")
 
     batches, augment = first_epoch()

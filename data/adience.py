@@ -21,7 +21,6 @@ from data.labels import (
     read_table,
     refuse,
     refuse_crossing,
-    repeated_rows,
     require_folder,
     select,
 )
@@ -107,7 +106,7 @@ def read_fold_file(path, fold):
     if stray:
         line = text.count("\n", 0, stray.start()) + 1
         raise UserError(f"{path}, line {line}: control character {stray.group()!r}; the file is plain text")
-    columns, lines = read_table(path, text, check_header, "{}", delimiter="\t", quoting=csv.QUOTE_NONE)
+    columns, lines = read_table(path, text, check_header, delimiter="\t", quoting=csv.QUOTE_NONE)
     kept = {name: columns[original] for original, name in NAMES.items()}
     rows = pd.DataFrame({**kept, "fold": fold, "file": path.name, "line": lines})
     check_rows(path, rows)
@@ -145,9 +144,7 @@ def select_faces(rows, policy):
     Raises:
         UserError: two rows contradict each other, folds share a person or an album, or a fold has no label.
     """
-    if policy not in LABEL_POLICIES:
-        raise UserError(f"--label-policy {policy}: choose from {', '.join(LABEL_POLICIES)}")
-    repeats = rows[repeated_rows(rows, keep=False)][::-1]
+    repeats = rows[rows.duplicated(FACE_KEY, keep=False)][::-1]
     differing = repeats.groupby(FACE_KEY)[["age", "fold"]].transform("nunique").max(axis=1) > 1
     problem = "is listed with another age or in another fold too"
     refuse(repeats, differing, lambda row: f"face {row.person} of {row.album}/{row.image} {problem}")
@@ -158,7 +155,7 @@ def select_faces(rows, policy):
         listed = f"fold_{fold}_data.txt lists {(rows.fold == fold).sum():,}"
         advice = f"--label-policy nearest uses single ages, too; {HOW_TO_GET_ADIENCE}"
         raise UserError(f"fold {fold} has no face with a label under the policy {policy}: {listed}; {advice}")
-    distinct = rows[~repeated_rows(rows)]
+    distinct = rows[~rows.duplicated(FACE_KEY)]
     left_out = dict(Counter(map(reason_left_out, distinct.age[labels[distinct.index] < 0])))
     return select(rows.drop(columns=["age", "image"]), labels, Classes.of_ages(AGE_GROUPS), policy, left_out)
 

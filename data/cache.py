@@ -113,7 +113,7 @@ class Busy(Exception):
     """Another process builds this shard."""
 
 
-def open_cache(image_dir, paths, size, cache_dir, skip_damaged=0, workers=None, progress=True):
+def open_cache(image_dir, paths, size, cache_dir, skip_damaged=0):
     """Open the cache of a list of images; build the shards that do not exist.
 
     Several processes build different shards at the same time. An interrupted build goes on with the next shard.
@@ -124,8 +124,6 @@ def open_cache(image_dir, paths, size, cache_dir, skip_damaged=0, workers=None, 
         size: side in pixels; the shorter side of an image is resized to it and the centre is cut out.
         cache_dir: the folder of all caches; it is created where it does not exist.
         skip_damaged: the number of images that may be unreadable.
-        workers: the number of decoding threads; by default one per core.
-        progress: show a progress bar.
 
     Returns:
         A Cache.
@@ -141,7 +139,7 @@ def open_cache(image_dir, paths, size, cache_dir, skip_damaged=0, workers=None, 
         shards.append(Sources(image_dir, own, [describe_source(os.path.join(image_dir, path)) for path in own]))
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        opened = open_shards(shards, size, cache_dir, workers, progress)
+        opened = open_shards(shards, size, cache_dir)
         images, checksums, signatures, problems = zip(*opened, strict=True)
         damaged = {row: problem for row, problem in enumerate(np.concatenate(problems).tolist()) if problem}
         refuse_damaged(list(damaged.values()), skip_damaged)
@@ -154,7 +152,7 @@ def open_cache(image_dir, paths, size, cache_dir, skip_damaged=0, workers=None, 
     return Cache(images[0] if len(images) == 1 else Shards(images), sha256, Pictures(signatures, pairs), damaged)
 
 
-def open_shards(shards, size, cache_dir, workers, progress):
+def open_shards(shards, size, cache_dir):
     """Open the shards, a list of Sources, build the missing ones, and wait for processes that build some of them.
 
     Returns a list of what `open_sound` returns. Raises OSError or UserError.
@@ -170,8 +168,7 @@ def open_shards(shards, size, cache_dir, workers, progress):
         raise Busy
 
     def say_busy():
-        if progress:
-            tqdm.write(f"cache: waiting for another process that builds in {cache_dir}")
+        tqdm.write(f"cache: waiting for another process that builds in {cache_dir}")
 
     for when_busy in (be_busy, say_busy):
         for number in (number for number in missing if opened[number] is None):
@@ -180,7 +177,7 @@ def open_shards(shards, size, cache_dir, workers, progress):
             with contextlib.suppress(Busy), locked(cache_dir / f".{folder.name}.lock", when_busy):
                 opened[number] = open_sound(folder, shards[number], size, may_read=True)
                 if opened[number] is None:
-                    build(folder, shards[number], size, title, workers, progress)
+                    build(folder, shards[number], size, title)
                     opened[number] = open_sound(folder, shards[number], size, may_read=True)
                 if opened[number] is None:
                     raise OSError("its files changed while they were written")
@@ -293,7 +290,7 @@ def check_images(folder):
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "status": status}
 
 
-def build(folder, sources, size, title, workers, progress):
+def build(folder, sources, size, title):
     """Write a shard to another folder and rename that once it is complete. Raises OSError or UserError."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     remove_own(unfinished)  # left by a killed process; this one has the lock
@@ -302,7 +299,7 @@ def build(folder, sources, size, title, workers, progress):
         shape = (len(sources.paths), 3, size, size)
         images = np.lib.format.open_memmap(unfinished / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         allocate(unfinished / IMAGES)
-        arrays = decode_all(images, sources.files, title, workers, progress)
+        arrays = decode_all(images, sources.files, title)
         images.flush()
         del images
         status = describe_status(os.stat(unfinished / IMAGES))
@@ -335,7 +332,7 @@ def allocate(path):
                     raise
 
 
-def decode_all(images, files, title, workers, progress):
+def decode_all(images, files, title):
     """Decode the n files of a shard into images.npy, mapped as uint8 (n, 3, S, S); returns {name: array} of the index.
 
     This thread hashes each block of images while others decode the next one.
@@ -353,7 +350,7 @@ def decode_all(images, files, title, workers, progress):
     with open(images.filename, "rb") as file:
         sha256 = hashlib.sha256(file.read(images.offset))  # the header
     results, signatures = [], []
-    for result, _ in in_threads(decode, range(len(files)), title, workers, progress):
+    for result, _ in in_threads(decode, range(len(files)), title):
         results.append(result)
         if len(results) % BLOCK == 0 or len(results) == len(files):
             block = images[(len(results) - 1) // BLOCK * BLOCK : len(results)]

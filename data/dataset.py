@@ -1,8 +1,8 @@
 """Batches from the cache, in an order that follows from a random generator alone."""
 
+import collections
 import itertools
-import queue
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -175,25 +175,17 @@ def prefetch(batches, device):
 
 def read_ahead(batches, prepare):
     """Yield prepare(batch) of each batch; a thread works up to BATCHES_AHEAD batches ahead."""
-    ready, ended = queue.Queue(BATCHES_AHEAD), threading.Event()
+    batches = iter(batches)
 
     def read():
-        try:
-            for batch in batches:
-                ready.put(prepare(batch))
-                if ended.is_set():
-                    return
-            ready.put(None)
-        except BaseException as error:
-            ready.put(error)
+        batch = next(batches, None)
+        return None if batch is None else prepare(batch)
 
-    threading.Thread(target=read, daemon=True).start()
+    pool = ThreadPoolExecutor(1)
+    waiting = collections.deque(pool.submit(read) for _ in range(BATCHES_AHEAD))
     try:
-        while (batch := ready.get()) is not None:
-            if isinstance(batch, BaseException):
-                raise batch
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(read))
             yield batch
     finally:
-        ended.set()
-        while not ready.empty():  # so that a thread that waits for room notices
-            ready.get_nowait()
+        pool.shutdown(cancel_futures=True)

@@ -168,15 +168,13 @@ def write_image(path, image):
     Path(path).write_bytes(content.getvalue())
 
 
-def in_threads(function, items, description, workers=None, progress=True):
+def in_threads(function, items, description):
     """Call a function that decodes images in threads: Pillow works without holding the interpreter's lock.
 
     Args:
         function: it is called with each of the N items, and may raise UserError.
         items: a sequence.
         description: of the progress bar.
-        workers: the number of threads; by default one per core.
-        progress: show a progress bar.
 
     Yields:
         For each item, in order, (its result, None), or (None, the message of its error).
@@ -188,6 +186,6 @@ def in_threads(function, items, description, workers=None, progress=True):
         except UserError as error:
             return None, str(error)
 
-    with ThreadPool(workers) as pool:
+    with ThreadPool() as pool:  # one thread per core
         done = pool.imap(call, items, chunksize=ITEMS_PER_TASK)
-        yield from tqdm(done, description, len(items), unit="img", disable=None if progress else True)
+        yield from tqdm(done, description, len(items), unit="img", disable=None)

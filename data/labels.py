@@ -103,7 +103,7 @@ def count_folds(folds):
     return folds.value_counts().sort_index().to_dict()
 
 
-def read_table(path, text, check_header, expected="the header's {}", **dialect):
+def read_table(path, text, check_header, **dialect):
     """Read delimited text.
 
     Args:
@@ -111,7 +111,6 @@ def read_table(path, text, check_header, expected="the header's {}", **dialect):
         text: the content.
         check_header: a function of the path and the names of the columns that returns the names to use, and raises
             UserError for wrong ones.
-        expected: the number of columns, in words.
         dialect: arguments of `csv.reader`.
 
     Returns:
@@ -133,7 +132,7 @@ def read_table(path, text, check_header, expected="the header's {}", **dialect):
     names = check_header(path, [name.strip() for name in rows[0]] if rows else [])
     for row, line in zip(rows, lines, strict=True):
         if len(row) != len(names):
-            wrong = f"{len(row)} fields instead of {expected.format(len(names))}"
+            wrong = f"{len(row)} fields instead of the header's {len(names)}"
             raise UserError(f"{path}, line {line}: {wrong}: {printable(repr(','.join(row)), 80)}")
     columns = zip(*rows[1:], strict=True) if rows[1:] else [()] * len(names)
     return dict(zip(names, columns, strict=True)), np.array(lines[1:], int)
@@ -151,7 +150,7 @@ def select(rows, labels, classes, policy, left_out, **facts):
     Returns:
         A LabelReport, whose `faces` are the Faces.
     """
-    repeated, labelled = repeated_rows(rows), labels >= 0
+    repeated, labelled = rows.duplicated(FACE_KEY), labels >= 0
     table = rows.assign(label=labels)[labelled & ~repeated].reset_index(drop=True)
     table = table[COLUMNS + [name for name in table if name not in COLUMNS]]
     exact = facts.pop("labels_are_ages", False)
@@ -247,8 +246,3 @@ def refuse_crossing(rows, column, article, file=None):
     """Raise UserError for the first row whose person or album is in another fold in a row before it."""
     crossing = rows.fold != rows.groupby(column).fold.transform("first")
     refuse_value(rows, crossing, column, f"is in two folds; all faces of {article} {column} belong into one", file)
-
-
-def repeated_rows(rows, keep="first"):
-    """Bool (N,): which rows list a face again; with keep=False also the first row of such a face."""
-    return rows.duplicated(FACE_KEY, keep=keep)

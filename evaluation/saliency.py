@@ -26,7 +26,7 @@ def grad_cam(model, images, classes):
     found = []
     with last_feature_maps(model).register_forward_hook(lambda module, inputs, output: found.append(output)):
         outputs = model(images.clone().requires_grad_())  # so that the maps have a gradient if no parameter needs one
-    probabilities = model.head.probabilities(outputs)  # (B, K)
+    probabilities = model.fc.probabilities(outputs)  # (B, K)
     scores = outputs if outputs.shape == probabilities.shape else probabilities.log()
     (maps,) = found  # (B, C, h, w)
     columns = torch.as_tensor(classes, device=outputs.device).clone()[:, None]  # inference mode's own cannot be used

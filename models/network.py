@@ -10,6 +10,7 @@ class Network(nn.Module):
     """A network that knows its classes and its input. A subclass defines `features` and its last layer, `fc`.
 
     Attributes:
+        fc: the head, see models/heads.py, under torchvision's name.
         mean, std: per channel, of RGB in [0, 1], to normalise images with; ImageNet's, which face networks use too.
         pretrained_names: {start of a name in torchvision's weights: the start of ours}, where they differ.
         image_size: side of its input, in pixels; None until it is known.
@@ -29,11 +30,6 @@ class Network(nn.Module):
         self.description = {}
         self.record = {}
 
-    @property
-    def head(self):
-        """The last layer. It is registered as `fc`, the name that torchvision gives it."""
-        return self.fc
-
     def features(self, images):
         """Normalised images (B, 3, S, S) -> features (B, F)."""
         raise NotImplementedError
@@ -47,7 +43,7 @@ class Network(nn.Module):
 
     def probabilities(self, images):
         """Normalised images (B, 3, S, S) -> class probabilities (B, K)."""
-        return self.head.probabilities(self(images))
+        return self.fc.probabilities(self(images))
 
     def mirrored_probabilities(self, images):
         """The mean of the class probabilities (B, K) of normalised images (B, 3, S, S) and of their mirror images.

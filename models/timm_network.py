@@ -48,11 +48,3 @@ def create_backbone(name, pretrained=False):
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except RuntimeError as error:  # it has no such weights
         raise UserError(f"--model {PREFIX}{name}: {first_line(error)}") from None
-
-
-def download_backbone(name):
-    """The state dict of timm's own trained weights, from its cache or the web. Raises UserError."""
-    try:
-        return create_backbone(name.removeprefix(PREFIX), pretrained=True).state_dict()
-    except OSError as error:
-        raise UserError(f"--pretrained: cannot download the weights of {name}: {first_line(error)}") from None

@@ -53,7 +53,7 @@ class TestClasses:
         """9-10 lies across a border, 45 in a gap, and 70+ within 60+."""
         own = Classes.of_ages(["0-8", "9-10", "11-19", "20-30", "45", "70+"])
         assert own.within(GROUPS).tolist() == [0, -1, 1, 2, -1, 3]
-        assert GROUPS.within(Classes.named(("young", "old"))).tolist() == [-1] * 4
+        assert GROUPS.within(Classes(("young", "old"))).tolist() == [-1] * 4
 
     def test_an_open_class_counts_as_twenty_years(self):
         assert GROUPS.bounds.tolist() == [[0, 9], [10, 19], [20, 39], [60, 79]]
@@ -110,7 +110,7 @@ def test_without_known_ages_there_are_none():
     evaluation = evaluation_of(np.eye(4)[[0, 1]], [3, 15])
     unknown = dataclasses.replace(evaluation.faces, table=evaluation.faces.table.assign(age=[3, np.nan]))
     assert "mae_years" not in dataclasses.replace(evaluation, faces=unknown).metrics()
-    named = Faces(evaluation.faces.table, Classes.named(("a", "b", "c", "d")))
+    named = Faces(evaluation.faces.table, Classes(("a", "b", "c", "d")))
     assert dataclasses.replace(evaluation, faces=named).ages is None
 
 
@@ -190,7 +190,7 @@ class TestThreshold:
         with pytest.raises(UserError, match=f"^{message}$"):
             probability_of(np.zeros((1, 4)), GROUPS, 18)
         with pytest.raises(UserError, match=": the classes are not ages"):
-            probability_of(np.zeros((1, 2)), Classes.named(("a", "b")), 18)
+            probability_of(np.zeros((1, 2)), Classes(("a", "b")), 18)
 
     def test_no_figure_of_few(self, evaluation):
         with pytest.raises(UserError, match="99 faces are under 18 years; at least 100 are needed for a figure"):

@@ -1,6 +1,7 @@
 """The cache: right pixels, built once, rebuilt where its sources changed, nothing half-written."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -9,6 +10,7 @@ import struct
 import subprocess
 import sys
 import warnings
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +49,7 @@ def pictures(tmp_path):
 def open_small(pictures):
     """The Cache of the pictures at 40 pixels."""
     folder, paths, cache = pictures
-    return open_cache(folder, paths, 40, cache, progress=False)
+    return open_cache(folder, paths, 40, cache)
 
 
 def colours(pictures):
@@ -68,10 +70,13 @@ def test_pixels_and_shape(pictures):
     assert not images.flags.writeable
 
 
-def test_the_number_of_threads_changes_nothing(pictures, tmp_path):
+def test_the_number_of_threads_changes_nothing(pictures, tmp_path, monkeypatch):
     folder, paths, _ = pictures
-    one, four = (open_cache(folder, paths, 33, tmp_path / str(n), workers=n, progress=False) for n in (1, 4))
-    assert (one.images == four.images).all()
+    found = []
+    for count in (1, 4):
+        monkeypatch.setattr("data.images.ThreadPool", functools.partial(ThreadPool, count))
+        found.append(open_cache(folder, paths, 33, tmp_path / str(count)).images)
+    assert (found[0] == found[1]).all()
 
 
 def test_a_wide_picture_is_cut_in_the_middle(tmp_path):
@@ -120,8 +125,8 @@ def test_a_replaced_picture_rebuilds_its_shard(pictures, monkeypatch):
 def test_a_changed_list_and_another_size_are_other_caches(pictures):
     folder, paths, cache = pictures
     open_small(pictures)
-    assert open_cache(folder, paths[:3], 40, cache, progress=False).images.shape == (3, 3, 40, 40)
-    assert open_cache(folder, paths, 50, cache, progress=False).images.shape == (6, 3, 50, 50)
+    assert open_cache(folder, paths[:3], 40, cache).images.shape == (3, 3, 40, 40)
+    assert open_cache(folder, paths, 50, cache).images.shape == (6, 3, 50, 50)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +144,8 @@ def test_broken_pictures_are_named_or_left_out(pictures, content, message):
     with pytest.raises(UserError, match=rf"{paths[3]}' {message}.*{hint}"):
         open_small(pictures)
     with pytest.raises(UserError, match=rf"--skip-damaged 1: 2 images cannot be read, first '.*{paths[3]}' .*; '"):
-        open_cache(folder, paths, 40, cache, skip_damaged=1, progress=False)
-    found = open_cache(folder, paths, 40, cache, skip_damaged=2, progress=False)
+        open_cache(folder, paths, 40, cache, skip_damaged=1)
+    found = open_cache(folder, paths, 40, cache, skip_damaged=2)
     assert list(found.damaged) == [3, 4] and message in found.damaged[3]
     assert [int(image.max()) for image in found.images] == [0, 10, 20, 0, 0, 50]
     save(folder / paths[3], np.full((40, 40, 3), 70))
@@ -152,7 +157,7 @@ def test_an_image_that_can_be_read_again_is_read(pictures, monkeypatch):
     """A network drive may fail for a moment."""
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "decode_face", raise_error)
-        assert len(open_cache(*pictures[:2], 40, pictures[2], skip_damaged=6, progress=False).damaged) == 6
+        assert len(open_cache(*pictures[:2], 40, pictures[2], skip_damaged=6).damaged) == 6
     assert colours(pictures) == [0, 10, 20, 30, 40, 50]
 
 
@@ -454,7 +459,7 @@ def test_a_cache_that_is_larger_than_the_disk_is_refused_before_anything_is_deco
     monkeypatch.setattr("data.cache.decode_face", lambda *_: pytest.fail("decoded"))
     message = r"^cannot write the cache in '.*' \(1,716,613,770 MiB\): only [0-9,]+ MiB are free there$"
     with pytest.raises(UserError, match=message):
-        open_cache(folder, paths, 10_000_000, cache, progress=False)
+        open_cache(folder, paths, 10_000_000, cache)
     assert not list(cache.iterdir())
 
 
@@ -462,7 +467,7 @@ def test_a_cache_folder_that_cannot_be_written_is_an_error(pictures):
     folder, paths, cache = pictures
     cache.write_text("a file where the folder should be")
     with pytest.raises(UserError, match=r"cannot write the cache in '.*' \(0 MiB\)"):
-        open_cache(folder, paths, 40, cache, progress=False)
+        open_cache(folder, paths, 40, cache)
 
 
 BUILD_SLOWLY = """
@@ -474,7 +479,7 @@ def slow(*face):
     time.sleep(0.3)
     return decode(*face)
 data.cache.decode_face = slow
-data.cache.open_cache(sys.argv[1], sys.argv[3:], 40, sys.argv[2], workers=1, progress=False)
+data.cache.open_cache(sys.argv[1], sys.argv[3:], 40, sys.argv[2])
 """
 
 

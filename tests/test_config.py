@@ -116,6 +116,7 @@ def test_the_config_of_a_run_directory_comes_back(tmp_path):
         ('{"lr": NaN}', "': --lr nan: expected a number from 0 to 1000000.0$"),
         ('{"folds": [[0]]}', r"': --folds \[0\]: expected a whole number$"),
         ('{"recipe": {}}', "': --recipe {}: "),
+        ('{"recipe": {"original": 1}}', "': --recipe {'original': 1}: expected a text$"),
         ('{"recipe": ["original"]}', "': --recipe "),
     ],
     ids=lambda value: value[:20],

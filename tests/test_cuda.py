@@ -112,4 +112,4 @@ def test_a_step_does_not_wait_for_the_gpu(images, faces):
         torch.cuda.set_sync_debug_mode("default")
     assert not complete
     assert state.step == 2
-    assert evaluate(state.evaluated_model, FaceDataset(on_gpu, faces), 8, runtime).probabilities.shape == (24, 8)
+    assert evaluate(state.model, FaceDataset(on_gpu, faces), 8, runtime).probabilities.shape == (24, 8)

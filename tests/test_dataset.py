@@ -22,7 +22,7 @@ from utils.seeds import Stream, make_generator
 
 
 def make_faces(labels, rows=None):
-    return Faces(pd.DataFrame({"label": labels}, index=rows), Classes.named("01234567"))
+    return Faces(pd.DataFrame({"label": labels}, index=rows), Classes(tuple("01234567")))
 
 
 def dataset(count=10):

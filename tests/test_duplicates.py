@@ -282,7 +282,7 @@ class TestPictures:
     @pytest.fixture
     def faces(self):
         columns = {"path": [f"{k}.jpg" for k in range(6)], "fold": [0, 0, 0, 1, 1, 2], "label": [0] * 6}
-        return Faces(pd.DataFrame(columns), Classes.named(("young", "old")))
+        return Faces(pd.DataFrame(columns), Classes(("young", "old")))
 
     @pytest.fixture
     def pictures(self):

@@ -20,7 +20,7 @@ TABLE = pd.DataFrame(
 
 
 def faces():
-    return Faces(TABLE, Classes.named(("young", "grown", "old")))
+    return Faces(TABLE, Classes(("young", "grown", "old")))
 
 
 def test_a_subset_keeps_its_rows_of_the_cache_and_its_classes():

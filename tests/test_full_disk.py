@@ -51,9 +51,9 @@ def test_a_cache_that_does_not_fit_leaves_nothing(tmp_path):
     paths = [f"{k}.png" for k in range(40)]
     message = r"^cannot write the cache in '.*' \(1 MiB\): File too large$"  # 1,200,000 bytes
     with files_of_at_most(1 << 20), pytest.raises(UserError, match=message):
-        open_cache(tmp_path, paths, 100, tmp_path / "cache", progress=False)
+        open_cache(tmp_path, paths, 100, tmp_path / "cache")
     assert all(path.name.endswith(".lock") for path in (tmp_path / "cache").iterdir())
-    assert open_cache(tmp_path, paths, 100, tmp_path / "cache", progress=False).images.shape == (40, 3, 100, 100)
+    assert open_cache(tmp_path, paths, 100, tmp_path / "cache").images.shape == (40, 3, 100, 100)
 
 
 def test_a_folder_of_outputs_keeps_all_of_the_earlier_ones(tmp_path):

@@ -39,7 +39,7 @@ def evaluation_of(faces, people, classes=8, groups=2):
     columns = {"path": k.astype(str), "album": "a", "person": (k % people).astype(str), "fold": 0, "g": k % groups}
     table = pd.DataFrame({**columns, "label": rng.integers(0, classes, faces)})
     probabilities = rng.dirichlet(np.ones(classes), faces).astype(np.float32)
-    return Evaluation(Faces(table, Classes.named([f"c{k}" for k in range(classes)])), probabilities)
+    return Evaluation(Faces(table, Classes(tuple(f"c{k}" for k in range(classes)))), probabilities)
 
 
 def page_of(evaluation):

@@ -20,7 +20,7 @@ from data import DATA_SOURCE, load_data
 from data.label_file import load_faces, select_faces
 from data.split import draw_folds, split_faces
 from training.config import Config
-from utils.classes import Classes
+from utils.classes import Classes, check_names
 from utils.errors import UserError
 
 THREE = ("0-12", "13-39", "60+")
@@ -374,7 +374,7 @@ class TestGroups:
     @pytest.mark.parametrize("name", ["", " a", "a\tb", "x" * 41, "a\u202eb"])
     def test_names_that_no_class_can_have(self, name):
         with pytest.raises(UserError, match="cannot name a group; expected 1 to 40 characters"):
-            Classes.named(("young", name))
+            check_names(("young", name))
 
 
 class TestDrawnFolds:

@@ -21,7 +21,7 @@ def pictures():
 
 def faces_of(*names):
     table = pd.DataFrame({"path": names, "album": "x", "person": names, "fold": 0, "label": 0})
-    return Faces(table, Classes.named(("young", "old")))
+    return Faces(table, Classes(("young", "old")))
 
 
 def record_of(pictures, seen, **duplicates):

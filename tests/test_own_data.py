@@ -285,7 +285,7 @@ def test_a_label_file_takes_the_place_of_the_constant(monkeypatch):
 
 
 def test_tables_have_room_for_long_names():
-    classes, labels = Classes.named(("a long name of a class", "b")), np.repeat([0, 1], [3, 7])
+    classes, labels = Classes(("a long name of a class", "b")), np.repeat([0, 1], [3, 7])
     evaluation = Evaluation(
         Faces(pd.DataFrame({"label": labels}), classes),
         np.zeros((10, 2)),

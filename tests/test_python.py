@@ -57,7 +57,7 @@ def test_features_are_those_in_front_of_the_last_layer(photo):
     assert features.shape == (1, model.fc.in_features)
     with torch.inference_mode():
         temperature = model.record["temperature"]
-        mean = (model.head.probabilities(model.fc(torch.cat([features, mirrored])))).mean(0)
+        mean = (model.fc.probabilities(model.fc(torch.cat([features, mirrored])))).mean(0)
         probabilities = mean.log().div(temperature).softmax(0)
     [face] = predictor(array)
     assert list(face.probabilities.values()) == pytest.approx(probabilities.tolist(), abs=1e-4)

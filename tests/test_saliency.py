@@ -92,7 +92,7 @@ def test_heads_without_class_logits_take_the_log_probability(head, label):
     with torch.no_grad(), model.layer4.register_forward_hook(lambda module, inputs, out: maps.append(out)):
         features = model.features(images)
         steps = 1e-6 * torch.eye(features.shape[1], dtype=torch.float64)
-        up, down = (model.head.probabilities(model.fc(features + move))[:, label].log() for move in (steps, -steps))
+        up, down = (model.fc.probabilities(model.fc(features + move))[:, label].log() for move in (steps, -steps))
         weights = (up - down) / 2e-6 / maps[0][0, 0].numel()
         assert weights.abs().max() > 0
         expected = (weights[None, :, None, None] * maps[0]).sum(1).relu()

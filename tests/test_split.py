@@ -9,7 +9,7 @@ from data.faces import Faces
 from data.split import split_faces
 from utils.classes import Classes
 
-CLASSES = Classes.named(("young", "old"))
+CLASSES = Classes(("young", "old"))
 
 
 def table(album_sizes):

@@ -58,7 +58,7 @@ def test_the_state_comes_back(optimizer):
         first.step += 1
     second = state(**settings)
     second.load_state_dict(first.state_dict())
-    assert (second.step, second.epoch) == (2, 0)
+    assert second.step == 2
     for ours, theirs in zip(second.model.parameters(), first.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     momenta = [values["momentum_buffer"] for values in second.optimizer.state.values()]

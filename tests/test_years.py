@@ -69,7 +69,7 @@ def within(folder, monkeypatch):
 
 def test_the_run_knows_ages(folder):
     model = load_model("runs/faces/fold_0.pt")
-    assert len(model.classes) == 101 and model.head.borders.tolist()[:2] == [0.5, 1.5]
+    assert len(model.classes) == 101 and model.fc.borders.tolist()[:2] == [0.5, 1.5]
     results = json.loads(Path("runs/faces/results.json").read_text())
     table = pd.read_csv("runs/faces/predictions.csv")
     assert sorted(table.true_age[table.fold == 0]) == AGES

@@ -16,7 +16,7 @@ from data import label_file
 from data.adience import DEFAULT_GROUPS, LABEL_POLICIES, NO_AGE, read_rows, select_faces
 from data.duplicates import SIDE, SIGNATURE_BYTES, both_signatures, find_pairs
 from data.images import decode_face, in_threads
-from data.labels import FOLDS, find_present, repeated_rows
+from data.labels import FACE_KEY, FOLDS, find_present
 from training.config import FIELDS
 from utils.cli import printable, run_script
 from utils.errors import UserError
@@ -125,7 +125,7 @@ def count_labels(rows, selections):
     counts = {
         "rows": len(rows),
         "rows_per_fold": [int((rows.fold == fold).sum()) for fold in FOLDS] if (rows.fold >= 0).any() else [],
-        "repeats": int(repeated_rows(rows).sum()),
+        "repeats": int(rows.duplicated(FACE_KEY).sum()),
         "people": rows.person.nunique(),
         "albums": rows.album.nunique(),
         "ages": {str(age): int(count) for age, count in rows.age.value_counts().items()},
@@ -142,7 +142,7 @@ def list_several(names, values, unit=""):
 
 def check_images(rows, image_dir):
     """Counts of the images, and {finding: lines}."""
-    table = rows[~repeated_rows(rows)]
+    table = rows[~rows.duplicated(FACE_KEY)]
     present = find_present(table.path, image_dir)
     missing, table = table.path[~present].tolist(), table[present]
     read = list(in_threads(read_signature, [image_dir / path for path in table.path], "reading images"))

@@ -225,9 +225,7 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
     """
 
     def __post_init__(self):
-        recipe = self.recipe or "original"
-        if recipe not in RECIPES:
-            raise UserError(f"--recipe {recipe}: choose from {', '.join(RECIPES)}")
+        recipe = self.recipe if self.recipe in list(RECIPES) else "original"  # check_values refuses any other
         epochs = self.epochs if isinstance(self.epochs, int) else default_of(FIELDS["epochs"])
         fill_defaults(self, {name: in_epochs(value, epochs) for name, value in RECIPES[recipe].items()})
         check_values(self)

@@ -50,7 +50,7 @@ def train_one_epoch(state, batches, augment, meter, runtime, after_step):
         state.optimizer.step()
         state.step += 1
 
-        meter.update(loss.detach(), state.model.head.probabilities(outputs.detach()), batch.labels)
+        meter.update(loss.detach(), state.model.fc.probabilities(outputs.detach()), batch.labels)
         if after_step():
             return False
     meter.finish()

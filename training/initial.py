@@ -8,7 +8,7 @@ import torch
 from models.checkpoint import FORMAT, load_model
 from models.network import layer_groups
 from models.pruning import pruned_state
-from models.timm_network import PREFIX, download_backbone
+from models.timm_network import PREFIX, create_backbone
 from utils.cli import printable
 from utils.errors import UserError, is_out_of_memory
 from utils.reading import exists, open_regular
@@ -84,7 +84,10 @@ def load_state(path):
 def download_state(network):
     """Torchvision's ImageNet weights, or timm's own, from a cache or the web. Raises UserError."""
     if network.startswith(PREFIX):
-        return download_backbone(network)
+        try:
+            return create_backbone(network.removeprefix(PREFIX), pretrained=True).state_dict()
+        except OSError as error:
+            raise UserError(f"--pretrained: cannot download the weights of {network}: {first_line(error)}") from None
     from torchvision.models import get_model_weights
 
     try:
@@ -158,13 +161,11 @@ def count_values(model, fitting):
 
 def mismatch(path, found, own):
     """The first tensor that does not fit, as text."""
-    for name, value in own.items():
-        if name not in found:
-            return f"--init-from: '{path}' has no '{name}': it is of another network"
-        if found[name].shape != value.shape:
-            theirs, ours = tuple(found[name].shape), tuple(value.shape)
-            return f"--init-from: '{path}' has a '{name}' of {theirs}; this network's is {ours}"
-    return f"--init-from: '{path}' is of another network"
+    name = next(name for name, value in own.items() if name not in found or found[name].shape != value.shape)
+    if name not in found:
+        return f"--init-from: '{path}' has no '{name}': it is of another network"
+    theirs, ours = tuple(found[name].shape), tuple(own[name].shape)
+    return f"--init-from: '{path}' has a '{name}' of {theirs}; this network's is {ours}"
 
 
 def describe_initial(initial, counts):

@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
                 parameter.mul_(1 - lr * group["weight_decay"]).sub_(update, alpha=lr)
 
 
-def orthogonalized(matrix, steps=STEPS):
+def orthogonalized(matrix):
     """A matrix with the singular vectors of the given one and nearly equal singular values.
 
     The Newton-Schulz iteration X <- a X + b (X X^T) X + c (X X^T)^2 X, computed on the small matrix X X^T: what
@@ -52,7 +52,6 @@ def orthogonalized(matrix, steps=STEPS):
 
     Args:
         matrix: float (M, N).
-        steps: of the iteration.
 
     Returns:
         float (M, N), of root mean square UPDATE_RMS where all singular values are 1.
@@ -66,7 +65,7 @@ def orthogonalized(matrix, steps=STEPS):
     gram = matrix @ matrix.T  # (M, M)
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     product = factor = a * identity + b * gram + c * gram @ gram
-    for _ in range(steps - 1):
+    for _ in range(STEPS - 1):
         gram = factor @ gram @ factor  # all of them are polynomials of the first one, so that they commute
         factor = a * identity + b * gram + c * gram @ gram
         product = factor @ product

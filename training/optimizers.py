@@ -24,7 +24,7 @@ OPTIMIZERS = {"sgd": sgd, "muon": muon, "adamw": adamw}
 
 def parameter_groups(model, weight_decay, head_lr_factor=1.0):
     """Groups of a Network's parameters that are not frozen; the factor is for the last layer's learning rate."""
-    last = set(model.head.parameters())
+    last = set(model.fc.parameters())
     groups = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -58,8 +58,6 @@ def check_optimizer_state(optimizer, state):
         recorded = {"lr_factor": 1.0, **recorded}  # which earlier versions did not have
         if any(recorded[name] != value for name, value in group.items() if name != "lr"):
             raise ValueError("its optimizer has other settings")
-    if not state["state"]:  # before the first step
-        return
     if state["state"].keys() != own["state"].keys():
         raise ValueError("its optimizer's state is not complete")
     for position, values in own["state"].items():

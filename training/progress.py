@@ -46,7 +46,8 @@ class FoldProgress:
         self.bar.close()
 
     def description(self):
-        return f"{fold_name(self.fold)} epoch {min(self.state.epoch + 1, self.epochs)}/{self.epochs}"
+        epoch = self.state.step // self.state.steps_per_epoch
+        return f"{fold_name(self.fold)} epoch {min(epoch + 1, self.epochs)}/{self.epochs}"
 
     def update(self, meter):
         """Show the meter after a step. Reading it waits for the device, so that happens once a second."""

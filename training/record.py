@@ -23,8 +23,8 @@ LOG_COLUMNS = [
     *("fold", "epoch", "lr", "gridmask_prob", "train_loss", "train_top1"),
     *(f"test_{name}" for name in METRICS),
     *("seconds", "images_per_second"),
+    *(f"val_{name}" for name in METRICS),  # where --val-fraction holds faces out for tuning
 ]
-VAL_COLUMNS = [f"val_{name}" for name in METRICS]  # behind them, where --val-fraction holds faces out for tuning
 NECESSARY = ("fold", "epoch", "train_loss", "train_top1", "seconds", "images_per_second")  # in every version's log
 PROGRESS_FORMAT = "age-training-progress"
 

@@ -16,15 +16,7 @@ from models.ages import MASS
 from models.checkpoint import NO_FOLD, load_model, save_model
 from training.config import differences, read_config
 from training.engine import EpochMeter
-from training.record import (
-    LOG_COLUMNS,
-    PROGRESS_FORMAT,
-    VAL_COLUMNS,
-    check_record,
-    load_progress,
-    log_row,
-    model_record,
-)
+from training.record import LOG_COLUMNS, PROGRESS_FORMAT, check_record, load_progress, log_row, model_record
 from utils.cli import printable
 from utils.errors import UserError
 from utils.files import locked, write_csv, write_json
@@ -246,7 +238,7 @@ class RunDirectory:
         rows = [row for row in self.read_log() if row["fold"] not in folds and self.has_begun(row["fold"])]
         rows += [row for fold in folds for row in self.history.get(fold, [])]
         if rows:
-            columns = [name for name in LOG_COLUMNS + VAL_COLUMNS if any(name in row for row in rows)]
+            columns = [name for name in LOG_COLUMNS if any(name in row for row in rows)]
             table = pd.DataFrame(rows, columns=columns).sort_values(["fold", "epoch"], kind="stable")
             write_csv(self.folder / "log.csv", table)
 

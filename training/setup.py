@@ -12,12 +12,7 @@ from evaluation.leaks import refuse_seen
 from models import MODELS, create_model
 from models.network import Network, layer_groups
 from training.config import FIELDS, NetworkConfig
-from training.initial import (
-    InitialWeights,
-    describe_initial,
-    fitting_weights,
-    initial_weights,
-)
+from training.initial import InitialWeights, describe_initial, fitting_weights, initial_weights
 from training.losses import LOSSES, Criterion
 from training.optimizers import OPTIMIZERS, parameter_groups
 from training.schedule import learning_rate
@@ -160,7 +155,7 @@ def build_model(config, classes):
     model = create_model(config.model, loss.head, len(classes), **config.network_options())
     model.classes, model.image_size = classes, config.image_size
     if loss.of_ages:
-        model.head.set_years(classes)
+        model.fc.set_years(classes)
     return model
 
 
@@ -209,7 +204,7 @@ def make_state(config, setup, runtime):
     loss = LOSSES[config.loss]
     function = functools.partial(loss.function, width=config.label_width) if loss.widths else loss.function
     teacher = Teacher(setup.teachers.values(), runtime) if setup.teachers else None
-    taught = (teacher, config.teacher_weight, model.head, config.teacher_temperature)
+    taught = (teacher, config.teacher_weight, model.fc, config.teacher_temperature)
     return TrainState(
         model=model,
         network=network,

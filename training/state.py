@@ -40,10 +40,6 @@ class TrainState:
     digests: dict = field(default_factory=dict)
     step: int = 0
 
-    @property
-    def epoch(self):
-        return self.step // self.steps_per_epoch
-
     def train_mode(self):
         """Prepare for training; frozen layers keep their batch statistics as well."""
         self.network.train()

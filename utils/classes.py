@@ -34,12 +34,6 @@ class Classes:
         return len(self.names)
 
     @classmethod
-    def named(cls, names):
-        """Classes that are not ages. Raises UserError for a name that no class can have."""
-        check_names(names)
-        return cls(tuple(names))
-
-    @classmethod
     def of_ages(cls, names):
         """Age groups.
 
@@ -159,11 +153,9 @@ def check_names(names):
         raise UserError(f"{given}: expected at least two groups, such as 0-12 13-19 20+")
     if len(names) > MOST_CLASSES:
         raise UserError(f"{OPTION}: {len(names):,} groups are given; at most {MOST_CLASSES:,} are possible")
-    known = set()
-    for name in names:
-        if name in known:
+    for number, name in enumerate(names):
+        if name in names[:number]:
             raise UserError(f"{given}: '{name}' is there twice; name each group once")
-        known.add(name)
         if not name or len(name) > LONGEST_NAME or not name.isprintable() or name != " ".join(name.split()):
             expected = f"1 to {LONGEST_NAME} characters, single spaces between words"
             raise UserError(f"{given}: '{name}' cannot name a group; expected {expected}")

@@ -7,8 +7,6 @@ import time
 from utils.cli import end_script, printable
 from utils.distributed import SINGLE_PROCESS
 
-EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
-
 
 class Interruption:
     """Within the context, SIGINT and SIGTERM only set `requested`, which a loop reads after each of its steps.
@@ -28,7 +26,7 @@ class Interruption:
         self.requested_at = 0.0
 
     def __enter__(self):
-        self.earlier = {number: signal.signal(number, self.on_signal) for number in EXIT_STATUS}
+        self.earlier = {number: signal.signal(number, self.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *exception):
@@ -55,4 +53,4 @@ class Interruption:
         self.distributed.barrier()  # torchrun stops the others as soon as one has ended
         if self.distributed.is_main_process:
             print(f"\nstopped and saved; resume with\n\n    {printable(command)}\n", file=sys.stderr)
-        sys.exit(EXIT_STATUS[self.requested])
+        sys.exit(128 + self.requested)
