@@ -365,7 +365,7 @@ def print_report(report, evaluation):
     for name, metric in METRICS.items():
         if name not in ("top1", "one_off", "mae") and name in report:
             print(f"{metric.title}: {metric.show(report[name])}")
-    print(tables.calibration_line(*(report[name] for name in ("ece", "ece_calibrated", "temperature"))))
+    print(tables.calibration_line(report))
     if report["duplicates"] and report["without_duplicates"]:
         print(tables.duplicates_line(report["duplicates"], report["without_duplicates"]))
     print(

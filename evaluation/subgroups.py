@@ -24,7 +24,7 @@ TURN_NAMES = ("frontal (0)", "over 0 to 15", "over 15 to 30", "over 30")
 CHUNK = 256  # images
 
 
-def subgroups(evaluation, columns=None, extra=None, metric=None, draws=2000, seed=0):
+def subgroups(evaluation, columns=None, metric=None, draws=2000, seed=0):
     """One row per group of faces: its metrics, their intervals, and its gap to all other faces.
 
     Intervals are percentile intervals of a bootstrap over people (see bootstrap.py). The p value of a gap is that of
@@ -35,8 +35,7 @@ def subgroups(evaluation, columns=None, extra=None, metric=None, draws=2000, see
     Args:
         evaluation: an Evaluation of N faces.
         columns: names in COLUMNS, or of other columns, each value of which is a group; None takes all of COLUMNS that
-            the faces have, and the others of up to MOST_UNASKED values.
-        extra: a table of N rows, in the order of the faces, with more columns; `image_size` needs width and height.
+            the faces have, and the others of up to MOST_UNASKED values. `image_size` needs width and height.
         metric: the name in METRICS whose gap is taken; by default the one that the evaluation is judged by.
         draws: the number of samples of people.
 
@@ -49,17 +48,18 @@ def subgroups(evaluation, columns=None, extra=None, metric=None, draws=2000, see
 
     Raises:
         UserError: the faces lack a column.
-        ValueError: `extra` has another number of rows.
     """
-    groups = group_faces(evaluation, columns, extra)
+    groups = group_faces(evaluation, columns)
     inside, outside = sampled_metrics(evaluation, [mask for _, _, mask in groups], draws, seed)  # (draws, G, M)
     metric = metric or evaluation.judged_by
     chosen, rows = evaluation.metric_names.index(metric), []
     for number, (column, group, mask) in enumerate(groups):
         own, others = evaluation.where(mask), evaluation.where(~mask)
         row = {"metric": metric, "column": column, "group": group, **group_metrics(own, inside[:, number])}
-        gaps = inside[:, number, chosen] - outside[:, number, chosen]
-        row["gap"], row["p"] = gap_and_p(own, others, metric, gaps)
+        row |= {"gap": np.nan, "p": np.nan}
+        if all(len(side) >= LEAST_FACES and side.faces.people.nunique() >= LEAST_PEOPLE for side in (own, others)):
+            row["gap"] = float(own.per_face(metric).mean() - others.per_face(metric).mean())
+            row["p"] = wald_p(row["gap"], inside[:, number, chosen] - outside[:, number, chosen])
         rows.append(row)
     table = pd.DataFrame(rows)
     table["p_corrected"] = holm(table.p)
@@ -86,20 +86,6 @@ def group_metrics(evaluation, samples):
         low, high = map(float, map(METRICS[name].finish, (low, high)))
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return {**row, "ece": evaluation.calibration()["ece"] if enough else np.nan}
-
-
-def gap_and_p(own, others, metric, samples):
-    """(gap of the group's metric to that of all others, two-sided p value), NaN where either is too small to compare.
-
-    Args:
-        own, others: the Evaluations of the group and of all other faces.
-        samples: (draws,), the gap over samples of people.
-    """
-    for side in (own, others):
-        if len(side) < LEAST_FACES or side.faces.people.nunique() < LEAST_PEOPLE:
-            return np.nan, np.nan
-    gap = float(own.per_face(metric).mean() - others.per_face(metric).mean())
-    return gap, wald_p(gap, samples)
 
 
 def sampled_metrics(evaluation, masks, draws, seed):
@@ -129,15 +115,11 @@ def holm(p_values):
     return corrected
 
 
-def group_faces(evaluation, columns=None, extra=None):
+def group_faces(evaluation, columns=None):
     """The groups of each column as a list of (column, name, bool (N,)); see `subgroups`."""
     faces, coarse = evaluation.faces, evaluation.coarse()
     table = faces.table.assign(label=pd.Categorical.from_codes(coarse.labels, coarse.classes.names, ordered=True))
     table["album_size"] = table.groupby("album").path.transform("size")
-    if extra is not None:
-        if len(extra) != len(table):
-            raise ValueError(f"extra has {len(extra):,} rows; there are {len(table):,} faces")
-        table = table.assign(**{name: extra[name].to_numpy() for name in extra})
     if "width" in table and "height" in table:
         table["image_size"] = table[["width", "height"]].min(axis=1, skipna=False)
     groups = []
@@ -227,7 +209,7 @@ def short(number):
 
 
 # The grouping of each column; any other column is grouped by value. All faces have label and album_size, Adience's
-# also gender, yaw and score; `extra` has image_size, brightness and sharpness.
+# also gender, yaw and score; `report.data.subgroup_table` adds image_size, brightness and sharpness.
 COLUMNS = {
     "label": by_name,
     "gender": by_name,

@@ -85,5 +85,4 @@ def roc(evaluation, threshold):
     older = evaluation.faces.ages >= threshold
     order = np.argsort(-score, kind="stable")
     last = np.r_[score[order][1:] != score[order][:-1], True]  # faces of one score pass together
-    passed = [np.r_[0, np.cumsum(side[order])[last] / max(1, side.sum())] for side in (~older, older)]
-    return tuple(passed)
+    return tuple(np.r_[0, np.cumsum(side[order])[last] / max(1, side.sum())] for side in (~older, older))

@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from data.faces import Faces
 from data.images import open_image
@@ -122,10 +121,9 @@ def data_facts(faces, pairs, labels):
 def network_facts(models):
     """The networks, each kind once, as (term, text)."""
     descriptions = [
-        f"{model.record.get('config', {}).get('model', type(model).__name__)}, {parameter_count(model):,} parameters,"
-        f" {size_mib(model):.2f} MiB, {model.image_size} px"
+        f"{model.description['name']}, {parameter_count(model):,} parameters, {size_mib(model):.2f} MiB,"
+        f" {model.image_size} px"
         for model in models
-        if model is not None
     ]
     return joined_facts({"Network": descriptions})
 
@@ -193,25 +191,23 @@ def subgroup_table(data, columns=None):
     Args:
         columns: names in COLUMNS or other columns of the faces; None takes all of COLUMNS that can be had.
     """
-    pooled = pool(data.evaluations)
-    first = ~pooled.faces.table.path.duplicated().to_numpy()
-    extra = pd.concat([image_columns(evaluation, columns) for evaluation in data.evaluations], ignore_index=True)
-    return subgroups(pooled.where(first), columns, extra[first])
+    evaluations = [with_image_columns(evaluation, columns) for evaluation in data.evaluations]
+    return subgroups(pool(evaluations, distinct=True), columns)
 
 
-def image_columns(evaluation, columns=None):
-    """Brightness, sharpness and size of the image of each face, as far as they are known and among the columns.
+def with_image_columns(evaluation, columns=None):
+    """The evaluation with brightness, sharpness and size of the image of each face as columns of the faces.
 
-    Returns:
-        A table with some of brightness, sharpness, width and height; NaN for a photograph that cannot be read.
+    The size is width and height, NaN for a photograph that cannot be read. What is not known or not among the columns
+    is left out.
     """
-    wanted, tables = set(COLUMNS if columns is None else columns), [pd.DataFrame(index=range(len(evaluation)))]
+    table, wanted = evaluation.faces.table, set(COLUMNS if columns is None else columns)
     if evaluation.images is not None and wanted & {"brightness", "sharpness"}:
-        tables.append(image_statistics(evaluation.images, evaluation.faces.table.index.to_numpy()))
+        table = table.assign(**image_statistics(evaluation.images, table.index.to_numpy()).set_axis(table.index))
     if evaluation.image_dir and "image_size" in wanted:
-        sizes = [image_size(Path(evaluation.image_dir) / path) for path in evaluation.faces.table.path]
-        tables.append(pd.DataFrame(sizes, columns=["width", "height"], dtype=float))
-    return pd.concat(tables, axis=1)
+        sizes = np.array([image_size(Path(evaluation.image_dir) / path) for path in table.path], float).reshape(-1, 2)
+        table = table.assign(width=sizes[:, 0], height=sizes[:, 1])
+    return dataclasses.replace(evaluation, faces=dataclasses.replace(evaluation.faces, table=table))
 
 
 def image_size(path):

@@ -113,7 +113,6 @@ def face_columns(evaluations, table):
         "yaw": [None if yaw is None or yaw != yaw else float(yaw) for yaw in table.get("yaw", missing)],
         "age": table.age,
         "model": table.model,
-        "fold": table.fold,
         "label": table.label,
         "prediction": table.prediction,
         "confidence": (1000 * table.confidence).round().astype(int),

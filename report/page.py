@@ -6,8 +6,9 @@ Text from outside is escaped, or reaches the script as JSON and the page as text
 
 import base64
 import hashlib
-import json
 from pathlib import Path
+
+from jinja2.utils import htmlsafe_json_dumps
 
 from report.card import TEMPLATES, template
 from report.errors import SUSPECTS
@@ -126,7 +127,4 @@ def csp_hash(text):
 
 def to_json(value):
     """JSON for a script element: nothing in it can end the element or a line of a script."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)  # so no U+2028 either
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return htmlsafe_json_dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)  # so no U+2028 either

@@ -18,19 +18,11 @@ from evaluation.subgroups import LEAST_FACES, SHOWN, gap_words
 from evaluation.threshold import roc, threshold_table
 from models import create_model
 from models.network import layer_groups
+from report import plots
 from report.data import subgroup_table, with_temperatures
 from report.errors import safe
 from report.gallery import mean_maps
 from report.labels import repeated_pictures, suspect_labels
-from report.plots import (
-    MOST_NUMBERED,
-    plot_ages,
-    plot_calibration,
-    plot_confusion,
-    plot_learning_curves,
-    plot_parameters,
-    plot_roc,
-)
 from report.svg import page_svg
 from report.tables import NO_CERTIFICATE, warnings_of
 from utils.cli import p_value, percent, printable
@@ -162,7 +154,7 @@ def scores(evaluation):
 
 
 def score_row(metrics, name, faces, found):
-    """A row of the table of results from `scores`, or from the values alone."""
+    """A row of a table of metrics from their values, low and high ends, as of `scores`, or from the values alone."""
     cells = [cell(*column) for column in zip(metrics, *found, strict=False)]
     return {"name": name, "faces": f"{faces:,}" if faces else "", "cells": cells}
 
@@ -206,7 +198,7 @@ def confusion(data):
     counts, names = pooled.confusion, pooled.classes.names
     fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = []
-    for true, name in enumerate(names if len(names) <= MOST_NUMBERED else ()):
+    for true, name in enumerate(names if len(names) <= plots.MOST_NUMBERED else ()):
         cells = [
             {
                 "count": f"{counts[true, predicted]:,}",
@@ -221,7 +213,7 @@ def confusion(data):
         ]
         rows.append({"name": name, "cells": cells, "faces": f"{counts[true].sum():,}"})
     title = "all held-out faces" if pooled is exact else "all held-out faces by decade"
-    figure = plot_confusion(counts, names, title)
+    figure = plots.plot_confusion(counts, names, title)
     return {"names": list(names), "rows": rows, "figures": {"confusion": figure}}
 
 
@@ -250,7 +242,7 @@ def calibration(data):
         versions["after"] = dataclasses.replace(pooled, probabilities=probabilities)
     bins = {name: reliability(pooled.labels, pooled.predicted, v.probabilities) for name, v in versions.items()}
     curves = {name: risk_coverage(pooled.labels, pooled.predicted, v.probabilities) for name, v in versions.items()}
-    figure = plot_calibration(bins, curves)
+    figure = plots.plot_calibration(bins, curves)
     return {
         "bins": BINS,
         "rows": [
@@ -305,20 +297,16 @@ def ages(data):
     values = {name: pooled.per_face(name) for name in names}
     decades, people = (pooled.faces.ages // 10 * 10).astype(int), pooled.faces.people
     groups = {f"{start} to {start + 9}": decades == start for start in np.unique(decades)}
-    rows = [
-        {
-            "name": name,
-            "faces": f"{mask.sum():,}",
-            "cells": [cell(METRICS[m], *paired_difference(values[m][mask], 0, people[mask])) for m in names],
-        }
-        for name, mask in {**groups, "all": decades >= 0}.items()
-    ]
-    figure = plot_ages(pooled.faces.ages, pooled.ages[0])
+    metrics, rows = [METRICS[name] for name in names], []
+    for name, mask in {**groups, "all": decades >= 0}.items():
+        found = [paired_difference(each[mask], 0, people[mask]) for each in values.values()]
+        rows.append(score_row(metrics, name, mask.sum(), np.transpose(found)))
+    figure = plots.plot_ages(pooled.faces.ages, pooled.ages[0])
     shares = [percent(np.mean(values["mae_years"] <= years), 1) for years in WITHIN]
     within = list(zip(WITHIN, shares, strict=True))
     words = f"Predicted against true age. {'; '.join(f'within {years} years: {share}' for years, share in within)}."
     return {
-        "columns": [METRICS[name].title for name in names],
+        "columns": [metric.title for metric in metrics],
         "rows": rows,
         "within": within,
         "chart": page_svg(figure, "ages", words),
@@ -334,14 +322,10 @@ def threshold(data):
     except UserError as error:
         return {"problem": str(error).partition(": ")[2], "age": OVER, "note": NO_CERTIFICATE}
     rows = [
-        {
-            "name": group,
-            "faces": f"{own.faces.iloc[0]:,}",
-            "cells": [cell(FRACTION, *row) for row in own[["share", "low", "high"]].to_numpy()],
-        }
+        score_row([FRACTION] * len(own), group, own.faces.iloc[0], own[["share", "low", "high"]].to_numpy().T)
         for group, own in table.groupby("group", sort=False)
     ]
-    figure = plot_roc(*roc(pooled, OVER), OVER)
+    figure = plots.plot_roc(*roc(pooled, OVER), OVER)
     words = f"Share of faces of {OVER} years or older that pass against that of younger ones."
     chart = page_svg(figure, "threshold", words)
     challenges = [int(age) for age in table.challenge.unique()]
@@ -386,7 +370,7 @@ def group_row(row):
 def training(data):
     """The learning curves of all folds, and the time and speed of each."""
     tables = {fold: pd.DataFrame(rows) for fold, rows in data.history.items()}
-    figure = plot_learning_curves(data.history)
+    figure = plots.plot_learning_curves(data.history)
     rows = [
         {
             "fold": f"fold {fold}",
@@ -420,7 +404,7 @@ def parameters(data):
     for number, evaluation in enumerate(data.evaluations):
         if values := parameter_values(evaluation.model):
             name = printable(evaluation.name)
-            figure = plot_parameters(values, name)
+            figure = plots.plot_parameters(values, name)
             words = (
                 f"{group}: standard deviation {own.std():.4f}, untrained {untrained.std():.4f}"
                 for group, (own, untrained) in values.items()

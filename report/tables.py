@@ -32,22 +32,21 @@ def cross_validation_table(results, evaluations):
         f"{'':10} {' last epoch ':-^{last}} {' over epochs ':-^{over}}",
         f"{'held out':10}" + "".join(f"{METRICS[name].title:>{WIDTH}}" for name in [*names, *averaged]),
     ]
-    for name, row in result_rows(results, "± std"):
+    for name, row in result_rows(results):
         lines.append(f"{name:10}" + "".join(f"{show(column, row, name):>{WIDTH}}" for column in columns))
     mean, pooled = results["mean"], pool(list(evaluations.values()))
     lines.append(constant_line(pooled))
-    line = calibration_line(mean["ece"], mean.get("ece_calibrated"), mean.get("temperature"))
-    lines.append(f"mean {line}" if len(results["folds"]) > 1 else line)
+    lines.append(("mean " if len(results["folds"]) > 1 else "") + calibration_line(mean))
     count = sum(len(fold["duplicates"]) for fold in results["folds"])
     if count and "top1_without_duplicates" in mean:
         lines.append(duplicates_line(count, {name: mean.get(f"{name}_without_duplicates") for name in names}))
     return "\n".join(lines + warnings_of(pooled))
 
 
-def result_rows(results, deviation):
+def result_rows(results):
     """The folds of results.json, their mean and, for several folds, their standard deviation: (name, values)."""
     rows = [(f"fold {fold['fold']}", fold) for fold in results["folds"]] + [("mean", results["mean"])]
-    return [*rows, (deviation, results["std"])] if len(results["folds"]) > 1 else rows
+    return [*rows, ("± std", results["std"])] if len(results["folds"]) > 1 else rows
 
 
 def show(name, values, title=""):
@@ -59,17 +58,17 @@ def show(name, values, title=""):
 def write_latex_table(path, results):
     """Write the table of the folds in results.json for a paper."""
     names = [name for name in METRICS if name != "loss" and name in results["mean"]]
-    rows = [[title, *(show(name, row, title) for name in names)] for title, row in result_rows(results, "± std")]
+    rows = [[title, *(show(name, row, title) for name in names)] for title, row in result_rows(results)]
     header = ["held out", *(METRICS[name].title for name in names)]
     write_text(path, latex_table(header, rows, rule=len(results["folds"])))
 
 
-def calibration_line(error, calibrated=None, temperature=None):
-    """The expected calibration error, as it is and after temperature scaling."""
-    line = f"expected calibration error: {error:.2%} ({BINS} bins)"
-    if calibrated is None:
+def calibration_line(values):
+    """The expected calibration error, as it is and after temperature scaling, from `Evaluation.calibration`."""
+    line = f"expected calibration error: {values['ece']:.2%} ({BINS} bins)"
+    if values.get("ece_calibrated") is None:
         return line
-    return f"{line}, {calibrated:.2%} after temperature scaling (T = {temperature:.3f})"
+    return f"{line}, {values['ece_calibrated']:.2%} after temperature scaling (T = {values['temperature']:.3f})"
 
 
 def duplicates_line(count, metrics):
@@ -79,7 +78,7 @@ def duplicates_line(count, metrics):
         count: the number of these faces.
         metrics: {name of METRICS: value}.
     """
-    values = ", ".join(f"{METRICS[name].title} {show(name, metrics)}" for name in metrics if name in METRICS)
+    values = ", ".join(f"{METRICS[name].title} {show(name, metrics)}" for name in metrics)
     return f"without the {count:,} faces whose picture is in a training fold: {values}"
 
 

@@ -32,11 +32,11 @@ from report.data import (
     NO_PAIRS,
     ReportData,
     data_facts,
-    image_columns,
     models_data,
     run_data,
     subgroup_table,
     unfinished_note,
+    with_image_columns,
 )
 from report.page import to_json, write_report
 from report.plots import COLOURS, INK, QUIET, RULE, plot_learning_curves
@@ -223,8 +223,8 @@ def test_image_sizes_make_groups(tmp_path):
     data = large_data(tmp_path, faces=100, model=False)
     unplaced = [dataclasses.replace(evaluation, image_dir="") for evaluation in data.evaluations]
     assert "image_size" not in set(subgroup_table(ReportData("", unplaced)).column)
-    sizes = pd.concat([image_columns(evaluation, ["image_size"]) for evaluation in data.evaluations])
-    assert list(sizes) == ["width", "height"]
+    sizes = pd.concat([with_image_columns(evaluation, ["image_size"]).faces.table for evaluation in data.evaluations])
+    assert list(sizes) == [*data.faces.table, "width", "height"]
     assert sizes.width.notna().sum() == 99 and set(sizes.width.dropna()) == {96.0}  # one photograph is missing
     assert "image size, pixels" in [block["title"] for block in sections.groups(data)["blocks"]]
 

@@ -38,10 +38,10 @@ def random_evaluation(seed, faces, people, accuracy=0.6, **columns):
     return make(labels, predicted, person, **columns)
 
 
-def groups_of(column, values, extra=None):
+def groups_of(column, values, **columns):
     count = len(values)
-    evaluation = make(np.zeros(count, int), np.zeros(count, int), **({} if extra is not None else {column: values}))
-    found = group_faces(evaluation, [column], extra)
+    evaluation = make(np.zeros(count, int), np.zeros(count, int), **(columns or {column: values}))
+    found = group_faces(evaluation, [column])
     assert sum(mask.sum() for _, _, mask in found) == count
     return {name: np.flatnonzero(mask).tolist() for _, name, mask in found}
 
@@ -206,8 +206,8 @@ def test_albums_by_their_number_of_faces():
 
 
 def test_image_size_is_the_shorter_side():
-    extra = pd.DataFrame({"width": [100, 200, 400, np.nan], "height": [300, 50, 400, 9]}, index=[9, 8, 7, 6])
-    assert groups_of("image_size", [0] * 4, extra) == {"50": [1], "100": [0], "400": [2], "unknown": [3]}
+    sizes = {"width": [100, 200, 400, np.nan], "height": [300, 50, 400, 9]}
+    assert groups_of("image_size", [0] * 4, **sizes) == {"50": [1], "100": [0], "400": [2], "unknown": [3]}
 
 
 def test_classes_by_name_and_in_their_order():
@@ -221,18 +221,16 @@ def test_classes_by_name_and_in_their_order():
 def test_all_columns_that_there_are():
     stored = make([0] * 3, [0] * 3)  # as read from predictions.csv: neither gender nor yaw nor score
     assert {column for column, _, _ in group_faces(stored)} == {"label", "album_size"}
-    extra = pd.DataFrame({"brightness": [0.1, 0.2, 0.3], "sharpness": 1.0, "width": 5, "height": 6})
-    full = make([0] * 3, [0] * 3, gender="f", yaw=0, score=1.0)
+    extra = {"brightness": [0.1, 0.2, 0.3], "sharpness": 1.0, "width": 5, "height": 6}
+    full = make([0] * 3, [0] * 3, gender="f", yaw=0, score=1.0, **extra)
     columns = ["label", "gender", "yaw", "score", "album_size", "image_size", "brightness", "sharpness"]
-    assert list(dict.fromkeys(column for column, _, _ in group_faces(full, extra=extra))) == columns
+    assert list(dict.fromkeys(column for column, _, _ in group_faces(full))) == columns
 
 
 def test_wrong_columns():
     evaluation = make([0] * 3, [0] * 3)
     with pytest.raises(UserError, match=r"^the faces have no column 'yaw'; they have path, label, fold, person, album"):
         subgroups(evaluation, ["yaw"])
-    with pytest.raises(ValueError, match=r"^extra has 2 rows; there are 3 faces$"):
-        subgroups(evaluation, extra=pd.DataFrame({"brightness": [0, 1]}))
 
 
 def test_holm_as_in_r():
