@@ -153,7 +153,7 @@ def measure_accuracy(photographs, predictor):
     ways = {"box and points": framing, "box alone": framing[:4], "bare box": bare, "box half as wide again": half_wider}
     labels, found, false, crops = [], [], 0, {name: [] for name in ("plain crop", "true place", *ways)}
     for photograph, pasted in photographs:
-        boxes, points, _ = detect_faces(photograph, network=predictor.load_detector())
+        boxes, points, _ = detect_faces(photograph, network=predictor.detector)
         matches = match(pasted, boxes, framing)
         false += len(boxes) - len(set(matches) - {None})
         for face, number in zip(pasted, matches, strict=True):

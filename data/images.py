@@ -162,10 +162,18 @@ def centre_square(image, size):
 
 
 def write_image(path, image):
-    """Write a PIL image as JPEG or PNG; Pillow itself does not notice a full disk. Raises OSError."""
-    content = io.BytesIO()
-    image.save(content, "PNG" if Path(path).suffix == ".png" else "JPEG", quality=90)
-    Path(path).write_bytes(content.getvalue())
+    """Write a PIL image as JPEG or PNG, whole or not at all. Pillow itself does not notice a full disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    content, path = io.BytesIO(), Path(path)
+    image.save(content, "PNG" if path.suffix == ".png" else "JPEG", quality=90)
+    try:
+        path.write_bytes(content.getvalue())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def in_threads(function, items, description):

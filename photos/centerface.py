@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from models.export import open_session
-from utils.serialization import load_plain
+from utils.errors import UserError
+from utils.serialization import first_line, load_plain
 
 WEIGHTS = Path(__file__).with_name("centerface.pt")
 WEIGHTS_IN_8_BITS = WEIGHTS.with_suffix(".int8.onnx")
@@ -105,12 +106,16 @@ def load_centerface():
 def load_fast_centerface():
     """The network in 8 bits, for onnxruntime; where that is not installed, the other one.
 
-    It finds the same faces in half the time; the boxes differ by 1 % (benchmarks/RESULTS.md).
+    It finds the same faces in half the time; the boxes differ by 1 % (benchmarks/RESULTS.md). Raises UserError where
+    the file is damaged or onnxruntime does not work.
     """
     try:
         session = open_session(WEIGHTS_IN_8_BITS)
     except ImportError:
         return load_centerface()
+    except Exception as error:  # of onnxruntime's own kinds
+        problem = f"onnxruntime cannot load '{WEIGHTS_IN_8_BITS}': {first_line(error)}"
+        raise UserError(f"{problem}; --precision fp32 does without it") from None
     return lambda images: torch.from_numpy(session.run(None, {"images": images.contiguous().numpy()})[0])
 
 

@@ -139,7 +139,7 @@ class AgePredictor:
         self.detect, self.threshold, self.batch_size = detect, threshold, batch_size
         self.least_confidence = least_confidence
         self.runtime = Runtime.setup(device, precision, threads)
-        self.load_detector = load_centerface if precision == "fp32" else load_fast_centerface
+        self.detector = (load_centerface if precision == "fp32" else load_fast_centerface)() if detect else None
         self.paths = paths = model_files(paths or [PUBLISHED])
         self.models = load_models(paths)
         self.classes = self.models[0].classes
@@ -273,7 +273,7 @@ class AgePredictor:
             return self.whole_image(photo)
         image, scale = load_photograph(photo)
         with self.runtime.autocast():
-            boxes, points, confidences = detect_faces(image, self.threshold, network=self.load_detector())
+            boxes, points, confidences = detect_faces(image, self.threshold, network=self.detector)
         inputs = set(self.inputs)
         size = max(1, PIXELS_PER_PART // sum(size**2 for _, size in inputs))
 

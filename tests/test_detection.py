@@ -19,11 +19,12 @@ from PIL import Image
 from test_model_file import RECORD, make_model
 
 from models.checkpoint import load_model, save_model
-from photos import centerface, detection
+from photos import centerface, detection, predictor
 from photos.centerface import load_centerface, load_fast_centerface, search, without_overlaps
 from photos.crop import Square, crop_face, cut_square, square_of_box, square_of_face, square_of_points
 from photos.detection import angle_of, detect_faces, turn_back, uprightness
 from photos.framing import find_framing, measure_framing, symmetrical
+from photos.predictor import AgePredictor
 from tools import add_framing
 from utils.errors import UserError
 from utils.serialization import digest, load_plain, save_plain
@@ -165,10 +166,21 @@ class TestNetwork:
             assert found[2] == pytest.approx(confidences, abs=0.1)
 
     def test_without_onnxruntime_it_is_the_other_one(self, monkeypatch):
-        load_fast_centerface.cache_clear()
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        assert load_fast_centerface() is load_centerface()
-        load_fast_centerface.cache_clear()
+        assert load_fast_centerface.__wrapped__() is load_centerface()
+
+    @pytest.mark.parametrize("content", [b"", b"half", None], ids=["empty", "cut off", "missing"])
+    def test_a_damaged_file_is_refused_at_the_start(self, content, tmp_path, monkeypatch):
+        pytest.importorskip("onnxruntime")
+        path = tmp_path / "centerface.int8.onnx"
+        if content is not None:
+            path.write_bytes(content and centerface.WEIGHTS_IN_8_BITS.read_bytes()[:1_000_000])
+        monkeypatch.setattr(centerface, "WEIGHTS_IN_8_BITS", path)
+        monkeypatch.setattr(predictor, "load_fast_centerface", load_fast_centerface.__wrapped__)
+        with pytest.raises(UserError, match=rf"^onnxruntime cannot load '{re.escape(str(path))}': .+--precision fp32"):
+            AgePredictor()
+        AgePredictor(detect=False)
+        assert AgePredictor(precision="fp32").detector is load_centerface()
 
     def test_a_map_by_hand(self):
         """One face at row 2, column 5 of a map of 4 pixels each; the image is padded to 32 x 64 pixels."""

@@ -78,6 +78,7 @@ def test_a_picture_that_does_not_fit_is_an_error(tmp_path):
     for name in ("a.jpg", "a.png"):
         with files_of_at_most(8192), pytest.raises(OSError, match="File too large"):
             write_image(tmp_path / name, noise)
+        assert not (tmp_path / name).exists()  # not half of it
         write_image(tmp_path / name, noise)
         with Image.open(tmp_path / name) as written:
             assert written.size == (300, 300) and written.getpixel((0, 0)) is not None

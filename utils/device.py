@@ -7,7 +7,6 @@ import importlib.util
 import math
 import os
 import shutil
-import statistics
 import sys
 import timeit
 from concurrent.futures import ThreadPoolExecutor
@@ -70,16 +69,18 @@ def bf16_is_faster():
     """Whether this CPU multiplies bf16 matrices clearly faster than fp32 ones.
 
     Measured, in 0.02 s, because processors with the same instructions differ (benchmarks/RESULTS.md: 2.7 times as fast
-    on one, 0.6 times on another). The precisions alternate, so that other work on the machine slows both alike.
+    on one, 0.6 times on another). The precisions alternate, and the shortest time of each counts: other work on the
+    machine does not change it.
     """
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     if not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
         return False  # the CPU emulates bf16, and a single product can take minutes
-    fp32, bf16 = (torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    ratios = [
-        timeit.timeit(lambda: fp32 @ fp32, number=1) / timeit.timeit(lambda: bf16 @ bf16, number=1) for _ in range(9)
+    fp32, bf16 = (torch.ones(384, 384, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    pairs = [
+        (timeit.timeit(lambda: fp32 @ fp32, number=1), timeit.timeit(lambda: bf16 @ bf16, number=1)) for _ in range(20)
     ]
-    return statistics.median(ratios) > 1.3
+    slow, fast = map(min, zip(*pairs, strict=True))
+    return slow / fast > 1.3
 
 
 def cpu_threads():
