@@ -22,7 +22,7 @@ from photos.photographs import PREDICTED_SUFFIXES, find_photographs
 from photos.predictor import NOTICE, AgePredictor, Face, Photograph
 from photos.video import Camera
 from training.config import FIELDS
-from utils.cli import printable, run_script, signal_is_caught
+from utils.cli import counted, printable, run_script, signal_is_caught
 from utils.errors import UserError
 from utils.files import check_output, refuse_overlaps
 from utils.options import Parser, add_options, check_limits
@@ -44,7 +44,7 @@ def read_command_line():
     parser.add_argument(
         "inputs", nargs="*", metavar="MODEL, PHOTO_OR_FOLDER",
         help="model files, which end in .pt, or run directories (default: weights/ages.pt);"
-        " photographs (JPEG, PNG, WebP) and videos, or folders of them",
+        " photographs (JPEG, PNG, WebP, AVIF, HEIC) and videos, or folders of them",
     )  # fmt: skip
     parser.add_argument(
         "--camera", metavar="N", help="watch this camera, from 0 (on Windows: its name), until Ctrl-C; one row per face"
@@ -182,7 +182,8 @@ def predict_all(options, predictor, done):
                     for write in writers:
                         write(Photograph(f"{folder}/", [person]))
                     answer = describe(person, options.top, predictor.classes)
-                    tqdm.write(f"{printable(folder)}/  {len(faces)} photographs with a face  {answer}")
+                    shown = counted(len(faces), "photograph")
+                    tqdm.write(f"{printable(folder)}/  {shown} with a face  {answer}")
             except (KeyboardInterrupt, SystemExit, OSError) as interruption:
                 signal_is_caught()
                 stopped = interruption

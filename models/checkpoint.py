@@ -98,11 +98,18 @@ def save_model(path, model, record, half=False):
 
 
 def model_files(paths):
-    """Model files as a list of texts; a run directory stands for the models of its folds."""
+    """Model files as a list of texts; a run directory stands for the models of its folds.
+
+    Raises:
+        UserError: no fold of a run is finished.
+    """
     found = []
     for path in paths:
         patterns = ("fold_?.pt", "all.pt") if exists(path) and Path(path).is_dir() else ()
-        found += map(str, [file for pattern in patterns for file in sorted(Path(path).glob(pattern))] or [path])
+        files = [file for pattern in patterns for file in sorted(Path(path).glob(pattern))]
+        if patterns and not files and any(Path(path).glob("*.progress.pt")):
+            raise UserError(f"'{path}' is a run without a finished fold; main.py --resume finishes it")
+        found += map(str, files or [path])
     return found
 
 

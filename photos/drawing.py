@@ -8,14 +8,13 @@ from pathlib import Path
 from PIL import ImageDraw, ImageFont
 
 from data.images import write_image
-from photos.photographs import load_photograph
+from photos.photographs import DRAWING, load_photograph
 from photos.video import frames_of, upright
 from utils.cli import printable
 from utils.errors import UserError
 from utils.files import replaced_outputs
 from utils.reading import exists, reason
 
-NAME = re.compile(r"\d{6}_[A-Za-z0-9._-]+\.drawn\.(jpg|mp4)")
 COLOUR, TEXT_COLOUR = "#ffd400", "#000000"
 
 
@@ -31,7 +30,7 @@ def drawing_writer(folder):
     """
     drawn = []
     try:
-        with replaced_outputs(folder, None, NAME.fullmatch) as staging:
+        with replaced_outputs(folder, None, DRAWING.fullmatch) as staging:
 
             def draw(photograph):
                 if not photograph.faces:
@@ -66,7 +65,7 @@ def check_folder(folder, paths):
     if read := next((path for path in paths if Path(path).resolve().parent == here), None):
         raise UserError(f"--draw '{folder}': '{read}' there is to be read; choose another folder")
     for path in here.iterdir():
-        if not NAME.fullmatch(path.name) and not path.name.startswith("."):
+        if not DRAWING.fullmatch(path.name) and not path.name.startswith("."):
             raise UserError(f"--draw '{folder}': '{path.name}' is no drawing of predict.py; choose an empty folder")
 
 

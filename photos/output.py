@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 
-from utils.cli import percent, printable
+from utils.cli import counted, percent, printable
 from utils.files import atomic_write
 
 AGE = "age age_low age_high".split()
@@ -109,7 +109,7 @@ def describe(face, top, classes):
         return answer
     about = "" if classes.are_single_years else "about "
     low, high = face.age_interval
-    return f"{about}{face.age:.0f} years ({low:.0f}-{high:.0f})  {answer}"
+    return f"{about}{counted(face.age, 'year')} ({low:.0f}-{high:.0f})  {answer}"
 
 
 def shown_groups(group, probabilities, classes):

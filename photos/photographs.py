@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,14 @@ PREDICTED_SUFFIXES = PICTURE_SUFFIXES | (VIDEO_SUFFIXES if importlib.util.find_s
 OTHER_SUFFIXES = {".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".dng"} | VIDEO_SUFFIXES
 # Shortest longer side that a large JPEG decodes to, in a fraction of the time and memory of all its pixels.
 DECODED_SIDE = 2048
+DRAWING = re.compile(r"\d{6}_[A-Za-z0-9._-]+\.drawn\.(jpg|mp4)")  # a file of predict.py --draw
 
 
 def find_photographs(paths, skipped=None, suffixes=PHOTO_SUFFIXES):
     """Find photographs: files as they are named, and those in folders, sorted, at any depth.
 
-    In folders only files with these suffixes count; names that begin with a dot are skipped. Each folder is searched
-    once, however many links lead to it.
+    In folders only files with these suffixes count; drawings, and names that begin with a dot, are skipped. Each folder
+    is searched once, however many links lead to it.
 
     Args:
         paths: files and folders.
@@ -63,7 +65,8 @@ def walk(folder, skipped, suffixes):
     for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         found = {name: os.path.realpath(os.path.join(root, name)) for name in sorted(folders) if name[0] != "."}
         folders[:] = [name for name, path in found.items() if path not in known and not known.add(path)]
-        for path in (Path(root, name) for name in sorted(names) if not name.startswith(".")):
+        names = (name for name in sorted(names) if not name.startswith(".") and not DRAWING.fullmatch(name))
+        for path in (Path(root, name) for name in names):
             if path.suffix.lower() in suffixes:
                 yield path
             elif path.suffix.lower() in OTHER_SUFFIXES:

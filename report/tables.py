@@ -1,6 +1,7 @@
 """The tables that the scripts print. Fractions inside, percent only here."""
 
 from evaluation import threshold
+from evaluation.bootstrap import LEAST_PEOPLE
 from evaluation.calibration import BINS
 from evaluation.evaluation import pool
 from evaluation.metrics import CLASS_METRICS, METRICS, largest_class, mean_and_std, per_class, single_answer
@@ -156,6 +157,8 @@ def subgroups_table(table):
             gap = f"{METRICS[judged_by].show_difference(row.gap, 1):>6}  {p:>7}{' *' if row.marked else ''}"
             lines.append(f"{line}{'  '.join(cells)}  {row.ece:6.1%}  {gap}")
     lines.append(f"gap: {gap_words(judged_by)}; * marks p under {SIGNIFICANCE} after Holm's correction")
+    if any("–" in line for line in lines):
+        lines.append(f"–: intervals need {LEAST_PEOPLE} people, and gaps {LEAST_FACES} faces of as many, on both sides")
     return "\n".join(lines)
 
 

@@ -330,6 +330,20 @@ class TestScript:
             for x, y in ((left, top + height // 2), (left + width, top + height // 2), (left + 20, top + height)):
                 assert drawn.getpixel((x, y)) == pytest.approx((255, 212, 0), abs=110)  # JPEG's colours
 
+    def test_drawings_in_the_folder_that_is_read_are_no_photographs(self, model, photographs):
+        for _ in range(2):
+            assert run(model, "photos/b", "--draw", "photos/b/drawn", "--csv", "out.csv") == 0
+            assert set(pd.read_csv("out.csv").photo) == {"photos/b/two.PNG"}
+        assert names_in("photos/b/drawn") == [".lock", "000001_two.drawn.jpg"]
+
+    def test_a_run_without_a_finished_fold_is_no_folder_of_photographs(self, photographs, capsys):
+        Path("run").mkdir()
+        Path("run", "fold_0.progress.pt").write_bytes(b"")
+        assert run("run", "photos/a.jpg") == 2
+        assert (
+            capsys.readouterr().err == "error: 'run' is a run without a finished fold; main.py --resume finishes it\n"
+        )
+
     def test_drawings_replace_their_own_only(self, model, photographs, capsys):
         arguments = [model, "photos/a.jpg", "--draw", "drawn"]
         assert run(*arguments, "photos/b/two.PNG") == 0
@@ -345,7 +359,7 @@ class TestScript:
         before = contents("photos"), contents("drawn")
         assert run(model, photographs, "--draw", photographs) == 2
         assert "error: --draw 'photos': 'photos/a.jpg' there is to be read" in capsys.readouterr().err
-        assert run(model, "drawn", "--draw", "drawn") == 2
+        assert run(model, "drawn/000001_a.drawn.jpg", "--draw", "drawn") == 2
         assert "'drawn/000001_a.drawn.jpg' there is to be read" in capsys.readouterr().err
         assert (contents("photos"), contents("drawn")) == before
 

@@ -76,7 +76,8 @@ class TestInPhotographs:
         assert call(predict, "ann", "bob", "--by-folder", "--csv", "ages.csv", "--threads", 1) == 0
         *faces, ann, bob = capsys.readouterr().out.splitlines()
         assert len(faces) == 3
-        assert ann.startswith("ann/  2 photographs with a face  ") and bob.startswith("bob/  1 photographs")
+        assert ann.startswith("ann/  2 photographs with a face  ")
+        assert bob.startswith("bob/  1 photograph with a face  ")
         predictor = AgePredictor(threads=1)
         [first], [second] = predictor(["ann/1.jpg", "ann/2.png"])
         fused = predictor.fuse([first, second])

@@ -646,9 +646,15 @@ class TestBadInput:
 
     def test_model_files(self, tmp_path, capsys):
         (tmp_path / "bad.pt").write_bytes(b"not a model")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "fold_0.progress.pt").write_bytes(b"")
         for arguments, message in (
             ([tmp_path / "none.pt"], "no model file at"),
             ([tmp_path / "bad.pt"], "bad.pt"),
+            (
+                [tmp_path / "run"],
+                f"'{tmp_path / 'run'}' is a run without a finished fold; main.py --resume finishes it",
+            ),
             ([], "the following arguments are required: MODEL"),
         ):
             assert call(test_code, *arguments) == 2

@@ -145,6 +145,11 @@ def percent(fraction, digits=0):
     return "–" if fraction is None or fraction != fraction else f"{100 * fraction:.{digits}f} %"
 
 
+def counted(number, noun):
+    """A whole number with its noun: 1 photograph, 1,000 photographs."""
+    return f"{number:,.0f} {noun}" + ("" if round(number) == 1 else "s")
+
+
 def p_value(p):
     """A p value as text; a missing one as a dash."""
     return "–" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
