@@ -45,7 +45,7 @@ def test_the_real_label_files(monkeypatch, capsys, tmp_path):
 def test_a_clean_folder(small_faces, monkeypatch, capsys):
     labels, images = small_faces
     assert run(monkeypatch, "--label-dir", labels, "--image-dir", images) == 0
-    assert "images: 40 listed, 40 readable, 0 same picture" in capsys.readouterr().out
+    assert "images: 40 listed, 40 readable, 0 pairs of one picture" in capsys.readouterr().out
 
 
 def test_every_finding_is_named(small_faces, monkeypatch, capsys, tmp_path):
@@ -65,13 +65,13 @@ def test_every_finding_is_named(small_faces, monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, "--label-dir", labels, "--image-dir", images) == 1
     printed = capsys.readouterr().out
     for finding in (
-        "1 people in several folds\n    1: folds 0, 1",
-        "1 albums in several folds\n    album0: folds 0, 1",
-        "1 people with several ages\n    album2/200: (0, 2), (38, 43)",
-        "1 missing images\n    album3/landmark_aligned_face.305.5.jpg",
-        "1 unreadable or truncated images",
-        "1 the same picture in different folds\n    album3/landmark_aligned_face.300.0.jpg (fold 3, (0, 2)) and",
-        "1 the same picture under different ages",
+        "people in several folds: 1\n    1: folds 0, 1",
+        "albums in several folds: 1\n    album0: folds 0, 1",
+        "people with several ages: 1\n    album2/200: (0, 2), (38, 43)",
+        "missing images: 1\n    album3/landmark_aligned_face.305.5.jpg",
+        "unreadable or truncated images: 1",
+        "pairs of one picture in different folds: 1\n    album3/landmark_aligned_face.300.0.jpg (fold 3, (0, 2)) and",
+        "pairs of one picture under different ages: 1",
     ):
         assert finding in printed
 
@@ -81,9 +81,9 @@ def test_what_training_refuses_is_a_finding(monkeypatch, capsys, tmp_path):
     labels = write_labels(tmp_path, {2: [face], 3: [face]})
     assert run(monkeypatch, "--label-dir", labels, "--labels-only") == 1
     printed = capsys.readouterr().out
-    assert "1 reasons why no training can start" in printed
+    assert "reasons why no training can start: 1" in printed
     assert "fold_3_data.txt, line 2: face 1 of album/a.jpg is listed with another age or in another fold" in printed
-    assert "1 people in several folds\n    1: folds 2, 3" in printed
+    assert "people in several folds: 1\n    1: folds 2, 3" in printed
 
 
 def test_could_not_look(monkeypatch, capsys, tmp_path):
@@ -101,7 +101,7 @@ def test_what_is_no_image_file_is_a_finding_and_nothing_waits_for_it(small_faces
     assert run(monkeypatch, "--label-dir", labels, "--image-dir", images) == 1
     printed = capsys.readouterr().out
     assert "images: 40 listed, 39 readable" in printed
-    assert "1 unreadable or truncated images" in printed
+    assert "unreadable or truncated images: 1" in printed
     assert "landmark_aligned_face.304.4.jpg' is a named pipe; expected a regular file" in printed
 
 
@@ -160,9 +160,9 @@ def test_a_csv_file_of_ones_own(monkeypatch, capsys, tmp_path):
     assert "note: the columns are separated by semicolons" in printed
     assert "6 rows (1 2 1 1 1 in folds 0 to 4), 0 repeats, 5 people" in printed
     assert "faces.csv, line 3: the person 'x' is in two folds" in printed
-    assert "1 people in several folds\n    x: folds 0, 1" in printed
-    assert "1 missing images\n    gone.png" in printed
-    assert "1 the same picture in different folds\n    a.png (fold 0, 3) and copy.png (fold 3, 4)" in printed
+    assert "people in several folds: 1\n    x: folds 0, 1" in printed
+    assert "missing images: 1\n    gone.png" in printed
+    assert "pairs of one picture in different folds: 1\n    a.png (fold 0, 3) and copy.png (fold 3, 4)" in printed
     (tmp_path / "faces.csv").write_text(people.replace("b.png;20;x", "b.png;20;w"))
     assert run(monkeypatch, *given[:2], "--labels-only", *given[4:]) == 0
     printed = capsys.readouterr().out
@@ -179,4 +179,6 @@ def test_the_sets_of_a_split_are_like_folds(small_faces, monkeypatch, capsys, tm
     given = ["--label-file", tmp_path / "faces.csv", "--image-dir", tmp_path, "--age-groups", "0-12", "13-39", "60+"]
     assert run(monkeypatch, *given) == 1
     printed = capsys.readouterr().out
-    assert "the same picture in different folds" in printed and "a.png (fold 1, 3) and copy.png (fold 2, 3)" in printed
+    assert (
+        "pairs of one picture in different folds" in printed and "a.png (fold 1, 3) and copy.png (fold 2, 3)" in printed
+    )

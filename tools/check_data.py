@@ -154,12 +154,12 @@ def check_images(rows, image_dir):
         line = " and ".join(f"{row.path} ({f'fold {row.fold}, ' if row.fold >= 0 else ''}{row.age})" for row in (a, b))
         across_folds += [line] if a.fold != b.fold else []
         across_ages += [line] if a.age != b.age and not {a.age, b.age} & set(NO_AGE) else []
-    counts = {"listed": len(present), "readable": len(table), "same picture": len(pairs)}
+    counts = {"listed": len(present), "readable": len(table), "pairs of one picture": len(pairs)}
     return counts, {
         "missing images": missing,
         "unreadable or truncated images": damaged,
-        "the same picture in different folds": across_folds,
-        "the same picture under different ages": across_ages,
+        "pairs of one picture in different folds": across_folds,
+        "pairs of one picture under different ages": across_ages,
     }
 
 
@@ -186,7 +186,7 @@ def print_labels(labels):
 def print_findings(findings):
     print()
     for name, lines in findings.items():
-        print(f"{len(lines):,} {name}")
+        print(f"{name}: {len(lines):,}")
         for line in lines[:SHOWN]:
             print(f"    {printable(line)}")
         if len(lines) > SHOWN:
