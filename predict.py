@@ -141,6 +141,8 @@ def main():
             count = f"{done['photographs']} of {len(options.photographs)} photographs"
             print(f"stopped: new outputs hold {count}; those that were there stay as they were", file=sys.stderr)
         raise stopped
+    if options.adapt:
+        print(f"note: the answers are corrected for how the ages of {counted(done['faces'], 'face')} are distributed")
     if options.skipped:
         kinds = ", ".join(sorted({path.suffix.lower() for path in options.skipped}))
         print(f"note: {len(options.skipped)} files of other formats are skipped ({kinds}): save them as JPEG or PNG")
@@ -154,7 +156,7 @@ def predict_all(options, predictor, done):
     """Predict, write and print all photographs, and then the people whose folders they are.
 
     Args:
-        done: a Counter that counts photographs, and those that are `failed` or `reduced`.
+        done: a Counter that counts photographs, those that are `failed` or `reduced`, and faces.
 
     Returns:
         The exception that interrupted this, or None. New outputs then hold what there is, and those of an earlier call
@@ -173,6 +175,7 @@ def predict_all(options, predictor, done):
                     if options.by_folder and photograph.faces:
                         people.setdefault(photograph.path.parent, []).append(photograph.faces[0])
                     done["photographs"] += 1
+                    done["faces"] += len(photograph.faces)
                     done["failed"] += photograph.error is not None
                     done["reduced"] += photograph.reduction > 4
                     for line in lines_of(photograph, options.top, predictor.classes):

@@ -553,7 +553,8 @@ def test_adapted_rows(photographs, capsys):
     found = [row["p_old"] for row in adapted if row["face"]]
     assert found == pytest.approx([face.probabilities["old"] for face in expected], abs=1e-5)
     assert found != pytest.approx([row["p_old"] for row in plain if row["face"]], abs=1e-3)
-    capsys.readouterr()
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: the answers")]
+    assert notes == ["note: the answers are corrected for how the ages of 3 faces are distributed"]  # of the second run
     assert run(write_model("earlier.pt"), "photos", "--adapt", "--csv", "x.csv") == 2
     out, err = capsys.readouterr()
     assert (
