@@ -143,10 +143,10 @@ def search(image, network):
 
 
 def to_images(image):
-    """uint8 (H, W, 3) -> what the network sees, float32 (1, 3, H', W'), filled up with black."""
+    """An image uint8 (H, W, 3) as the network's input, float32 (1, 3, H', W'), filled up with black."""
     height, width = image.shape[:2]
     pixels = np.pad(image, [(0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)])
-    return torch.from_numpy(pixels).movedim(-1, 0)[None].float().contiguous(memory_format=torch.channels_last)
+    return torch.from_numpy(pixels).movedim(-1, 0)[None].float()  # the channels stay last in memory
 
 
 def without_overlaps(rows, most):

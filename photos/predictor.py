@@ -139,7 +139,8 @@ class AgePredictor:
         self.detect, self.threshold, self.batch_size = detect, threshold, batch_size
         self.least_confidence = least_confidence
         self.runtime = Runtime.setup(device, precision, threads)
-        self.detector = (load_centerface if precision == "fp32" else load_fast_centerface)() if detect else None
+        load_detector = load_centerface if precision == "fp32" else load_fast_centerface
+        self.detector = load_detector() if detect else None
         self.paths = paths = model_files(paths or [PUBLISHED])
         self.models = load_models(paths)
         self.classes = self.models[0].classes

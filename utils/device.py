@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from utils.cli import counted
 from utils.distributed import SINGLE_PROCESS, Distributed, leave
 from utils.errors import UserError
 from utils.options import check_limits
@@ -187,8 +188,7 @@ class Runtime:
             return f"{torch.cuda.get_device_name(self.device)}, {self.precision}{processes}"
         if self.device.type != "cpu":
             return f"{self.device.type}, {self.precision}{processes}"
-        threads = torch.get_num_threads()
-        return f"CPU, {threads} thread{'s' if threads > 1 else ''}, {self.precision}{processes}"
+        return f"CPU, {counted(torch.get_num_threads(), 'thread')}, {self.precision}{processes}"
 
 
 def keep_large_buffers():
