@@ -12,6 +12,7 @@ import functools
 import os
 import sys
 
+import utils.startup  # noqa: F401
 from data import load_data, make_demo_faces, open_cache
 from photos.framing import measure_framing
 from report import data, page, plots, tables

@@ -14,6 +14,7 @@ from collections import Counter
 
 from tqdm import tqdm
 
+import utils.startup  # noqa: F401
 from models.checkpoint import model_files
 from photos.detection import THRESHOLD
 from photos.drawing import check_folder, drawing_writer
@@ -23,6 +24,7 @@ from photos.predictor import NOTICE, AgePredictor, Face, Photograph
 from photos.video import Camera
 from training.config import FIELDS
 from utils.cli import counted, printable, run_script, signal_is_caught
+from utils.device import Runtime, keep_large_buffers
 from utils.errors import UserError
 from utils.files import check_output, refuse_overlaps
 from utils.options import Parser, add_options, check_limits
@@ -122,6 +124,7 @@ class Stopped(Exception):
 
 def main():
     options = read_command_line()
+    keep_large_buffers()
     predictor = AgePredictor(
         *options.models,
         detect=not options.no_detect,
@@ -145,10 +148,11 @@ def main():
         print(f"note: the answers are corrected for how the ages of {counted(done['faces'], 'face')} are distributed")
     if options.skipped:
         kinds = ", ".join(sorted({path.suffix.lower() for path in options.skipped}))
-        print(f"note: {len(options.skipped)} files of other formats are skipped ({kinds}): save them as JPEG or PNG")
+        files = counted(len(options.skipped), "file")
+        print(f"note: {files} of other formats skipped ({kinds}): save them as JPEG or PNG")
     if done["reduced"]:
-        count = done["reduced"]
-        print(f"note: {count} photographs are searched at under a quarter of their size: small faces may be missed")
+        photographs = counted(done["reduced"], "photograph")
+        print(f"note: {photographs} searched at under a quarter of the size: small faces may be missed")
     return 1 if done["failed"] else 0
 
 
@@ -213,4 +217,4 @@ def open_writers(options, class_names, new, replaced):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, Runtime.leave)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import utils.startup  # noqa: F401
 from data import load_data, open_cache
 from data.dataset import FaceDataset
 from data.duplicates import both_signatures
@@ -413,4 +414,4 @@ def show_errors(folder, evaluations, shown):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, Runtime.leave)

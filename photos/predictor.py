@@ -43,6 +43,7 @@ NOTES = {  # {field that a model file lacks: what follows from it}
 }
 PIXELS_PER_BATCH = 64 * 224**2  # the most; a model file may name any image size
 PIXELS_PER_PART = 256 * 224**2  # of the crops of one photograph that are held at once
+AHEAD = 4  # with fewer, threads wait for each other
 PHOTOGRAPHS_PER_BATCH = 64  # whatever the number of their faces, so that results do not wait for long
 
 
@@ -434,12 +435,12 @@ def without_path(message, path):
 
 
 def map_ahead(function, items, workers):
-    """Yield function(item) in the order of the items; threads work on `workers` items ahead."""
+    """Yield function(item) in the order of the items; `workers` threads work on AHEAD items each in the meantime."""
     pool, waiting = one_core_threads(workers), collections.deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > workers:
+            if len(waiting) > AHEAD * workers:
                 yield waiting.popleft().result()
         yield from (future.result() for future in waiting)
     finally:

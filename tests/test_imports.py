@@ -1,6 +1,7 @@
 """The floors of the house: a file imports only from lower floors or its own room."""
 
 import ast
+import subprocess
 import sys
 
 import pytest
@@ -66,6 +67,14 @@ def test_main_is_an_outline():
     (train_fold,) = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "train_fold"]
     assert train_fold.end_lineno - train_fold.lineno + 1 <= 25
     assert len(train_fold.args.args) <= 5
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_imports_torch_without_the_garbage_collector(script):
+    first = next(name for name in imported_packages(ROOT / f"{script}.py") if name in FLOORS)
+    assert first == "utils"
+    code = f"import gc, {script}; assert gc.isenabled() and gc.get_freeze_count() > 100_000"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -270,7 +270,7 @@ class TestPredictor:
         begun = []
         results = map_ahead(lambda item: begun.append(item) or item, range(100), 2)
         assert next(results) == 0
-        assert len(begun) <= 5
+        assert len(begun) <= 2 * 4 + 1
         assert list(results) == list(range(1, 100))
 
 
@@ -505,7 +505,7 @@ def test_files_of_other_formats_are_counted(model, photographs, tmp_path, capsys
     assert run(model, folder, "--no-detect") == 0
     output = capsys.readouterr().out
     assert "c.jfif  face 1 of 1" in output
-    assert output.endswith("note: 2 files of other formats are skipped (.bmp, .tif): save them as JPEG or PNG\n")
+    assert output.endswith("note: 2 files of other formats skipped (.bmp, .tif): save them as JPEG or PNG\n")
 
 
 def test_a_run_directory_stands_for_its_models(model, photographs, tmp_path, capsys):
