@@ -143,7 +143,7 @@ def to_srgb(image, profile):
             if image.mode != "RGB" or not is_srgb(profile):
                 source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
                 image = ImageCms.profileToProfile(image, source, SRGB, outputMode="RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 @functools.lru_cache(16)

@@ -8,6 +8,7 @@ image's resolution.
 """
 
 import functools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,7 @@ def load_fast_centerface():
     except Exception as error:  # of onnxruntime's own kinds
         problem = f"onnxruntime cannot load '{WEIGHTS_IN_8_BITS}': {first_line(error)}"
         raise UserError(f"{problem}; --precision fp32 does without it") from None
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.contiguous().numpy()})[0])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 @torch.inference_mode()
@@ -130,10 +131,10 @@ def search(image, network):
     Returns:
         A row per face, float64 (N, 15): confidence from 0 to 1, left, top, width, height, then x and y of five points.
     """
-    (found,) = network(to_images(image)).double().numpy()
+    (found,) = network(to_images(image)).numpy()
+    y, x = np.nonzero(found[0] > math.log(LEAST_SCORE / (1 - LEAST_SCORE)))
+    found = found[:, y, x].astype(np.float64)
     scores = 1 / (1 + np.exp(-found[0]))
-    y, x = np.nonzero(scores > LEAST_SCORE)
-    scores, found = scores[y, x], found[:, y, x]
     high, wide = STRIDE * np.exp(found[1:3])
     top = STRIDE * (y + found[3] + 0.5) - high / 2
     left = STRIDE * (x + found[4] + 0.5) - wide / 2
@@ -145,8 +146,8 @@ def search(image, network):
 def to_images(image):
     """An image uint8 (H, W, 3) as the network's input, float32 (1, 3, H', W'), filled up with black."""
     height, width = image.shape[:2]
-    pixels = np.pad(image, [(0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)])
-    return torch.from_numpy(pixels).movedim(-1, 0)[None].float()  # the channels stay last in memory
+    pixels = np.pad(image.transpose(2, 0, 1), [(0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE)])
+    return torch.from_numpy(pixels)[None].float()
 
 
 def without_overlaps(rows, most):

@@ -119,11 +119,20 @@ def cut_square(image, square, size):
     region = image.crop((left, top, right, bottom)).reduce(factor)
     if any(across + down):
         region = Image.fromarray(np.pad(np.asarray(region), [down, across, (0, 0)], mode="edge"))
-    if square.angle:
-        region = region.rotate(square.angle, Image.Resampling.BICUBIC, center=(x, y))
     half = square.side / factor / 2
+    if square.angle:
+        region, x, y = turn_upright(region, x, y, angle, half + 2)  # the filter below may need two more pixels
     box = (max(x - half, 0), max(y - half, 0), min(x + half, region.width), min(y + half, region.height))
     return np.asarray(region.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def turn_upright(image, x, y, angle, reach):
+    """The part of a PIL image around a point, turned anticlockwise by an angle in radians; and the new x and y."""
+    left, top = max(math.floor(x - reach), 0), max(math.floor(y - reach), 0)
+    size = math.ceil(min(x + reach, image.width)) - left, math.ceil(min(y + reach, image.height)) - top
+    x, y, cos, sin = x - left, y - top, math.cos(angle), math.sin(angle)
+    rows = (cos, -sin, left + x - cos * x + sin * y), (sin, cos, top + y - sin * x - cos * y)
+    return image.transform(size, Image.Transform.AFFINE, sum(rows, ()), Image.Resampling.BICUBIC), x, y
 
 
 def clip(centre, side, limit, factor):

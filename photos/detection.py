@@ -77,8 +77,9 @@ def search_turned(pixels, scales, quarter, network):
 def upright_quarter(image, network):
     """How many quarters of a turn counter-clockwise, 0 to 3, make the faces of a PIL image upright; 0 without faces."""
     pixels, _ = shrink(image, 0, LONGEST_SIDE // 2)  # half the size takes a quarter of the time and shows larger faces
-    found = [uprightness(search(np.rot90(pixels, quarter), network)) for quarter in range(4)]
-    return int(np.argmax(found)) if max(found) > TURNED else 0
+    found = [uprightness(search(np.rot90(pixels, quarter), network)) for quarter in (1, 2, 3)]
+    is_turned = max(found) > TURNED and max(found) > uprightness(search(pixels, network))
+    return 1 + int(np.argmax(found)) if is_turned else 0
 
 
 def shrink(image, shortest, longest):
