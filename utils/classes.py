@@ -1,5 +1,6 @@
 """The classes of a data set: their names in order and, where they are ages, the years that each of them holds."""
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -83,15 +84,7 @@ class Classes:
 
     def coarse(self):
         """These classes, or decades in place of more than MOST_SHOWN years."""
-        if self.years is None or len(self) <= MOST_SHOWN:
-            return self
-        first, last = self.years[0][0], self.years[-1][1]
-        starts = [first, *range(first - first % 10 + 10, int(min(last, self.years[-1][0])) + 1, 10)]
-        ends = [start - 1 for start in starts[1:]] + [last]
-        names = [
-            f"{a}+" if b == math.inf else f"{a}-{b}" if b > a else f"{a}" for a, b in zip(starts, ends, strict=True)
-        ]
-        return Classes.of_ages(names)
+        return self if self.years is None or len(self) <= MOST_SHOWN else decades(self.years)
 
     def within(self, others):
         """The class among `others` that holds each class, int64 (K,), -1 for a class that none of them holds wholly."""
@@ -134,6 +127,16 @@ class Classes:
         if expected < math.inf:
             gaps[f"over {expected - 1}"] = (expected, math.inf)
         return gaps
+
+
+@functools.cache  # each answer of predict.py needs them
+def decades(years):
+    """The decades from the first to the last of the years of Classes, as Classes."""
+    first, last = years[0][0], years[-1][1]
+    starts = [first, *range(first - first % 10 + 10, int(min(last, years[-1][0])) + 1, 10)]
+    ends = [start - 1 for start in starts[1:]] + [last]
+    names = [f"{a}+" if b == math.inf else f"{a}-{b}" if b > a else f"{a}" for a, b in zip(starts, ends, strict=True)]
+    return Classes.of_ages(names)
 
 
 def expand(names):
