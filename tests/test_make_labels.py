@@ -11,8 +11,8 @@ from tools import make_labels
 NAMED = {
     "utkface": (
         {
-            "UTKFace/26_1_2_20170104023102422.jpg.chip.jpg": "26,f,2",
-            "110_0_0_20170113183929157.jpg": "110,m,0",
+            "UTKFace/26_1_2_20170104023102422.jpg.chip.jpg": "26,f,asian",
+            "110_0_0_20170113183929157.jpg": "110,m,white",
             "61_1_20170109142408075.jpg.chip.jpg": None,  # no race, as in three of its files
         },
         "path,age,gender,race",

@@ -21,6 +21,7 @@ from utils.reading import read_text
 
 SHOWN = 5  # names of another form
 GENDERS = {"0": "m", "1": "f", "111": "m", "112": "f", "m": "m", "f": "f", "male": "m", "female": "f"}
+RACES = dict(zip("01234", ("white", "black", "asian", "indian", "other"), strict=True))  # UTKFace's
 COLUMNS = ["path", "age", "label", "person", "gender", "race", "split"]
 
 # {data set: forms of a path below its folder}; `birth` and `year` give an age in place of `age`.
@@ -92,7 +93,9 @@ def main():
     columns = [column for column in COLUMNS if any(row.get(column) for row in rows)]
     table = csv.DictWriter(sys.stdout, columns, restval="", extrasaction="ignore", lineterminator="\n")
     table.writeheader()
-    table.writerows({**row, "gender": GENDERS.get(row.get("gender", "").lower(), "")} for row in rows)
+    for row in rows:
+        gender, race = GENDERS.get(row.get("gender", "").lower(), ""), row.get("race", "")
+        table.writerow({**row, "gender": gender, "race": RACES.get(race, race)})
 
 
 def from_names(folder, form):
