@@ -24,7 +24,7 @@ from photos.predictor import NOTICE, AgePredictor, Face, Photograph
 from photos.video import Camera
 from training.config import FIELDS
 from utils.cli import counted, printable, run_script, signal_is_caught
-from utils.device import Runtime, keep_large_buffers
+from utils.device import keep_large_buffers
 from utils.errors import UserError
 from utils.files import check_output, refuse_overlaps
 from utils.options import Parser, add_options, check_limits
@@ -217,4 +217,4 @@ def open_writers(options, class_names, new, replaced):
 
 
 if __name__ == "__main__":
-    run_script(main, Runtime.leave)
+    run_script(main)

@@ -414,4 +414,4 @@ def show_errors(folder, evaluations, shown):
 
 
 if __name__ == "__main__":
-    run_script(main, Runtime.leave)
+    run_script(main)

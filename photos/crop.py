@@ -130,7 +130,8 @@ def turn_upright(image, x, y, angle, reach):
     """The part of a PIL image around a point, turned anticlockwise by an angle in radians; and the new x and y."""
     left, top = max(math.floor(x - reach), 0), max(math.floor(y - reach), 0)
     size = math.ceil(min(x + reach, image.width)) - left, math.ceil(min(y + reach, image.height)) - top
-    x, y, cos, sin = x - left, y - top, math.cos(angle), math.sin(angle)
+    # Rounded as in Pillow's own `rotate`: a quarter of a turn would miss the pixels at the border otherwise.
+    x, y, cos, sin = x - left, y - top, round(math.cos(angle), 15), round(math.sin(angle), 15)
     rows = (cos, -sin, left + x - cos * x + sin * y), (sin, cos, top + y - sin * x - cos * y)
     return image.transform(size, Image.Transform.AFFINE, sum(rows, ()), Image.Resampling.BICUBIC), x, y
 

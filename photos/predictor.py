@@ -435,12 +435,12 @@ def without_path(message, path):
 
 
 def map_ahead(function, items, workers):
-    """Yield function(item) in the order of the items; `workers` threads work on AHEAD items each in the meantime."""
+    """Yield function(item) in the order of the items; `workers` threads work on at most AHEAD items each ahead."""
     pool, waiting = one_core_threads(workers), collections.deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > AHEAD * workers:
+            while waiting and (len(waiting) > AHEAD * workers or waiting[0].done()):
                 yield waiting.popleft().result()
         yield from (future.result() for future in waiting)
     finally:

@@ -46,8 +46,9 @@ class TestClasses:
         assert Classes.of_ages(["21..60"]).coarse().names == ("21-29", "30-39", "40-49", "50-59", "60")
         assert Classes.of_ages(["0..100+"]).coarse().names[-2:] == ("90-99", "100+")
         assert GROUPS.coarse() is GROUPS
-        years = Classes.of_ages(["18..22"])
-        assert years.coarse() is years
+        for _ in range(2):  # each of two equal ones is itself
+            years = Classes.of_ages(["18..22"])
+            assert years.coarse() is years
 
     def test_classes_within_others(self):
         """9-10 lies across a border, 45 in a gap, and 70+ within 60+."""

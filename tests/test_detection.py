@@ -91,6 +91,11 @@ class TestGeometry:
         assert wrong.mean() < 4 / size  # only along the borders of the quarter
         assert not wrong[2 : size // 3, 2 : size // 3].any() and not wrong[2 * size // 3 :].any()
 
+    @pytest.mark.parametrize(("angle", "quarters"), [(90, 1), (180, 2), (-180, 2), (-90, 3)])
+    def test_quarters_of_a_turn_lose_no_pixel(self, angle, quarters):
+        image = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+        assert (cut_square(Image.fromarray(image), Square(30, 30, 60, angle), 60) == np.rot90(image, quarters)).all()
+
     @pytest.mark.parametrize("size", [80, 40, 20, 4])
     def test_a_drawn_rectangle_lies_where_the_framing_says(self, size):
         photograph = np.zeros((100, 200, 3), np.uint8)

@@ -77,6 +77,12 @@ def test_a_script_imports_torch_without_the_garbage_collector(script):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_who_imports_torch_keeps_the_garbage_collector_and_no_garbage():
+    code = "import gc, weakref; gc.disable(); cycle = lambda: cycle; cycle.own = cycle; seen = weakref.ref(cycle)"
+    code += "; del cycle; import predict; assert not gc.isenabled() and seen() is None"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_functions_fit_a_screen(path):
     for node in ast.walk(ast.parse(path.read_text())):

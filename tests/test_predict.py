@@ -4,6 +4,7 @@ import doctest
 import json
 import re
 import shutil
+import time
 import weakref
 from pathlib import Path
 
@@ -272,6 +273,15 @@ class TestPredictor:
         assert next(results) == 0
         assert len(begun) <= 2 * 4 + 1
         assert list(results) == list(range(1, 100))
+
+    def test_a_result_that_is_there_does_not_wait_for_others(self):
+        def items():
+            yield 0
+            time.sleep(0.2)
+            yield 1
+            pytest.fail("the first result is there")
+
+        assert next(map_ahead(abs, items(), 2)) == 0
 
 
 def test_crops_in_parts_of_bounded_size(model, photographs, monkeypatch):

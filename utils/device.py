@@ -119,7 +119,7 @@ class Runtime:
     compiled: bool = False
     distributed: Distributed = SINGLE_PROCESS
 
-    leave = staticmethod(leave)
+    leave = staticmethod(leave)  # what `setup` joined
 
     @classmethod
     def setup(cls, device="auto", precision="auto", threads=0, deterministic=False, compilation="off", join=False):

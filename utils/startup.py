@@ -1,14 +1,19 @@
-"""Imports torch. A script that imports this before all modules that need torch starts in three quarters of the time.
+"""Imports torch in less time. A script imports this before all modules that need torch.
 
-An import creates hundreds of thousands of objects, none of which is garbage, and Python's garbage collector looks
-through all of them again and again. It pauses meanwhile, and never looks through these later either.
+An import creates hundreds of thousands of objects that stay, and Python's garbage collector looks through all of them
+again and again. Here it pauses meanwhile, and looks through these no more, neither later nor while Python ends.
 """
 
+import atexit
 import gc
 
+was_enabled = gc.isenabled()
+gc.collect()  # what is garbage by now would stay, too
 gc.disable()
 try:
     import torch  # noqa: F401
 finally:
     gc.freeze()
-    gc.enable()
+    atexit.register(gc.freeze)
+    if was_enabled:
+        gc.enable()
