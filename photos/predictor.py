@@ -435,7 +435,7 @@ def without_path(message, path):
 
 
 def map_ahead(function, items, workers):
-    """Yield function(item) in the order of the items; `workers` threads work on at most AHEAD items each ahead."""
+    """Yield function(item) in the order of the items; each of `workers` threads may be AHEAD items in advance."""
     pool, waiting = one_core_threads(workers), collections.deque()
     try:
         for item in items:
