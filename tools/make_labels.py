@@ -21,7 +21,7 @@ from utils.reading import read_text
 
 SHOWN = 5  # names of another form
 GENDERS = {"0": "m", "1": "f", "111": "m", "112": "f", "m": "m", "f": "f", "male": "m", "female": "f"}
-RACES = dict(zip("01234", ("white", "black", "asian", "indian", "other"), strict=True))  # UTKFace's
+RACES = {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"}  # UTKFace's numbers
 COLUMNS = ["path", "age", "label", "person", "gender", "race", "split"]
 
 # {data set: forms of a path below its folder}; `birth` and `year` give an age in place of `age`.
