@@ -13,7 +13,7 @@ import os
 import sys
 
 import utils.startup  # noqa: F401
-from data import load_data, make_demo_faces, open_cache
+from data.load import load_data, make_demo_faces, open_cache
 from photos.framing import measure_framing
 from report import data, page, plots, tables
 from training.arguments import read_arguments, resume_command

@@ -22,9 +22,8 @@ from photos.output import STARTS, describe, lines_of, row_writer
 from photos.photographs import PREDICTED_SUFFIXES, find_photographs
 from photos.predictor import NOTICE, AgePredictor, Face, Photograph
 from photos.video import Camera
-from training.config import FIELDS
 from utils.cli import counted, printable, run_script, signal_is_caught
-from utils.device import keep_large_buffers
+from utils.device import MachineConfig, keep_large_buffers
 from utils.errors import UserError
 from utils.files import check_output, refuse_overlaps
 from utils.options import Parser, add_options, check_limits
@@ -61,7 +60,7 @@ def read_command_line():
     add_answer_options(parser)
     machine = parser.add_argument_group("machine")
     machine.add_argument("--batch-size", type=int, default=32, metavar="N", help="faces per batch (default: 32)")
-    add_options(machine, [FIELDS[name] for name in MACHINE])
+    add_options(machine, [field for field in dataclasses.fields(MachineConfig) if field.name in MACHINE])
     options = parser.parse_intermixed_args()  # photographs may also follow an option
     models = [path for path in options.inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]
     options.models, paths = model_files(models), [path for path in options.inputs if path not in models]

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 import utils.startup  # noqa: F401
-from data import load_data, open_cache
 from data.dataset import FaceDataset
 from data.duplicates import both_signatures
+from data.load import load_data, open_cache
 from evaluation.evaluate import VIEWS, evaluate, measure_latency
 from evaluation.evaluation import Evaluation, pool, sum_within
 from evaluation.fusion import fuse

@@ -18,7 +18,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data import load_data
+from data.load import load_data
 from evaluation.label_issues import find_label_issues
 from training.config import Config
 from training.results import read_results

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data import load_data
+from data.load import load_data
 from photos.predictor import AgePredictor
 from training.config import recorded_config
 

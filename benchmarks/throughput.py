@@ -30,9 +30,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import common_practice
 
-from data import Faces, load_data, make_demo_faces, open_cache
 from data.dataset import FaceDataset, shuffled_batches
+from data.faces import Faces
 from data.images import decode_face
+from data.load import load_data, make_demo_faces, open_cache
 from evaluation.evaluate import evaluate
 from models import create_model
 from training.config import Config

@@ -26,8 +26,8 @@ from torchvision import transforms
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data import load_data
 from data.images import decode_face
+from data.load import load_data
 from models.checkpoint import load_model
 from models.decode import decode
 from photos.crop import crop_face

@@ -64,7 +64,7 @@ LABEL_FILE_LIMIT = 64  # MiB; Adience's have half a MiB each
 
 
 def load_faces(label_dir, image_dir, policy="strict", allow_missing=False):
-    """`data.load_data` of Adience: the distinct faces in the order of the files; policy: a key of LABEL_POLICIES."""
+    """`load_data` of Adience: the distinct faces in the order of the files; policy: a key of LABEL_POLICIES."""
     listed = select_faces(read_rows(label_dir, image_dir), policy)
     report, table = keep_present(listed, image_dir, allow_missing), listed.faces.table
     for fold in folds_without(report.faces.table):

@@ -109,7 +109,7 @@ NO_FACE = "lists no face; expected a header and one row per face"
 
 
 def load_faces(label_file, image_dir, policy="strict", allow_missing=False, age_groups=(), seed=0):
-    """`data.load_data` of a CSV file: the faces in its order, with its further columns as text.
+    """`load_data` of a CSV file: the faces in its order, with its further columns as text.
 
     The policy "nearest" puts an age outside of all groups into the nearest one; the others leave it out.
     """

@@ -1,7 +1,6 @@
 """Calibration: whether 80 % of the predictions made with 80 % confidence are right, and temperature scaling."""
 
 import numpy as np
-import pandas as pd
 import torch
 
 BINS = 15
@@ -25,7 +24,7 @@ def expected_calibration_error(labels, predicted, probabilities, bins=BINS):
         A float from 0 to 1.
     """
     table = reliability(labels, predicted, probabilities, bins)
-    return float(np.average((table.confidence - table.accuracy).abs(), weights=table.faces))
+    return float(np.average(abs(table.confidence - table.accuracy), weights=table.faces))
 
 
 def reliability(labels, predicted, probabilities, bins=BINS):
@@ -36,13 +35,13 @@ def reliability(labels, predicted, probabilities, bins=BINS):
         bins: the number of bins; fewer where there are fewer faces.
 
     Returns:
-        A table of one row per bin, the least confident first: faces, confidence and accuracy (their means).
+        A record array of one row per bin, the least confident first: faces, confidence and accuracy (their means).
     """
     confidence, right = confidence_and_success(labels, predicted, probabilities)
     order = np.argsort(confidence, kind="stable")
     members = [rows for rows in np.array_split(order, bins) if len(rows)]
     rows = [(len(rows), confidence[rows].mean(), right[rows].mean()) for rows in members]
-    return pd.DataFrame(rows, columns=["faces", "confidence", "accuracy"])
+    return np.rec.fromrecords(rows, names="faces, confidence, accuracy")
 
 
 def confidence_and_success(labels, predicted, probabilities):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from data import load_data
+from data.load import load_data
 from models import MODELS
 from training.arguments import make_parser
 from training.config import DEMO_DEFAULTS, FIELDS, RECIPES, SECTIONS, Config, differences, from_record, read_config

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import DATA_SOURCE, load_data
 from data.label_file import load_faces, select_faces
+from data.load import DATA_SOURCE, load_data
 from data.split import draw_folds, split_faces
 from training.config import Config
 from utils.classes import Classes, check_names

@@ -20,10 +20,11 @@ import torch
 from conftest import REAL_LABELS, ROOT, call, needs_real_labels
 from PIL import Image
 
-from data import adience, load_data
+from data import adience
 from data.adience import AGE_GROUPS
 from data.faces import Faces
 from data.labels import LabelReport
+from data.load import load_data
 from evaluation.evaluation import Evaluation, pool
 from evaluation.label_issues import find_label_issues
 from models import create_model

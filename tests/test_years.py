@@ -18,7 +18,7 @@ import main
 import predict
 import test_code
 from augment.pipeline import to_network_input
-from data import load_data
+from data.load import load_data
 from evaluation.evaluation import Evaluation
 from models.checkpoint import load_model
 from predict import AgePredictor

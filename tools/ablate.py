@@ -17,8 +17,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data import DATA_SOURCE, make_demo_faces
 from data.demo import DEMO_DIR
+from data.load import DATA_SOURCE, make_demo_faces
 from evaluation.metrics import METRICS
 from models.checkpoint import NO_FOLD
 from tools.compare_runs import difference_cell, method_table, read_runs, value_cell

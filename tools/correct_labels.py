@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data import load_data
 from data.labels import read_table
+from data.load import load_data
 from report.errors import SUSPECTS
 from report.tables import warnings_of
 from training.config import read_config

@@ -16,10 +16,11 @@ import pandas as pd
 import torch
 
 from augment.pipeline import to_network_input
-from data import Faces, load_data
 from data.adience import is_adience
 from data.cache import decode_face
 from data.duplicates import both_signatures
+from data.faces import Faces
+from data.load import load_data
 from evaluation.calibration import apply_temperature
 from evaluation.evaluation import FACE_COLUMNS, Evaluation, with_faces
 from evaluation.leaks import learned_from, refuse_seen

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from data import load_data
 from data.duplicates import HASH_BYTES, both_signatures
+from data.load import load_data
 from evaluation.calibration import fit_temperature
 from evaluation.evaluation import pool, with_faces
 from evaluation.label_shift import usual_answer

@@ -8,7 +8,7 @@ The run says where the data was; the options say where it is now. Without all of
 import dataclasses
 from pathlib import Path
 
-from data import load_data, open_cache
+from data.load import load_data, open_cache
 from models.checkpoint import NO_FOLD
 from report.data import run_data
 from report.page import check_report, write_report

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from augment import AugmentConfig
-from data import DATA_SOURCE
 from data.adience import DEFAULT_GROUPS, LABEL_POLICIES
 from data.labels import FOLDS
+from data.load import DATA_SOURCE
 from models import MODELS, model_options
 from models.checkpoint import NO_FOLD, today
 from models.decode import DECODERS
@@ -22,7 +22,7 @@ from training.optimizers import OPTIMIZERS
 from training.schedule import SCHEDULES
 from utils.classes import Classes, check_names, expand
 from utils.cli import printable
-from utils.device import DEVICES, PRECISIONS
+from utils.device import MachineConfig
 from utils.errors import UserError
 from utils.options import as_tuples, check_values, default_of, fill_defaults, flag, option
 from utils.reading import exists, read_json
@@ -152,19 +152,6 @@ class EvaluationConfig:
     plot_format: tuple = option(("png",), "file formats of the plots", choices=("png", "pdf", "svg"))
 
 
-@dataclass(frozen=True)
-class MachineConfig:
-    title: ClassVar[str] = "machine"
-    device: str = option("auto", "device to compute on", choices=DEVICES)
-    precision: str = option(
-        "auto", "precision of the network; auto: bf16 where the processor is faster in it",
-        choices=PRECISIONS,
-    )  # fmt: skip
-    threads: int = option(0, "CPU threads; 0 means one per core", low=0, high=1024)
-    compile: str = option("auto", "torch.compile; auto: on GPUs", choices=("auto", "on", "off"))
-    deterministic: bool = option(False, "use deterministic algorithms on GPUs; runs on CPUs are always deterministic")
-
-
 SECTIONS = (DataConfig, NetworkConfig, OptimizationConfig, AugmentConfig, EvaluationConfig, MachineConfig)
 
 
@@ -264,7 +251,7 @@ class Config(MachineConfig, EvaluationConfig, AugmentConfig, OptimizationConfig,
 
     @property
     def data_source(self):
-        """The settings that lead to the faces, for `data.load_data`."""
+        """The settings that lead to the faces, for `load_data`."""
         return {name: getattr(self, name) for name in DATA_SOURCE}
 
     def network_options(self):

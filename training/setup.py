@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from data import Faces, split_faces
 from data.dataset import steps_per_epoch
+from data.faces import Faces
+from data.split import split_faces
 from evaluation.leaks import refuse_seen
 from models import MODELS, create_model
 from models.network import Network, layer_groups

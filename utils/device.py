@@ -12,17 +12,31 @@ import timeit
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from utils.cli import counted
 from utils.distributed import SINGLE_PROCESS, Distributed, leave
 from utils.errors import UserError
-from utils.options import check_limits
+from utils.options import check_limits, option
 
 DEVICES, PRECISIONS = ("auto", "cpu", "cuda", "mps"), ("auto", "fp32", "bf16")
 # glibc's mallopt parameters (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    title: ClassVar[str] = "machine"
+    device: str = option("auto", "device to compute on", choices=DEVICES)
+    precision: str = option(
+        "auto", "precision of the network; auto: bf16 where the processor is faster in it",
+        choices=PRECISIONS,
+    )  # fmt: skip
+    threads: int = option(0, "CPU threads; 0 means one per core", low=0, high=1024)
+    compile: str = option("auto", "torch.compile; auto: on GPUs", choices=("auto", "on", "off"))
+    deterministic: bool = option(False, "use deterministic algorithms on GPUs; runs on CPUs are always deterministic")
 
 
 def choose_device(name):
