@@ -108,32 +108,29 @@ def cut_square(image, square, size):
 
     Outside the photograph the nearest pixel of its edge counts. The face is resampled like a training image
     (`data.images.decode_face`): by averages over 2, 4, 8, ... pixels while it stays as large as `size`, as a JPEG
-    decodes to a smaller size, and then by an antialiased bilinear filter. A turned square is turned upright in between,
+    decodes to a smaller size, and then by an antialiased bilinear filter. A turned square is turned upright at the end,
     with bicubic interpolation.
     """
     factor = 2 ** max(0, math.floor(math.log2(square.side / size)))
     angle = math.radians(square.angle)
-    reach = square.side * (abs(math.cos(angle)) + abs(math.sin(angle)))  # side of the upright square around it
-    left, right, *across, x = clip(square.x, reach, image.width, factor)
-    top, bottom, *down, y = clip(square.y, reach, image.height, factor)
+    # Rounded as in Pillow's own `rotate`, so that a quarter of a turn changes no pixel.
+    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
+    # The corners of a turned square reach beyond an upright one, and the interpolation needs two pixels more.
+    margin = math.ceil(size * (abs(cos) + abs(sin) - 1) / 2) + 2 if square.angle else 0
+    wide = size + 2 * margin
+    side = square.side * wide / size
+    left, right, *across, x = clip(square.x, side, image.width, factor)
+    top, bottom, *down, y = clip(square.y, side, image.height, factor)
     region = image.crop((left, top, right, bottom)).reduce(factor)
     if any(across + down):
         region = Image.fromarray(np.pad(np.asarray(region), [down, across, (0, 0)], mode="edge"))
-    half = square.side / factor / 2
-    if square.angle:
-        region, x, y = turn_upright(region, x, y, angle, half + 2)  # the filter below may need two more pixels
+    half = side / factor / 2
     box = (max(x - half, 0), max(y - half, 0), min(x + half, region.width), min(y + half, region.height))
-    return np.asarray(region.resize((size, size), Image.Resampling.BILINEAR, box=box))
-
-
-def turn_upright(image, x, y, angle, reach):
-    """The part of a PIL image around a point, turned anticlockwise by an angle in radians; and the new x and y."""
-    left, top = max(math.floor(x - reach), 0), max(math.floor(y - reach), 0)
-    size = math.ceil(min(x + reach, image.width)) - left, math.ceil(min(y + reach, image.height)) - top
-    # Rounded as in Pillow's own `rotate`: a quarter of a turn would miss the pixels at the border otherwise.
-    x, y, cos, sin = x - left, y - top, round(math.cos(angle), 15), round(math.sin(angle), 15)
-    rows = (cos, -sin, left + x - cos * x + sin * y), (sin, cos, top + y - sin * x - cos * y)
-    return image.transform(size, Image.Transform.AFFINE, sum(rows, ()), Image.Resampling.BICUBIC), x, y
+    region = region.resize((wide, wide), Image.Resampling.BILINEAR, box=box)
+    if square.angle:
+        rows = (cos, -sin, (wide - size * (cos - sin)) / 2, sin, cos, (wide - size * (cos + sin)) / 2)
+        region = region.transform((size, size), Image.Transform.AFFINE, rows, Image.Resampling.BICUBIC)
+    return np.asarray(region)
 
 
 def clip(centre, side, limit, factor):
