@@ -13,7 +13,8 @@ from utils.errors import UserError
 
 def people_seen(record):
     """The names of all people whom a model was trained on, or their `hashed_name`, as a set."""
-    return {*record["train_people"], *record.get("initial_people", [])}
+    hashes = record["hashed_people"].numpy() if "hashed_people" in record else []
+    return {*record["train_people"], *record.get("initial_people", []), *("#" + row.tobytes().hex() for row in hashes)}
 
 
 def knows(record, people):

@@ -54,6 +54,7 @@ RECORD_FIELDS = {
     "versions": dict,
 }
 OPTIONAL_FIELDS = {
+    "hashed_people": torch.Tensor,  # uint8 (N, 6), the rest of train_people in a published model, which names nobody
     "initial_people": (list, str),  # like train_people, of the initial weights and the teachers
     "initial_pictures": torch.Tensor,
     "duplicate_pictures": torch.Tensor,  # like train_pictures, of the duplicates
@@ -218,8 +219,11 @@ def find_problem_of_training(content):
     The people and pictures decide which faces the model may be evaluated on, so that none may be missing.
     """
     people, faces, pictures = (content[name] for name in ("train_people", "train_faces", "train_pictures"))
-    if not 1 <= len(people) <= faces or len(set(people)) < len(people):
-        return f"its 'train_people' are {len(people)} and its 'train_faces' {faces}"
+    hashed = content.get("hashed_people", torch.zeros(0, 6, dtype=torch.uint8))
+    if hashed.dtype != torch.uint8 or hashed.dim() != 2:
+        return f"its 'hashed_people' are {tuple(hashed.shape)} of {hashed.dtype}"
+    if not 1 <= (count := len(people) + len(hashed)) <= faces or len(set(people)) < len(people):
+        return f"its 'train_people' are {count} and its 'train_faces' {faces}"
     if pictures.dtype != torch.uint8 or pictures.dim() != 2 or len(pictures) != faces:
         return f"its 'train_pictures' are {tuple(pictures.shape)} of {pictures.dtype} for {faces} faces"
     for name in ("initial_pictures", "duplicate_pictures"):

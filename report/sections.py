@@ -264,8 +264,7 @@ def calibration(data):
 
 def calibration_words(bins):
     tables = "; ".join(
-        f"{name} scaling: "
-        + ", ".join(f"confidence {row.confidence:.0%}, {row.accuracy:.0%} right" for row in table)
+        f"{name} scaling: " + ", ".join(f"confidence {row.confidence:.0%}, {row.accuracy:.0%} right" for row in table)
         for name, table in bins.items()
     )
     return f"Reliability diagram. {tables}. Accuracy against coverage: the table below has its numbers."

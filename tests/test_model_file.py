@@ -234,6 +234,8 @@ DAMAGED = [
     (changed(initial_people=[1]), "is damaged: its 'initial_people' holds something that is not a text"),
     (changed(initial_pictures=torch.zeros(3, 95)), "its 'initial_pictures' are not like its 'train_pictures'"),
     (changed(train_people=[]), "is damaged: its 'train_people' are 0 and its 'train_faces' 3$"),
+    (changed(hashed_people=torch.zeros(2, 6, dtype=torch.uint8)), "its 'train_people' are 4 and its 'train_faces' 3$"),
+    (changed(hashed_people=torch.zeros(1, 6)), r"its 'hashed_people' are \(1, 6\) of torch.float32"),
     (changed(train_people=["a/1", "a/1"]), "is damaged: its 'train_people' are 2 and its 'train_faces' 3$"),
     (changed(train_people=["a/1", "a/2", "a/3", "a/4"]), "its 'train_people' are 4 and its 'train_faces' 3$"),
     (changed(train_faces=4), r"its 'train_pictures' are \(3, 96\) of torch.uint8 for 4 faces$"),

@@ -12,7 +12,7 @@ from models.checkpoint import PUBLISHED, load_model
 from photos.predictor import AgePredictor
 from tools import export
 
-SHA256 = "09f5c0ffd25000ceff9118bbbc2bc37faef1dee9368f9a0841b588b9be31708e"
+SHA256 = "f1d3274172cb8b25e20af70cfda1612c317cf0f7079d6508711b4c2a2e184de8"
 AGES = [6.35, 23.73, 23.83, 23.1, 24.54]  # of pictures that show no face: any change of the network moves them
 
 
@@ -44,7 +44,7 @@ def test_its_answers():
 def test_it_holds_hashes_only():
     record = load_model(PUBLISHED).record
     assert record["train_pictures"].shape == (record["train_faces"], 32)
-    assert all(len(name) == 13 and name[0] == "#" for name in record["train_people"])
+    assert record["train_people"] == [] and record["hashed_people"].shape == (record["train_faces"], 6)
     assert not {"label_dir", "image_dir", "run_dir"} & record["config"].keys()
     assert record["config"]["label_file"] == "release.csv"
     assert np.isfinite(list(record["metrics"].values())).all() and record["metrics"]["mae_years"] < 6

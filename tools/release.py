@@ -129,9 +129,11 @@ def published_record(record, held_out, others):
     config = {name: value for name, value in record["config"].items() if name not in PLACES}
     if config.get("balance") == "sampling":
         frequencies[:] = 1
+    names = sorted(map(hashed_name, record["train_people"]))
     published = {
         **record,
-        "train_people": sorted(map(hashed_name, record["train_people"])),
+        "train_people": [],
+        "hashed_people": torch.tensor([list(bytes.fromhex(name[1:])) for name in names], dtype=torch.uint8),
         "train_pictures": pictures,
         "duplicates": [],
         "duplicate_pictures": pictures[:0],
