@@ -110,7 +110,7 @@ def add_answer_options(parser):
 
 
 def check_camera(options, paths):
-    """Refuse what a camera has not: other photographs beside it, folders, and pictures to draw. Raises UserError."""
+    """Refuse --camera with photographs, --draw, --by-folder, --no-detect or --adapt. Raises UserError."""
     given = {"--draw": options.draw is not None, "--by-folder": options.by_folder, "--no-detect": options.no_detect}
     given["--adapt"] = options.adapt
     for other in [*map(repr, paths), *(name for name, is_given in given.items() if is_given)]:
@@ -148,10 +148,10 @@ def main():
     if options.skipped:
         kinds = ", ".join(sorted({path.suffix.lower() for path in options.skipped}))
         files = counted(len(options.skipped), "file")
-        print(f"note: {files} of other formats skipped ({kinds}): save them as JPEG or PNG")
+        print(f"note: skipped {files} of other formats ({kinds}): save them as JPEG or PNG")
     if done["reduced"]:
         photographs = counted(done["reduced"], "photograph")
-        print(f"note: {photographs} searched at under a quarter of the size: small faces may be missed")
+        print(f"note: searched {photographs} at under a quarter of the size: small faces may be missed")
     return 1 if done["failed"] else 0
 
 

@@ -85,7 +85,7 @@ def read_command_line():
     parser = Parser(prog="test_code.py", description="Evaluate models of main.py on the fold that each held out.")
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model files such as fold_0.pt, or run directories")
     split = parser.add_mutually_exclusive_group()
-    split.add_argument("--fold", type=int, metavar="N", help="another fold than the one held out (of other data)")
+    split.add_argument("--fold", type=int, metavar="N", help="fold to evaluate (default: the one held out)")
     parser.add_argument("--leave-out-seen", action="store_true", help="leave out faces that the model was trained on")
     parser.add_argument(
         "--adapt", action="store_true", help="correct the answers for the distribution of the ages here"
@@ -105,7 +105,7 @@ def read_command_line():
     parser.add_argument("--show-errors", action="store_true", help="write the misclassified images")
     parser.add_argument("--error-dir", default="error", metavar="DIR", help="folder for them (default: error)")
     parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
-    fusion = parser.add_argument_group("fusion (models of the same fold are always fused)")
+    fusion = parser.add_argument_group("fusion (automatic where all models have the same faces)")
     fusion.add_argument("--views", nargs="*", choices=tuple(VIEWS), default=[], help="views of each face to fuse")
     fusion.add_argument("--fuse", action="store_true", help="fail unless all models can be fused")
     source = parser.add_argument_group("data and machine")

@@ -172,7 +172,7 @@ def folds_without(table):
 
 
 def find_prefix(albums, image_dir):
-    """The file prefix of the download that this is, found in the listed albums. Raises UserError."""
+    """The file prefix of this download, found in the listed albums. Raises UserError."""
     require_folder(image_dir, "image directory", HOW_TO_GET_ADIENCE)
     for album in albums:
         for name in list_folder(image_dir / album):

@@ -116,7 +116,7 @@ class Busy(Exception):
 def open_cache(image_dir, paths, size, cache_dir, skip_damaged=0):
     """Open the cache of a list of images; build the shards that do not exist.
 
-    Several processes build different shards at the same time. An interrupted build goes on with the next shard.
+    Several processes build different shards at the same time. After an interruption, finished shards are kept.
 
     Args:
         image_dir: the folder of the images.
@@ -129,8 +129,8 @@ def open_cache(image_dir, paths, size, cache_dir, skip_damaged=0):
         A Cache.
 
     Raises:
-        UserError: more images cannot be decoded, so many images are the same that these cannot be photographs, or the
-            cache cannot be written.
+        UserError: more than `skip_damaged` images cannot be decoded, too many images are the same, or the cache
+            cannot be written.
     """
     image_dir, cache_dir, paths = Path(image_dir).resolve(), Path(cache_dir), list(paths)
     shards = []

@@ -1,8 +1,8 @@
 """Find copies of one picture in sets of images, whatever their scale or compression, mirrored or not.
 
 A picture's signature is 96 bytes: a difference hash of 256 bits and the picture at 8 x 8 grey pixels. Two pictures are
-the same where few bits differ and the small pictures are nearly proportional; aligned faces of different people can
-come near in one of them alone.
+the same if few bits differ and the correlation of their 8 x 8 pixels is at least 0.99; aligned faces of different
+people may meet one of these.
 """
 
 from dataclasses import dataclass

@@ -4,10 +4,10 @@
     anna/0001.jpg,12.9,anna,f,phone
 
 Columns: `path`, below the image directory, and `age`, in years or as 50-59 within one class, or `label`, the name of a
-class; with both, the label is learned and the age judges. Optional: `years`, such as 25-32 or 60+, which a loss of ages
-learns in place of the age, `person`, `fold` (0 to 4) or `split` (train, val or test), `gender`, `yaw` (degrees) and
-`score`. Other columns are kept for `test_code.py --by`. Semicolons or tabs may separate the columns; numbers may then
-have decimal commas.
+class; with both, training uses the labels and metrics the ages. Optional: `years`, such as 25-32 or 60+, which a loss
+of ages learns in place of the age, `person`, `fold` (0 to 4) or `split` (train, val or test), `gender`, `yaw` (degrees)
+and `score`. Other columns are kept for `test_code.py --by`. Semicolons or tabs may separate the columns; numbers may
+then have decimal commas.
 """
 
 import math

@@ -20,7 +20,7 @@ def load_data(label_dir, image_dir, label_policy, allow_missing, label_file, age
         allow_missing: leave out faces whose images do not exist, instead of raising an error.
         label_file: the CSV file; "" if there is none.
         age_groups: names of the CSV file's classes, in order.
-        fold_seed: of the CSV file's folds, if it has none.
+        fold_seed: draws the folds of a CSV file that has none.
 
     Returns:
         (Faces, LabelReport): the faces, and the counts of labels used and left out, to print.

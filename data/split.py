@@ -40,9 +40,9 @@ def draw_folds(people, labels, seed, folds=5):
     """Deal people to folds of about the same size, and about the same number of faces of each class.
 
     The people with most faces come first, in random order where they have as many; each goes to the fold that has the
-    smallest share of their classes and of all faces so far (a greedy minimum of the sums of squares). Only folds are
-    considered that are smaller than the smallest one with this person, so that the sizes of two folds differ by at
-    most twice the faces of one person.
+    smallest share of their classes and of all faces so far (a greedy minimum of the sums of squares). Only folds
+    are considered that are no larger than the smallest one plus this person, so that the sizes of two folds differ by
+    at most twice the faces of one person.
 
     Args:
         people: (N,) names, of each face's person.

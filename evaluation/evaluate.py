@@ -32,7 +32,7 @@ def evaluate(model, dataset, batch_size, runtime, decoder="argmax", view=None):
     model.eval()
     start = time.perf_counter()
     rank, world_size = runtime.distributed.rank, runtime.distributed.world_size
-    runtime.distributed.share(model.buffers())
+    runtime.distributed.broadcast(model.buffers())
     parts = []
     for images, *_ in prefetch(ordered_batches(dataset, batch_size, rank, world_size), runtime.device):
         images = to_network_input(images, model.mean, model.std)
@@ -76,7 +76,7 @@ def evaluate_batches(model, batches, decoder="argmax"):
 
 @torch.inference_mode()
 def measure_latency(model, dataset, batch_size, runtime, repeats=20, warm_up=5):
-    """Median seconds from cached bytes to the network's outputs after a warm-up, for one face and for a batch."""
+    """Median seconds from uint8 images on the device to outputs, after a warm-up, for one face and a batch."""
     latency = {}
     for name, count in (("one", 1), ("batch", min(batch_size, len(dataset)))):
         images = dataset[torch.arange(count)][0].to(runtime.device)

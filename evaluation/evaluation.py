@@ -36,7 +36,7 @@ class Evaluation:
         images: uint8 (rows of the cache, 3, S, S), the cache; None if it is not at hand.
         image_dir: the folder of the original photographs; "" if it is not known.
         seconds: of the whole pass: reading, preparing, predicting.
-        whole_has_ages: whether every age is known of the faces that these are a part of; parts have its metrics.
+        whole_has_ages: whether all ages of the set from which `where` chose are known; parts have its metrics.
     """
 
     faces: Faces
@@ -136,7 +136,7 @@ class Evaluation:
 
     @property
     def judged_by(self):
-        """The name in METRICS that groups of faces are judged by: top-1; of single years, hit by chance, the error."""
+        """The name in METRICS by which subgroups are compared: mae_years for single years that are known, else top1."""
         in_years = self.classes.coarse() is not self.classes and "mae_years" in self.metric_names
         return "mae_years" if in_years else "top1"
 

@@ -15,9 +15,9 @@ LEAST_FREQUENCY = 1e-6  # of a class, so that nothing is divided by 0
 
 
 def usual_answer(probabilities, labels, frequencies):
-    """The mean answer to faces that are distributed as a model's training faces are.
+    """The mean class probabilities of faces that are distributed like the training faces.
 
-    It serves in place of their frequencies, since a model answers with neighbouring classes, too.
+    They replace the classes' frequencies, since a model gives probability to neighbouring classes, too.
 
     Args:
         probabilities: float (N, K), of faces that the model did not learn from.

@@ -1,7 +1,7 @@
 """The metrics of an ordinal classifier. Fractions inside, percent only when printed.
 
 METRICS drives the log, the results, the tables and the comparisons: to add a metric, add an entry. Each one is a
-function of N faces that returns one value per face; the metric is their mean.
+function of N faces that returns N values; the metric is `finish` of their mean.
 
 Args of a function:
     labels: int (N,), true classes in 0..K-1.

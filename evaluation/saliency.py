@@ -52,6 +52,6 @@ def last_feature_maps(network):
 
 
 def min_max(maps):
-    """Maps (B, h, w), each scaled from its least value, 0, to its largest, 1; a map of one value becomes 0."""
+    """Maps (B, h, w), each scaled linearly so that it spans 0 to 1; a constant map becomes 0."""
     maps = maps - maps.amin(dim=(1, 2), keepdim=True)
     return maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)

@@ -80,7 +80,7 @@ def threshold_table(evaluation, threshold):
 
 
 def roc(evaluation, threshold):
-    """(Share of younger faces that pass, share of older ones that pass), each (M,), as P(age >= T) has to be larger."""
+    """(Share of younger faces that pass, share of older ones), each (M,), for falling thresholds of P(age >= T)."""
     score = probability_of(evaluation.probabilities, evaluation.classes, threshold)
     older = evaluation.faces.ages >= threshold
     order = np.argsort(-score, kind="stable")

@@ -73,7 +73,7 @@ def save_model(path, model, record, half=False):
         path: the file to create or replace.
         model: a Network with classes and image size.
         record: {field: value} with all of RECORD_FIELDS and any others; plain values.
-        half: keep the weights in 16 bits, but not the vectors: variances may be too large for these.
+        half: store the weights in 16 bits, except vectors: running variances may overflow.
 
     Raises:
         UserError: the file cannot be written.
@@ -124,14 +124,14 @@ def load_model(path):
     Raises:
         UserError: the file is missing, damaged or not a model file. The message names it and says what is wrong.
     """
-    content = today(load_plain(path))
+    content = upgraded(load_plain(path))
     check_format(path, content)
     if problem := find_problem(content):
         raise UserError(f"'{path}' is damaged: {problem}")
     try:
         description, state = content["network"], content["state_dict"]
         with torch.device("meta"):  # a network that the file does not hold takes no memory
-            model = create_model(**today(description))
+            model = create_model(**upgraded(description))
         state = {name: to_float32(tensor) for name, tensor in state.items()}
         check_weights(model.state_dict(), state)
         model.load_state_dict(state, assign=True)
@@ -155,7 +155,7 @@ def to_float32(tensor):
     return tensor.float() if getattr(tensor, "dtype", None) == torch.float16 else tensor
 
 
-def today(fields):
+def upgraded(fields):
     """The fields of an earlier version's file, with today's names and values, without options that are gone."""
     kept = {name: value for name, value in fields.items() if (name, value) not in EARLIER_DEFAULTS.items()}
     kept = {EARLIER_NAMES.get(name, name): value for name, value in kept.items()}

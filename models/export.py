@@ -50,7 +50,7 @@ class FacePipeline(nn.Module):
     def forward(self, images):
         """uint8 RGB (N, 3, S, S) -> the outputs of `to_onnx`."""
         images = (images.float() / 255 - self.mean) / self.std
-        probabilities = self.model.mirrored_probabilities(images)
+        probabilities = self.model.flip_averaged_probabilities(images)
         answers = [DECODERS[self.decoder](probabilities)]
         if self.bounds is not None:
             tail = (1 - self.mass) / 2

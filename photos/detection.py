@@ -10,8 +10,8 @@ from PIL import Image
 from photos.centerface import load_centerface, search, without_overlaps
 
 THRESHOLD = 0.4
-# A face under SURE is searched again, in a part of REACH boxes at CLOSER_SIDE pixels: 95 % of the faces then have over
-# 0.4, and what only looks like one under 0.3.
+# A face that scores under SURE is searched again, in a crop of REACH box sides at CLOSER_SIDE pixels: 95 % of faces
+# then score over 0.4, and false detections under 0.3.
 CANDIDATE, SURE, CLOSER_SIDE, REACH = 0.15, 0.5, 128, 2
 # Bounds of an image's longer side. Small images are enlarged, since their boxes are coarse otherwise.
 SHORTEST_SIDE, LONGEST_SIDE = 160, 416

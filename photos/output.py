@@ -22,7 +22,7 @@ STARTS = {"csv": ("photo,face,faces,left,",), "json": ('[\n{"photo": ', "[\n\n]"
 def rows_of(photograph, class_names):
     """The rows of a photograph: one per face, or a single one where there is none or it could not be read.
 
-    That of a person, whose `photo` is the folder, has no place.
+    The row of a person, whose `photo` is a folder, has no box.
 
     Returns:
         A list of {column: value}; None where a row has no value.

@@ -39,19 +39,20 @@ def find_photographs(paths, skipped=None, suffixes=PHOTO_SUFFIXES):
         A list of Paths, each once, in the order of `paths`.
 
     Raises:
-        UserError: a path does not exist, a folder cannot be read, or there is no photograph at all.
+        UserError: a path does not exist, or a folder cannot be read or holds no photograph.
     """
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            found += walk(path, [] if skipped is None else skipped, suffixes)
+            inside = list(walk(path, [] if skipped is None else skipped, suffixes))
+            if not inside:
+                expected = ", ".join(sorted(suffixes))
+                raise UserError(f"no photograph in '{path}'; expected files that end in {expected}")
+            found += inside
         elif os.path.lexists(path):
             found.append(path)
         else:
             raise UserError(f"'{path}': there is no such photograph or folder")
-    if not found:
-        named = ", ".join(f"'{path}'" for path in paths)
-        raise UserError(f"no photograph in {named}; expected files that end in {', '.join(sorted(suffixes))}")
     return list(dict.fromkeys(found))
 
 

@@ -247,7 +247,7 @@ class AgePredictor:
     def watch_camera(self, camera):
         """Yield a Photograph of one track for each face before a Camera, when it has gone.
 
-        Raises UserError where it cannot be read; the loss of one that has shown a face is the error of a last one.
+        Raises UserError where it cannot be read; if it fails after a first face, a last Photograph has the error.
         """
         seen = False
         try:
@@ -385,14 +385,14 @@ class AgePredictor:
 
     @torch.inference_mode()
     def probabilities(self, model, crops):
-        """Mirrored class probabilities float32 (N, K) of faces uint8 (N, 3, S, S), before any temperature.
+        """Flip-averaged class probabilities float32 (N, K) of faces uint8 (N, 3, S, S), before any temperature.
 
         Raises:
             UserError: they are not finite.
         """
         with self.runtime.autocast():
             batches = self.network_inputs(model, crops)
-            probabilities = torch.cat([model.mirrored_probabilities(images).float().cpu() for images in batches])
+            probabilities = torch.cat([model.flip_averaged_probabilities(images).float().cpu() for images in batches])
         if not probabilities.isfinite().all():
             raise UserError("the probabilities are not finite numbers: the training of this model diverged")
         return probabilities.numpy()

@@ -168,7 +168,7 @@ for norm, parts in ((nn.Identity(), (slice(0, 8),)), (nn.BatchNorm2d(4), halves)
     for _ in range(3):
         gradients(model, network, halves[rank])
         optimizer.step()
-    distributed.share(model.buffers())
+    distributed.broadcast(model.buffers())
     for value in model.state_dict().values():
         assert torch.equal(distributed.sum(value.clone()), 2 * value)  # the same bits in both
 

@@ -232,7 +232,7 @@ class TestOutputs:
         second.write_bytes(content)
         assert "was trained on other faces, labels or pixels than these" in scripts.refused(*order)
         third.unlink()
-        assert "note: 1 photographs are missing: without all of them it is not" in scripts.succeeds(*order)
+        assert "note: 1 photographs are missing, so the others cannot be checked" in scripts.succeeds(*order)
         assert "photographs are not at hand" in (scripts.folder / "a.html").read_text()
 
 

@@ -109,10 +109,11 @@ class TestPhotographs:
 
     def test_nothing_there(self):
         Path("empty").mkdir()
+        Path("a.jpg").touch()
         with pytest.raises(UserError, match=r"no photograph in 'empty'; expected files that end in \.jfif, \.jpe, "):
-            find_photographs(["empty"])
+            find_photographs(["a.jpg", "empty"])
         with pytest.raises(UserError, match=r"'gone\.jpg': there is no such photograph or folder"):
-            find_photographs(["empty", "gone.jpg"])
+            find_photographs(["a.jpg", "gone.jpg"])
 
     def test_orientation_of_a_telephone(self):
         """6: the camera was turned; what is stored as the first row belongs into the last column."""
@@ -515,7 +516,7 @@ def test_files_of_other_formats_are_counted(model, photographs, tmp_path, capsys
     assert run(model, folder, "--no-detect") == 0
     output = capsys.readouterr().out
     assert "c.jfif  face 1 of 1" in output
-    assert output.endswith("note: 2 files of other formats skipped (.bmp, .tif): save them as JPEG or PNG\n")
+    assert output.endswith("note: skipped 2 files of other formats (.bmp, .tif): save them as JPEG or PNG\n")
 
 
 def test_a_run_directory_stands_for_its_models(model, photographs, tmp_path, capsys):

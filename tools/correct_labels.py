@@ -3,7 +3,7 @@
     python -m tools.correct_labels RUN > corrected.csv
 
 The suspects are those of suspects.csv, which lies beside the report of the run: delete the rows whose labels are right
-first. A corrected face has its label in the column `was`, why it changed in `reason`, and no age.
+first. A corrected face has its old label in the column `was`, why it changed in `reason`, and no age.
 """
 
 import sys

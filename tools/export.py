@@ -241,7 +241,7 @@ def batches(images, size=BATCH):
 def torch_outputs(model, images):
     """(Probabilities (N, K) with the temperature, predicted classes (N,)) as predict.py computes them."""
     inputs = (to_network_input(torch.from_numpy(batch), model.mean, model.std) for batch in batches(images))
-    probabilities = np.concatenate([model.mirrored_probabilities(batch).numpy() for batch in inputs])
+    probabilities = np.concatenate([model.flip_averaged_probabilities(batch).numpy() for batch in inputs])
     predicted, temperature = decode(probabilities, model.record["decoder"]), model.record.get("temperature")
     return probabilities if temperature is None else apply_temperature(probabilities, temperature), predicted
 

@@ -2,8 +2,8 @@
 
     python -m tools.make_labels utkface DIR > utkface.csv
 
-Where a data set says ages, people and genders in the names of its files, NAMES has their form; where it has tables of
-its own, TABLES has a function. Files whose names have another form are listed on standard error, not guessed.
+NAMES has a pattern for each data set whose file names hold ages, people and genders; TABLES has a function for each
+that has tables. Files whose names do not match are listed on standard error, not guessed.
 """
 
 import csv

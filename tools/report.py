@@ -73,7 +73,7 @@ def read_data(config, cache_dir, run, required):
     except UserError as error:
         raise UserError(f"{error}; {', '.join(map(flag, DATA))} say where the data is") from None
     if labels.missing:
-        print(f"note: {labels.missing:,} photographs are missing: without all of them it is not known whose these are")
+        print(f"note: {labels.missing:,} photographs are missing, so the others cannot be checked and are not shown")
         return {}
     cache = open_cache(config.image_dir, faces.table.path, config.image_size, cache_dir, config.skip_damaged)
     faces = cache.readable(faces)

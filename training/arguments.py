@@ -135,7 +135,7 @@ def make_parser():
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="resume the run in --run-dir with its settings; of these, --cache-dir is given again",
+        help="resume the run in --run-dir with its settings, except --cache-dir: give that again",
     )
     parser.add_argument("--config", metavar="FILE", help="use the settings of another run's config.json as defaults")
     for section in SECTIONS:

@@ -14,7 +14,7 @@ from data.adience import DEFAULT_GROUPS, LABEL_POLICIES
 from data.labels import FOLDS
 from data.load import DATA_SOURCE
 from models import MODELS, model_options
-from models.checkpoint import NO_FOLD, today
+from models.checkpoint import NO_FOLD, upgraded
 from models.decode import DECODERS
 from models.resnet import LEAST_SHARE
 from training.losses import LOSSES
@@ -37,9 +37,9 @@ class DataConfig:
         "", "CSV file of other faces, in place of --label-dir: columns path, age or label, and optionally person, fold",
         metavar="FILE",
     )  # fmt: skip
-    run_dir: str = option("runs/adience", "folder for everything the run writes; of a FACES.csv runs/FACES")
+    run_dir: str = option("runs/adience", "folder for the outputs of the run; for a FACES.csv, runs/FACES")
     folds: tuple = option(
-        FOLDS, "folds to hold out, one model each (default: all folds of the data); none: one model of all faces",
+        FOLDS, "folds to hold out, one model each; if not given, all in the data; none: one model of all faces",
         choices=(*FOLDS, NO_FOLD), words={"none": NO_FOLD}, metavar="FOLD",
     )  # fmt: skip
     age_groups: tuple = option(
@@ -51,7 +51,7 @@ class DataConfig:
     fold_seed: int = option(0, "random seed of the folds, where --label-file has none", low=0, high=2**32 - 1)
     label_policy: str = option(
         "strict",
-        "age labels to use: strict: the classes only; fixed: odd intervals too; nearest: ages between classes too",
+        "age labels to use: strict: the classes only; fixed: odd intervals too; nearest: any age, in its nearest class",
         choices=tuple(LABEL_POLICIES),
     )
     val_fraction: float = option(
@@ -76,24 +76,24 @@ class NetworkConfig:
         choices=("3x3", "1x1", "pooled"),
     )
     max_pool: bool = option(
-        True, "max-pooling after the first convolution; without it, small images teach a network more, in twice"
-        " the time",
+        True, "max-pooling after the first convolution; without it, accuracy on small images rises and the time"
+        " doubles",
     )  # fmt: skip
     # The report names no initial weights, so PyTorch's own are the default.
     init: str = option("pytorch", "initial weights of the convolutions", choices=("pytorch", "he"))
     zero_init: bool = option(False, "initialise each ResNet block as the identity")
     standardize: float = option(
-        0.0, "give each image the same brightness and contrast, measured in this share of its sides, in the middle; for"
+        0.0, "standardise each channel by its mean and deviation in the middle, this share of each side; for"
         " photographs of any origin; 0 disables it", low=0, high=1,
     )  # fmt: skip
     width: float = option(1.0, "number of channels of a ResNet, relative to the published one", low=0.0625, high=4)
-    mid_width: float = option(1.0, "number of channels within a ResNet's blocks, relative to them", low=0.02, high=1)
+    mid_width: float = option(1.0, "number of channels inside ResNet blocks, relative to --width", low=0.02, high=1)
     init_from: str = option(
         "", "start from these weights: a finished run, a model file, or a state dict of torchvision or timm",
         metavar="FILE",
     )  # fmt: skip
     pretrained: bool = option(False, "start from torchvision's ImageNet weights, or timm's, which are downloaded")
-    freeze: tuple = option((), "layers that keep their first weights, such as stem layer1", kind=str, metavar="LAYER")
+    freeze: tuple = option((), "layers that are not trained, such as stem layer1", kind=str, metavar="LAYER")
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class OptimizationConfig:
     lr: float = option(0.1, "base learning rate", low=0, high=1e6)
     loss: str = option("cross_entropy", "training loss", choices=tuple(LOSSES))
     label_width: float = option(
-        0.0, "width of the soft targets of sord and dldl_v2, in classes (in years where each class is one); 0: as"
-        " published for groups, and as measured for years", low=0, high=100,
+        0.0, "width of the soft targets of sord and dldl_v2, in classes; 0: 0.5 (sord) or 0.75 (dldl_v2), and 2 for"
+        " single years", low=0, high=100,
     )  # fmt: skip
     schedule: str = option("step", "learning rate schedule", choices=SCHEDULES)
     lr_steps: tuple = option(
@@ -132,7 +132,7 @@ class OptimizationConfig:
     teacher_weight: float = option(0.5, "share of the teacher's answers in the loss", low=0, high=1)
     teacher_temperature: float = option(1.0, "temperature of the teacher's answers", low=0.1, high=100)
     shuffle: str = option(
-        "auto", "order of the training faces; shards: of four parts of the cache, 8,192 faces each, at a time; auto:"
+        "auto", "order of the training faces; shards: shuffle four cache shards, of 8,192 faces, at a time; auto:"
         " shards where the cache exceeds half of the memory", choices=("auto", "all", "shards"),
     )  # fmt: skip
     balance: str = option(
@@ -173,7 +173,7 @@ RECIPES = {
         "init": "he",
         "zero_init": True,
         "loss": "sord",
-        # Faces are aligned: stronger ones cost more than they give, and bilinear interpolation and black corners too.
+        # Faces are aligned: stronger transforms cost accuracy, as do bilinear interpolation and black corners.
         "rotation": 5.0,
         "scale": 0.05,
         "shift": 0.02,
@@ -305,7 +305,7 @@ def from_record(path, record, strict=False):
     Raises:
         UserError: a value is out of range, or a setting is unknown.
     """
-    record = today(record)
+    record = upgraded(record)
     record.setdefault("fold_seed", record.get("seed", 0))  # earlier versions had one seed, one width and one order
     if strict:
         record.setdefault("shuffle", "all")

@@ -44,8 +44,7 @@ def initial_weights(path, pretrained, network, fold):
         path: a file, a run directory, or "".
         pretrained: whether torchvision's ImageNet weights, or timm's, are wanted.
         network: the name of the network.
-        fold: the held-out fold; of a run directory, its model that held out the same fold is taken, or that of all
-            faces.
+        fold: the held-out fold; a run directory stands for its all.pt, or else its model of the same fold.
     """
     if pretrained:
         state = download_state(network)

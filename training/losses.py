@@ -156,7 +156,7 @@ LOSSES = {
 
 
 class Criterion:
-    """The mean of a loss over a batch, with a weight of a teacher's answers.
+    """The mean of a loss over a batch, with a weighted distillation term.
 
     Args:
         loss: a function of this module, or of the same arguments.
@@ -186,7 +186,7 @@ class Criterion:
         return values.mean()
 
     def taught(self, outputs, images):
-        """Cross entropy of the student's probabilities, of the teacher's as targets."""
+        """Cross entropy of the student's probabilities with the teacher's as targets."""
         student, teacher = (
             probabilities.clamp_min(torch.finfo(torch.float32).tiny).log() / self.temperature
             for probabilities in (self.head.probabilities(outputs), self.teacher(images))

@@ -19,7 +19,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         groups: parameter groups. Parameters of four dimensions (O, I, H, W) are orthogonalised as matrices
-            (O, I * H * W), but for those of three input channels: the first layer's. All others follow SGD.
+            (O, I * H * W) if I > 3. All others, as the first layer and depthwise convolutions, follow SGD.
         lr: the learning rate.
         momentum: from 0 to 1, excluded.
 

@@ -16,7 +16,7 @@ class TrainState:
 
     Attributes:
         model: the Network that learns.
-        network: the same, wrapped for several processes or compiled where they are used.
+        network: the same, synchronized between processes and compiled where that is asked for.
         optimizer: of its parameters.
         criterion: the Criterion.
         learning_rate: a function of the epochs done, with a fraction.

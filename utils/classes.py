@@ -14,7 +14,7 @@ LONGEST_NAME = 40  # characters
 MOST_CLASSES = 1000
 YEARS = re.compile(r"(\d{1,3})(?:-(\d{1,3})|(\+))?", re.ASCII)
 SINGLE_YEARS = re.compile(r"(\d{1,3})\.\.(\d{1,3})(\+?)", re.ASCII)  # 21..60 or 0..100+
-OPEN_YEARS = 20  # that an open class such as "60+" counts as where an age within it is needed
+OPEN_YEARS = 20  # assumed length of an open class such as "60+", for ages within it
 MOST_SHOWN = 30  # classes of a table; more years are shown by decade
 
 

@@ -76,7 +76,7 @@ def end_script(number, frame=None):
 
 
 def signal_is_caught():
-    """Raise the exception of a signal no more."""
+    """Stop raising the exception of a signal."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)
 

@@ -172,8 +172,8 @@ class Runtime:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def prepare(self, model):
-        """The network to train with: the model, wrapped for several processes, compiled, or both."""
-        network = self.distributed.wrap(model, self.device)
+        """The network to train with: the model, the same in all processes, and compiled where it pays."""
+        network = self.distributed.synchronize(model, self.device)
         return torch.compile(network, dynamic=False) if self.compiled else network
 
     def place(self, model):
@@ -183,7 +183,7 @@ class Runtime:
         return model.to(self.device, memory_format=layout)
 
     def to_device(self, images):
-        """Cached images uint8 (N, 3, S, S): in a CUDA GPU's memory if half of it stays free, otherwise unchanged."""
+        """Cached images uint8 (N, 3, S, S): on a CUDA GPU if half of its free memory suffices, otherwise unchanged."""
         if self.device.type != "cuda" or images.nbytes > torch.cuda.mem_get_info(self.device)[0] / 2:
             return images
         copy = torch.empty(images.shape, dtype=torch.uint8, device=self.device)

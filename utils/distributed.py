@@ -21,7 +21,7 @@ from utils.errors import UserError
 SECONDS_BEFORE_LINE = 30
 MEETING = datetime.timedelta(minutes=10)  # until all processes have started
 EXCHANGE = datetime.timedelta(hours=3)  # until all have decoded their part of the photographs
-PATIENCE = datetime.timedelta(seconds=5)  # with the other processes, at the end
+EXIT_TIMEOUT = datetime.timedelta(seconds=5)  # with the other processes, at the end
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Distributed:
         if self.world_size > 1:
             dist.barrier()
 
-    def share(self, tensors):
+    def broadcast(self, tensors):
         """Give every process the main process's values, which are the ones that are saved."""
         if self.world_size > 1:
             for tensor in tensors:
@@ -98,15 +98,15 @@ class Distributed:
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view(gradient.shape))
 
-    def wrap(self, model, device):
-        """The network to train with: on GPUs batch statistics are those of the whole batch.
+    def synchronize(self, model, device):
+        """Give every process the main process's model; on GPUs batch statistics are those of the whole batch.
 
         SyncBatchNorm replaces layers in place and keeps their names. On CPUs, where torch has no such layer, each
         process normalises by its own part of the batch.
         """
         if self.world_size > 1 and device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.share(model.state_dict().values())
+        self.broadcast(model.state_dict().values())
         return model
 
 
@@ -144,6 +144,6 @@ def leave(status):
     """
     if dist.is_initialized():
         with contextlib.suppress(RuntimeError, ValueError):  # somebody is late; or the group has no gloo
-            dist.monitored_barrier(timeout=PATIENCE)
+            dist.monitored_barrier(timeout=EXIT_TIMEOUT)
         os._exit(status)
     sys.exit(status)
