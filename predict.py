@@ -65,8 +65,8 @@ def read_command_line():
     models = [path for path in options.inputs if path.lower().endswith(".pt") or model_files([path]) != [path]]
     options.models, paths = model_files(models), [path for path in options.inputs if path not in models]
     if not paths and options.camera is None:
-        given = f"in '{' '.join(options.inputs)}'" if options.inputs else "is given"
-        raise UserError(f"no photograph or folder {given}: name one, or --camera 0")
+        given = f"only models are given, '{' '.join(options.inputs)}'" if options.inputs else "no photograph is given"
+        raise UserError(f"{given}: name a photograph or a folder, or --camera 0")
     if repeated := {path for path in options.models if options.models.count(path) > 1}:
         raise UserError(f"'{min(repeated)}' is named twice: name each model once")
     check_limits("--top", options.top, {"low": 1})
@@ -114,7 +114,7 @@ def check_camera(options, paths):
     given = {"--draw": options.draw is not None, "--by-folder": options.by_folder, "--no-detect": options.no_detect}
     given["--adapt"] = options.adapt
     for other in [*map(repr, paths), *(name for name, is_given in given.items() if is_given)]:
-        raise UserError(f"--camera {options.camera} with {other}: it goes with models, --csv and --json")
+        raise UserError(f"--camera {options.camera} with {other}: only models, --csv and --json go with it")
 
 
 class Stopped(Exception):
@@ -143,8 +143,8 @@ def main():
             count = f"{done['photographs']} of {len(options.photographs)} photographs"
             print(f"stopped: new outputs hold {count}; those that were there stay as they were", file=sys.stderr)
         raise stopped
-    if options.adapt:
-        print(f"note: the answers are corrected for how the ages of {counted(done['faces'], 'face')} are distributed")
+    if options.adapt and done["faces"]:
+        print(f"note: --adapt corrected the answers for the age distribution of these {counted(done['faces'], 'face')}")
     if options.skipped:
         kinds = ", ".join(sorted({path.suffix.lower() for path in options.skipped}))
         files = counted(len(options.skipped), "file")

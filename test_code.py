@@ -69,7 +69,7 @@ def main():
     for fusion in fusions:
         print_fusion(fusion)
     if fusions and (options.over or options.by or options.show_errors):
-        print("\nnote: what follows is of the models' own plain answers, not of their fusion")
+        print("\nnote: what follows is of each model alone, without fusion")
     shown = data.models_data(evaluations, python_command(*sys.argv))
     for age in options.over:
         print(f"\n{tables.threshold_table(pool(evaluations), age)}")
@@ -85,7 +85,7 @@ def read_command_line():
     parser = Parser(prog="test_code.py", description="Evaluate models of main.py on the fold that each held out.")
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model files such as fold_0.pt, or run directories")
     split = parser.add_mutually_exclusive_group()
-    split.add_argument("--fold", type=int, metavar="N", help="fold to evaluate (default: the one held out)")
+    split.add_argument("--fold", type=int, metavar="N", help="fold to evaluate, if not the one held out")
     parser.add_argument("--leave-out-seen", action="store_true", help="leave out faces that the model was trained on")
     parser.add_argument(
         "--adapt", action="store_true", help="correct the answers for the distribution of the ages here"
@@ -204,14 +204,12 @@ def cut_faces(model, faces, image_dir):
 
 
 def print_framing_note(model, faces, image_dir):
-    """Print a note where the faces are larger or smaller in these images than in the training images."""
+    """Print a note where these images frame the face differently from the training images."""
     framing, _ = find_framing([Path(image_dir) / path for path in faces.table.path], limit=FRAMED)
     usual = model.record.get("framing")
-    if framing and usual and not 4 / 5 < framing[2] / usual[2] < 5 / 4:
-        print(
-            f"note: faces take {framing[2]:.0%} of the width of these images and {usual[2]:.0%} of the training images;"
-            " for whole photographs there is --detect"
-        )
+    if framing and usual and not (4 / 5 < framing[2] / usual[2] < 5 / 4 and abs(framing[1] - usual[1]) < 0.1):
+        places = (f"{width:.0%} of the width at {y:.0%} of the height" for _, y, width, *_ in (framing, usual))
+        print("note: faces take {} of these images, and {} of the training images: use --detect".format(*places))
 
 
 def leave_out_seen(path, record, faces, split, signatures):
@@ -399,7 +397,7 @@ def print_fusion(fusion):
     paths = fusion["models"]
     models = f"{len(paths)} models" if len(paths) > 1 else printable(paths[0])
     views = printable(", ".join(fusion["views"]))
-    print(f"\nfusion of {models}, views: {views}; gains over the single plain models (95 %):")
+    print(f"\nfusion of {models}, views: {views}; changes against the single plain models (95 %):")
     for name, metric in ((name, METRICS[name]) for name in fusion["gains"]):
         gain, low, high = map(metric.show_difference, fusion["gains"][name])
         print(f"  {metric.title:8} {metric.show(fusion[name]):>8}  {gain} ({low} to {high})")

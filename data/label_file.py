@@ -93,11 +93,11 @@ PROBLEMS = (
         f"is no age of a person; expected 0 to {OLDEST} years",
     ),
     ("person", CONTROL.search, "holds a control character"),
-    ("fold", lambda text: not FOLD.fullmatch(text), f"is none; expected {', '.join(map(str, FOLDS))}"),
+    ("fold", lambda text: not FOLD.fullmatch(text), f"is unknown; expected {', '.join(map(str, FOLDS))}"),
     (
         "split",
         lambda text: text not in ("", *SPLITS),
-        "is none; expected train, val or test, or nothing to leave it out",
+        "is unknown; expected train, val or test, or nothing to leave it out",
     ),
     ("years", lambda text: not YEARS.fullmatch(text), "are none; expected such as 25-32 or 60+"),
     ("yaw", lambda text: not is_number(text), "is not a number"),

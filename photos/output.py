@@ -104,7 +104,7 @@ def describe(face, top, classes):
     ranked = sorted(probabilities.items(), key=lambda item: -item[1])
     others = [f"{printable(other)} {percent(value)}" for other, value in ranked if other != group][: top - 1]
     answer = f"{printable(group)}  {percent(probabilities[group])}" + (f"  ({', '.join(others)})" if others else "")
-    answer += f"  ({', '.join(face.doubts)}: doubtful)" if face.doubts else ""
+    answer += f"  (doubtful: {', '.join(face.doubts)})" if face.doubts else ""
     if face.age is None:
         return answer
     about = "" if classes.are_single_years else "about "

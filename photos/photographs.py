@@ -107,14 +107,13 @@ def load_photograph(photo):
     if hasattr(photo, "movedim") and photo.ndim == 3:  # a tensor; this module does not need torch
         photo = photo.movedim(0, -1).cpu().numpy()
     if isinstance(photo, np.ndarray):
+        given = f"an array {photo.shape} of {photo.dtype}"
         if photo.ndim == 3 and photo.shape[2] == 1:
             photo = photo[:, :, 0]
         if photo.ndim == 2:  # grey
             photo = np.repeat(photo[:, :, None], 3, axis=2)
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
-            raise UserError(
-                f"an array {photo.shape} of {photo.dtype} is no photograph; expected uint8 (H, W, 3) or (H, W)"
-            )
+            raise UserError(f"{given} is no photograph; expected uint8 (H, W, 3) or (H, W)")
         return Image.fromarray(photo), 1.0
     if not isinstance(photo, (str, os.PathLike)):
         raise UserError(

@@ -245,7 +245,7 @@ class TestCheckOutput:
         (tmp_path / "text").write_text("precious")
         (tmp_path / "link").symlink_to(tmp_path / "text")
         (tmp_path / "folder").mkdir()
-        with pytest.raises(UserError, match=r"folder' is no name of a file: a report of ours cannot be written there$"):
+        with pytest.raises(UserError, match=r"folder' is a folder: name the file for a report of ours$"):
             self.check(tmp_path / "folder")
         for name in ("theirs", "text", "link"):
             message = rf"^'.*/{name}' exists and is not a report of ours; it is not replaced: choose another name$"

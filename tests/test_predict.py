@@ -377,7 +377,7 @@ class TestScript:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["fold_0.pt"], "no photograph or folder in 'fold_0.pt': name one, or --camera 0"),
+            (["fold_0.pt"], "only models are given, 'fold_0.pt': name a photograph or a folder, or --camera 0"),
             (["fold_0.pt", "fold_0.pt", "photos"], "'fold_0.pt' is named twice"),
             (["fold_0.pt", "gone.jpg"], "'gone.jpg': there is no such photograph or folder"),
             (["fold_0.pt", "photos", "--threshold", "70"], "threshold 70.0: expected a number from 0 to 1"),
@@ -564,8 +564,8 @@ def test_adapted_rows(photographs, capsys):
     found = [row["p_old"] for row in adapted if row["face"]]
     assert found == pytest.approx([face.probabilities["old"] for face in expected], abs=1e-5)
     assert found != pytest.approx([row["p_old"] for row in plain if row["face"]], abs=1e-3)
-    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: the answers")]
-    assert notes == ["note: the answers are corrected for how the ages of 3 faces are distributed"]  # of the second run
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: --adapt")]
+    assert notes == ["note: --adapt corrected the answers for the age distribution of these 3 faces"]
     assert run(write_model("earlier.pt"), "photos", "--adapt", "--csv", "x.csv") == 2
     out, err = capsys.readouterr()
     assert (
@@ -607,15 +607,13 @@ def test_a_note_about_whole_photographs(photographs, capsys):
     Path("x.csv").write_text("\n".join(rows) + "\n")
     config = to_record(Config(label_file="x.csv", image_dir="photos", age_groups=NAMES, epochs=1))
     for width, noted in ((0.8, True), (0.35, False)):
-        path = write_model(Path("m.pt"), fold=0, config=config, history=[], framing=[0.5, 0.5, width, width])
+        path = write_model(Path("m.pt"), fold=0, config=config, history=[], framing=[0.5, 0.4, width, width])
         assert call(test_code, path, "--threads", 1, "--precision", "fp32") == 0
-        lines = [
-            line for line in capsys.readouterr().out.splitlines() if "for whole photographs there is --detect" in line
-        ]
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(": use --detect")]
         assert len(lines) == noted
-        assert not lines or re.match(
-            r"note: faces take 3\d% of the width of these images and 80% of the training", lines[0]
-        )
+        these, training = r"3\d% of the width at \d\d% of the height", "80% of the width at 40% of the height"
+        expected = f"note: faces take {these} of these images, and {training} of the training images: use --detect"
+        assert not lines or re.fullmatch(expected, lines[0])
 
 
 @pytest.mark.parametrize(

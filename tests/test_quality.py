@@ -69,7 +69,7 @@ class TestInPhotographs:
     def test_a_doubt_is_printed_and_written(self, capsys):
         assert call(predict, "ann/1.jpg", "bob", "--json", "ages.json", "--threads", 1) == 0
         clear, blurred = capsys.readouterr().out.splitlines()
-        assert "doubtful" not in clear and blurred.endswith("(blurred: doubtful)")
+        assert "doubtful" not in clear and blurred.endswith("(doubtful: blurred)")
         assert [row["doubts"] for row in json.loads(Path("ages.json").read_text())] == [None, "blurred"]
 
     def test_one_answer_for_the_photographs_of_a_folder(self, capsys):

@@ -410,7 +410,7 @@ class TestEvaluation:
             (["--show-errors", "--error-dir", model], f"--error-dir '{model}': expected a folder, this is a file"),
             (
                 ["--json", tmp_path],
-                f"'{tmp_path}' is no name of a file: a report of test_code.py --json cannot be written there",
+                f"'{tmp_path}' is a folder: name the file for a report of test_code.py --json",
             ),
             (["--json", ""], "error: ''"),
             (["--json", model], f"'{model}' exists and is not a report of test_code.py --json; it is not replaced"),
@@ -682,7 +682,7 @@ class TestCommandLine:
         return [line.strip() for line in capsys.readouterr().out.splitlines()]
 
     def default_of(self, option, lines):
-        return re.search(rf"--{option} [^()]+ \(default: ([^()]*)\)", " ".join(lines)).group(1)
+        return re.search(rf".*--{option} [^()]+ \(default: ([^()]*)\)", " ".join(lines)).group(1)
 
     def test_help_has_titled_sections_in_order(self, monkeypatch, capsys):
         lines = self.help_of(main, [], monkeypatch, capsys)

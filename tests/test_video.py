@@ -179,9 +179,9 @@ class TestACamera:
         "arguments, message",
         [
             (["99"], "cannot read 'camera 99': No such file or directory"),
-            (["0", "clip.mkv"], "--camera 0 with 'clip.mkv': it goes with models, --csv and --json"),
-            (["0", "--adapt"], "--camera 0 with --adapt: it goes with models, --csv and --json"),
-            (["0", "--draw", "seen"], "--camera 0 with --draw: it goes with models, --csv and --json"),
+            (["0", "clip.mkv"], "--camera 0 with 'clip.mkv': only models, --csv and --json go with it"),
+            (["0", "--adapt"], "--camera 0 with --adapt: only models, --csv and --json go with it"),
+            (["0", "--draw", "seen"], "--camera 0 with --draw: only models, --csv and --json go with it"),
         ],
     )
     def test_what_it_refuses(self, arguments, message, clip, capsys):

@@ -131,7 +131,7 @@ def test_photographs(folder, capsys):
     share = int(re.search(r"\)  \d0-\d9  (\d+) %", line)[1]) / 100  # of its decade, not of its year, which has less
     for least, doubtful in ((share - 0.02, False), (share + 0.02, True)):
         assert call(predict, "runs/faces/fold_0.pt", "a.png", "--no-detect", "--least-confidence", least, *MACHINE) == 0
-        assert capsys.readouterr().out.splitlines()[-1].endswith(f"(under {100 * least:.0f} %: doubtful)") == doubtful
+        assert capsys.readouterr().out.splitlines()[-1].endswith(f"(doubtful: under {100 * least:.0f} %)") == doubtful
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="requirements-export.txt is not installed")

@@ -81,7 +81,7 @@ def read_runs(folders):
             key = settings, fold["predictions_sha256"]  # a setting may change nothing
             if (known := digests.setdefault(key, number)) != number:
                 problem = f"'{folder}' and '{folders[known]}' have the same predictions for fold {fold['fold']}"
-                raise UserError(f"{problem}: they are one run, given twice or copied")
+                raise UserError(f"{problem}: they are one run, given twice, copied or repeated")
         data.append((size, results["data_fingerprint"]))
         order = np.argsort(evaluation.faces.table.path.to_numpy(), kind="stable")
         faces = Faces(evaluation.faces.table.iloc[order].reset_index(drop=True), evaluation.classes)

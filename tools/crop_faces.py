@@ -58,6 +58,8 @@ def main():
     problems = list(filter(None, tqdm(results, "cutting", len(crops), unit="img", disable=None)))
     for problem in problems:
         print(f"left out: {printable(problem)}")
+    if len(problems) == len(crops):
+        raise UserError(f"--image-dir '{source}': none of its photographs shows a face")
     print(f"wrote {len(crops) - len(problems):,} faces of {options.size} pixels to {printable(output)}/")
     if rows is not None:
         rows = rows.assign(path=rows.path.map(crops))

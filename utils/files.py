@@ -1,6 +1,7 @@
 """The one place that writes files, which appear whole or not at all, and that takes locks."""
 
 import contextlib
+import errno
 import glob
 import itertools
 import json
@@ -60,8 +61,9 @@ def atomic_write(path, mebibytes=None):
             replace(unfinished, target)
     except OSError as error:
         size, free = f" ({mebibytes:,.0f} MiB)" if mebibytes else "", ""
-        with contextlib.suppress(OSError):
-            free = f"; {shutil.disk_usage(Path(path).parent).free / MIB:,.0f} MiB are free there"
+        if error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # None: of torch
+            with contextlib.suppress(OSError):
+                free = f"; {shutil.disk_usage(Path(path).parent).free / MIB:,.0f} MiB are free there"
         raise UserError(f"cannot write '{path}'{size}: {reason(error)}{free}") from None
 
 
@@ -166,7 +168,8 @@ def check_output(path, is_ours, kind):
     if path is None:
         return
     if not os.fspath(path) or Path(path).is_dir():
-        raise UserError(f"'{path}' is no name of a file: {kind} cannot be written there")
+        problem = f"'{path}' is {'a folder' if os.fspath(path) else 'no file name'}"
+        raise UserError(f"{problem}: name the file for {kind}")
     if is_special(path) or not exists(path):
         return
     with contextlib.suppress(UserError):
