@@ -12,7 +12,7 @@ torchrun=(.venv/bin/python -m torch.distributed.run --nnodes 2 --nproc-per-node 
 settings=(--label-dir "$dir/demo" --image-dir "$dir/demo/aligned" --recipe modern --image-size 48 --epochs 6
     --batch-size 32 --lr 0.05 --folds 0 --width 0.5 --threads 1 --precision fp32 --no-plots --cache-dir "$dir/cache")
 
-.venv/bin/python -c "import sys; from data import make_demo_faces; make_demo_faces(sys.argv[1])" "$dir/demo"
+.venv/bin/python -c "import sys; from data.load import make_demo_faces; make_demo_faces(sys.argv[1])" "$dir/demo"
 trap 'ip netns del first 2>/dev/null; ip netns del second 2>/dev/null' EXIT
 ip netns add first; ip netns add second
 ip link add veth1 netns first type veth peer name veth2 netns second

@@ -41,7 +41,7 @@ def reliability(labels, predicted, probabilities, bins=BINS):
     order = np.argsort(confidence, kind="stable")
     members = [rows for rows in np.array_split(order, bins) if len(rows)]
     rows = [(len(rows), confidence[rows].mean(), right[rows].mean()) for rows in members]
-    return np.rec.fromrecords(rows, names="faces, confidence, accuracy")
+    return np.array(rows, [("faces", int), ("confidence", float), ("accuracy", float)]).view(np.recarray)
 
 
 def confidence_and_success(labels, predicted, probabilities):
@@ -89,7 +89,7 @@ def fit_temperature(labels, probabilities, steps=60):
     low, high = np.log(TEMPERATURES)
     for _ in range(steps):
         middle = (low + high) / 2
-        weights = (scores / np.exp(middle)).softmax(1)
+        weights = (scores / float(np.exp(middle))).softmax(1)
         slope = (weights * scores).sum(1).mean() - right  # the derivative of the cross entropy by 1/T
         low, high = (middle if slope >= 0 else low), (middle if slope <= 0 else high)
     return float(np.exp((low + high) / 2))

@@ -1,20 +1,28 @@
 """Whether a model has seen faces: in its own training, or in that of its initial weights or its teachers."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from data.duplicates import HASH_BYTES, SIGNATURE_BYTES, same_hashes, same_pictures
-from models.checkpoint import NO_FOLD
+from models.checkpoint import NO_FOLD, PERSON_BYTES
 from utils.errors import UserError
+
+HASHED_NAME = re.compile(rf"#[0-9a-f]{{{2 * PERSON_BYTES}}}")
 
 
 def people_seen(record):
     """The names of all people whom a model was trained on, or their `hashed_name`, as a set."""
+    return trained_people(record) | {*record.get("initial_people", [])}
+
+
+def trained_people(record):
+    """The same without those of its initial weights and its teachers."""
     hashes = record["hashed_people"].numpy() if "hashed_people" in record else []
-    return {*record["train_people"], *record.get("initial_people", []), *("#" + row.tobytes().hex() for row in hashes)}
+    return {*record["train_people"], *("#" + row.tobytes().hex() for row in hashes)}
 
 
 def knows(record, people):
@@ -25,7 +33,7 @@ def knows(record, people):
 
 def hashed_name(name):
     """A person in a published model, which names nobody; a hash stays one."""
-    return name if name.startswith("#") else "#" + hashlib.sha256(name.encode()).hexdigest()[:12]
+    return name if HASHED_NAME.fullmatch(name) else "#" + hashlib.sha256(name.encode()).hexdigest()[: 2 * PERSON_BYTES]
 
 
 def pictures_seen(record):

@@ -18,11 +18,12 @@ from utils.errors import UserError
 from utils.reading import exists
 from utils.serialization import first_line, load_plain, save_plain
 
-FORMAT, FORMAT_VERSION = "age-model", 3
+FORMAT, FORMAT_VERSION, EARLIER_VERSION = "age-model", 4, 3  # 3 had no hashed_people
 PUBLISHED = str(Path(__file__).resolve().parents[1] / "weights" / "ages.pt")  # serves where none is named
 DETECTOR = "centerface"  # the detector that measures framings: its boxes and points are unlike another's
 LARGEST_IMAGE = 2048  # pixels of a side
 OLDEST = 1000  # years
+PERSON_BYTES = 6  # of the hash of a name, see evaluation/leaks.py
 NO_FOLD = 5  # the number of a model that is trained on all faces; its seeds follow from it
 EARLIER_NAMES = {"twins": "duplicates", "inner_width": "mid_width"}  # in files of earlier versions
 EARLIER_DEFAULTS = {"attention": "none"}  # options that are gone, and the value that changed nothing
@@ -54,7 +55,7 @@ RECORD_FIELDS = {
     "versions": dict,
 }
 OPTIONAL_FIELDS = {
-    "hashed_people": torch.Tensor,  # uint8 (N, 6), the rest of train_people in a published model, which names nobody
+    "hashed_people": torch.Tensor,  # uint8 (N, PERSON_BYTES), the others in a published model, which names nobody
     "initial_people": (list, str),  # like train_people, of the initial weights and the teachers
     "initial_pictures": torch.Tensor,
     "duplicate_pictures": torch.Tensor,  # like train_pictures, of the duplicates
@@ -168,10 +169,11 @@ def check_format(path, content):
     if not is_a(content.get("format"), str) or content["format"] != FORMAT:
         raise UserError(f"'{path}' is not a model file: its format is not '{FORMAT}'")
     version = content.get("format_version")
-    if not is_a(version, int) or version != FORMAT_VERSION:
+    if not is_a(version, int) or version not in (EARLIER_VERSION, FORMAT_VERSION):
         newer = isinstance(version, int) and version > FORMAT_VERSION
         advice = "; a newer version of this code wrote it" if newer else ""
-        raise UserError(f"'{path}' has format number {version}; this version reads {FORMAT_VERSION}{advice}")
+        read = f"{EARLIER_VERSION} and {FORMAT_VERSION}"
+        raise UserError(f"'{path}' has format number {version}; this version reads {read}{advice}")
 
 
 def find_problem(content):
@@ -219,10 +221,11 @@ def find_problem_of_training(content):
     The people and pictures decide which faces the model may be evaluated on, so that none may be missing.
     """
     people, faces, pictures = (content[name] for name in ("train_people", "train_faces", "train_pictures"))
-    hashed = content.get("hashed_people", torch.zeros(0, 6, dtype=torch.uint8))
-    if hashed.dtype != torch.uint8 or hashed.dim() != 2:
+    hashed = content.get("hashed_people", torch.zeros(0, PERSON_BYTES, dtype=torch.uint8))
+    if hashed.dtype != torch.uint8 or hashed.dim() != 2 or hashed.shape[1] != PERSON_BYTES:
         return f"its 'hashed_people' are {tuple(hashed.shape)} of {hashed.dtype}"
-    if not 1 <= (count := len(people) + len(hashed)) <= faces or len(set(people)) < len(people):
+    count, different = len(people) + len(hashed), len(set(people)) + len(set(map(bytes, hashed.numpy())))
+    if not 1 <= count <= faces or different < count:
         return f"its 'train_people' are {count} and its 'train_faces' {faces}"
     if pictures.dtype != torch.uint8 or pictures.dim() != 2 or len(pictures) != faces:
         return f"its 'train_pictures' are {tuple(pictures.shape)} of {pictures.dtype} for {faces} faces"

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation import subgroups
 from evaluation.evaluation import FACE_COLUMNS
-from evaluation.leaks import learned_from, origin_note
+from evaluation.leaks import learned_from, origin_note, trained_people
 from evaluation.metrics import METRICS, per_class
 from models.checkpoint import NO_FOLD
 from models.network import parameter_count, size_mib
@@ -110,6 +110,7 @@ def describe(evaluation, forms):
     return {
         "name": evaluation.name,
         "record": model.record,
+        "people": len(trained_people(model.record)),
         "origin": origin_note(model.record),
         "learned_from": learned_from(model.record),
         "whole": model.record["fold"] == NO_FOLD,

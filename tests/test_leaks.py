@@ -86,6 +86,12 @@ def test_hashes_alone_recognise_copies_and_mirror_images(pictures):
     assert same_hashes(hashes, np.zeros((0, 32), np.uint8)).tolist() == [False] * 3
 
 
+def test_only_a_hash_stays_as_it_is():
+    hashed = "#" + hashlib.sha256(b"#0").hexdigest()[:12]  # of a person who is called #0
+    assert hashed_name("#0") == hashed
+    assert hashed_name(hashed) == hashed
+
+
 def test_a_model_that_starts_from_a_published_one_knows_both(pictures):
     record = record_of(pictures, [0])
     record["initial_pictures"] = torch.from_numpy(np.pad(both_signatures(pictures)[0][[2], :32], [(0, 0), (0, 64)]))

@@ -74,6 +74,26 @@ def test_a_published_model_holds_hashes_only(capsys):
         assert torch.allclose(published.probabilities(inputs), whole.probabilities(inputs), atol=0.01)
 
 
+def test_a_published_model_is_published_again_and_teaches(capsys):
+    """With the same people, also where a file names some of them and has the hashes of the others."""
+    assert publish("--output", "w") == 0
+    content, whole = load_plain("w/ages.pt"), load_plain("runs/all/all.pt")
+    name = whole["train_people"][0]
+    others = [
+        row for row in content["hashed_people"].tolist() if bytes(row) != hashlib.sha256(name.encode()).digest()[:6]
+    ]
+    save_plain(
+        "w/both.pt", {**content, "train_people": [name], "hashed_people": torch.tensor(others, dtype=torch.uint8)}
+    )
+    for number, file in enumerate(("ages.pt", "both.pt")):
+        assert call(release, f"w/{file}", "--folds", "runs/folds", "--terms", "x", "--output", f"again{number}") == 0
+        again = load_model(f"again{number}/ages.pt").record
+        assert torch.equal(again["hashed_people"], content["hashed_people"]) and again["train_people"] == []
+        assert "| ages\\.pt | 40 | 20 |" in Path(f"again{number}/MODEL_CARD.md").read_text()
+    taught = (*DATA, *TINY, "--folds", "none", "--teacher", "w/ages.pt", "--run-dir", "runs/taught")
+    assert call(main, *taught) == 0
+
+
 def test_the_card_has_errors_in_years_by_each_column(monkeypatch):
     """Of the sixteen faces of two folds, eight are on film; their errors by hand, from the predictions."""
     monkeypatch.setattr("evaluation.subgroups.LEAST_FACES", 3)

@@ -19,9 +19,9 @@ from data.load import load_data
 from evaluation.calibration import fit_temperature
 from evaluation.evaluation import pool, with_faces
 from evaluation.label_shift import usual_answer
-from evaluation.leaks import hashed_name, last_names
+from evaluation.leaks import hashed_name, last_names, trained_people
 from models.ages import fit_mass
-from models.checkpoint import NO_FOLD, load_model, save_model
+from models.checkpoint import NO_FOLD, PERSON_BYTES, load_model, save_model
 from photos.crop import cut_largest_faces
 from photos.photographs import find_photographs
 from report.card import is_card, model_card
@@ -129,11 +129,12 @@ def published_record(record, held_out, others):
     config = {name: value for name, value in record["config"].items() if name not in PLACES}
     if config.get("balance") == "sampling":
         frequencies[:] = 1
-    names = sorted(map(hashed_name, record["train_people"]))
+    names = sorted(map(hashed_name, trained_people(record)))
+    hashes = bytearray.fromhex("".join(name[1:] for name in names))
     published = {
         **record,
         "train_people": [],
-        "hashed_people": torch.tensor([list(bytes.fromhex(name[1:])) for name in names], dtype=torch.uint8),
+        "hashed_people": torch.frombuffer(hashes, dtype=torch.uint8).reshape(-1, PERSON_BYTES),
         "train_pictures": pictures,
         "duplicates": [],
         "duplicate_pictures": pictures[:0],

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from augment.geometry import resize
-from evaluation.leaks import people_seen
+from evaluation.leaks import hashed_name, people_seen
 from models.checkpoint import load_model
 from utils.errors import UserError
 
@@ -55,7 +55,7 @@ def teacher_models(runs, fold, faces):
         model = load_model(path)
         if model.classes.names != faces.classes.names:
             raise UserError(f"--teacher: '{path}' knows the classes {', '.join(model.classes.names)}")
-        if strangers := people_seen(model.record) - set(faces.people):
+        if strangers := people_seen(model.record) - {*faces.people, *map(hashed_name, faces.people)}:
             raise UserError(
                 f"--teacher: '{path}' was trained on {len(strangers):,} people who are not in the training folds here,"
                 f" such as {min(strangers)}; its answers would tell about those who are held out"
