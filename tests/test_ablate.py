@@ -128,7 +128,7 @@ def exchange_predictions(runs):
         (
             copy_a_run,
             "'{runs}/relu_seed1' and '{runs}/relu_seed0' have the same predictions for fold 0: they are one run, given"
-            " twice or copied",
+            " twice, copied or repeated",
         ),
         (
             other_pixels("relu_seed1"),
