@@ -25,8 +25,8 @@ def find_errors(evaluations):
 
     Returns:
         The evaluations' tables with more columns: `true_class` and `predicted_class`, by decade where there are many
-        years, `confidence`, the probability of the wrong answer, `image`, the face as the network saw it, and of single
-        years `years_off`.
+        years, `confidence`, the probability of the wrong answer, `model`, the Evaluation's name, `image`, the face as
+        the network saw it, and of single years `years_off`.
     """
     tables, order = [], "years_off" if evaluations[0].judged_by == "mae_years" else "confidence"
     for evaluation in evaluations:
@@ -37,7 +37,7 @@ def find_errors(evaluations):
         # Rows of a memory-mapped cache are views: nothing is read before it is drawn.
         views = pd.Series([evaluation.images[row] for row in table.index], index=table.index, dtype=object)
         classes = {"true_class": names[coarse.labels[wrong]], "predicted_class": names[coarse.predicted[wrong]]}
-        table = table.assign(**classes, confidence=coarse.confidence[wrong], image=views)
+        table = table.assign(**classes, confidence=coarse.confidence[wrong], model=evaluation.name, image=views)
         tables.append(table.assign(years_off=(table.age - table.true_age).abs()) if order == "years_off" else table)
     return pd.concat(tables).sort_values([order, "path"], ascending=[False, True]).reset_index(drop=True)
 

@@ -383,7 +383,7 @@ class TestEvaluation:
         models = [experiment[0] / "run" / f"fold_{fold}.pt" for fold in (0, 3)]
         assert call(test_code, *models, "--show-errors", "--error-dir", tmp_path) == 0
         errors = pd.read_csv(tmp_path / "errors.csv")
-        assert set(errors.fold) == {0, 3}
+        assert dict(zip(errors.fold, errors.model, strict=True)) == {0: str(models[0]), 3: str(models[1])}
         assert errors.confidence.is_monotonic_decreasing
         results = json.loads((experiment[0] / "run" / "results.json").read_text())
         width = len(str(models[0]))
