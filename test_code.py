@@ -156,6 +156,7 @@ def prepare(path, options):
     if options.adapt:
         recorded_answer(path, model.record)  # refuses a file without one now
     for age in options.over:
+        check_ages(chosen.ages, age, least=0)
         probability_of(np.zeros((1, len(faces.classes))), faces.classes, age)  # refuses what no class begins with
     check = leave_out_seen if options.leave_out_seen else refuse_seen
     if not options.leave_out_seen:

@@ -34,13 +34,13 @@ def probability_of(probabilities, classes, age):
     return np.asarray(probabilities, float)[:, firsts.index(age) :].sum(1)
 
 
-def check_ages(ages, threshold):
-    """Raises UserError where not all of the ages (N,) are known, or too few are under the threshold for a figure."""
+def check_ages(ages, threshold, least=LEAST_YOUNGER):
+    """Raises UserError where not all of the ages (N,) are known, or fewer than `least` are under the threshold."""
     if np.isnan(ages).any():
         raise UserError(f"--over {threshold}: the ages of these faces are not known")
-    if (younger := (ages < threshold).sum()) < LEAST_YOUNGER:
+    if (younger := (ages < threshold).sum()) < least:
         found = f"{younger:,} faces are under {threshold} years"
-        raise UserError(f"--over {threshold}: {found}; at least {LEAST_YOUNGER} are needed for a figure")
+        raise UserError(f"--over {threshold}: {found}; at least {least} are needed for a figure")
 
 
 def threshold_table(evaluation, threshold):

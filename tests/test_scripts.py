@@ -412,7 +412,8 @@ class TestEvaluation:
                 ["--json", tmp_path],
                 f"'{tmp_path}' is a folder: name the file for a report of test_code.py --json",
             ),
-            (["--json", ""], "error: ''"),
+            (["--json", ""], "error: '' is no file name: name the file for a report"),
+            (["--over", 18], "--over 18: the ages of these faces are not known"),  # nor does a class begin there
             (["--json", model], f"'{model}' exists and is not a report of test_code.py --json; it is not replaced"),
             ([model], f"'{model}' holds the weights of '{model}': name each model once"),
             ([tmp_path / "copy.pt"], f"'{tmp_path / 'copy.pt'}' holds the weights of '{model}'"),
