@@ -129,7 +129,7 @@ def published_record(record, held_out, others):
     config = {name: value for name, value in record["config"].items() if name not in PLACES}
     if config.get("balance") == "sampling":
         frequencies[:] = 1
-    names = sorted(map(hashed_name, trained_people(record)))
+    names = sorted({*map(hashed_name, trained_people(record))})
     hashes = bytearray.fromhex("".join(name[1:] for name in names))
     published = {
         **record,
