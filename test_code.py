@@ -20,7 +20,7 @@ from evaluation.evaluate import VIEWS, evaluate, measure_latency
 from evaluation.evaluation import Evaluation, pool, sum_within
 from evaluation.fusion import fuse
 from evaluation.label_shift import class_weights, recorded_answer, weighted
-from evaluation.leaks import knows, origin_note, refuse_seen, seen_faces
+from evaluation.leaks import are_among, origin_note, people_seen, refuse_seen, seen_faces
 from evaluation.metrics import METRICS
 from evaluation.subgroups import check_columns
 from evaluation.threshold import check_ages, probability_of
@@ -234,7 +234,8 @@ def choose_faces(path, record, faces, options):
             raise UserError(f"--set val: none of the albums that '{path}' held out is in these label files")
         return chosen, f"the validation set, {chosen.table.album.nunique()} albums of the training folds"
     source = next((getattr(options, name) for name in ("label_file", "label_dir") if name in options), None)
-    other = source and not knows(record, faces.people).any()  # another data set, perhaps without folds
+    # Another data set, perhaps without folds.
+    other = source and not are_among(faces.people, people_seen(record)).any()
     if other and options.fold is None and (faces.folds_drawn or faces.table.fold.nunique() == 1):
         return faces, f"all faces of {source}"
     fold = record["fold"] if options.fold is None else options.fold

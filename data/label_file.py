@@ -99,7 +99,7 @@ PROBLEMS = (
         lambda text: text not in ("", *SPLITS),
         "is unknown; expected train, val or test, or nothing to leave it out",
     ),
-    ("years", lambda text: not YEARS.fullmatch(text), "are none; expected such as 25-32 or 60+"),
+    ("years", lambda text: not YEARS.fullmatch(text), "are not an interval; expected such as 25-32 or 60+"),
     ("yaw", lambda text: not is_number(text), "is not a number"),
     ("score", lambda text: not is_number(text), "is not a number"),
 )

@@ -1,4 +1,4 @@
-"""Label shift: faces whose ages are distributed unlike those that a model learned from, as in a school.
+"""Label shift: the ages of faces, as in a school, are distributed differently from those of the training faces.
 
 Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori Probabilities", Neural
 Computation, 2002: the distribution is estimated from the answers themselves, by expectation maximisation, and each
@@ -11,7 +11,7 @@ from utils.errors import UserError
 
 ROUNDS = 2  # more of them fit the noise (docs/RESULTS.md, "One population")
 USUAL_FACES = 10  # as many faces of the usual distribution are added, so that a few faces change little
-LEAST_FREQUENCY = 1e-6  # of a class, so that nothing is divided by 0
+LEAST_FREQUENCY = 1e-6  # replaces that of a class without faces, which would divide by 0
 
 
 def usual_answer(probabilities, labels, frequencies):

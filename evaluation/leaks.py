@@ -25,10 +25,9 @@ def trained_people(record):
     return {*record["train_people"], *("#" + row.tobytes().hex() for row in hashes)}
 
 
-def knows(record, people):
-    """Bool (N,): which of N people, a Series of names, a model was trained on."""
-    seen = people_seen(record)
-    return (people.isin(seen) | people.map(hashed_name).isin(seen)).to_numpy()
+def are_among(people, known):
+    """Bool (N,): which of N people, a Series of names, are in the set `known` by their name or its hash."""
+    return (people.isin(known) | people.map(hashed_name).isin(known)).to_numpy()
 
 
 def hashed_name(name):
@@ -77,7 +76,7 @@ def seen_faces(path, record, faces, signatures=None):
     Raises:
         UserError: the record is damaged.
     """
-    seen = {"people": knows(record, faces.people), "pictures": np.zeros(len(faces), bool)}
+    seen = {"people": are_among(faces.people, people_seen(record)), "pictures": np.zeros(len(faces), bool)}
     if signatures is not None:
         if (width := record["train_pictures"].shape[1]) not in (HASH_BYTES, SIGNATURE_BYTES):
             raise UserError(f"'{path}' is damaged: its 'train_pictures' have {width} bytes each")

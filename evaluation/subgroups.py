@@ -36,7 +36,7 @@ def subgroups(evaluation, columns=None, metric=None, draws=2000, seed=0):
         evaluation: an Evaluation of N faces.
         columns: names in COLUMNS, or of other columns, each value of which is a group; None takes all of COLUMNS that
             the faces have, and the others of up to MOST_UNASKED values. `image_size` needs width and height.
-        metric: the name in METRICS whose gap is taken; by default the one that the evaluation is judged by.
+        metric: the name in METRICS of the metric to compare; by default the evaluation's `judged_by`.
         draws: the number of samples of people.
 
     Returns:
@@ -145,7 +145,7 @@ def unasked_columns(table):
 
 
 def columns_of_few_values(table, left_out):
-    """The names of the columns of two to MOST_UNASKED values, without those that are left out."""
+    """The names of the columns that have two to MOST_UNASKED values, without those in `left_out`."""
     return [name for name in table if name not in left_out and 1 < table[name].nunique() <= MOST_UNASKED]
 
 

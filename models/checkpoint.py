@@ -23,7 +23,7 @@ PUBLISHED = str(Path(__file__).resolve().parents[1] / "weights" / "ages.pt")  # 
 DETECTOR = "centerface"  # the detector that measures framings: its boxes and points are unlike another's
 LARGEST_IMAGE = 2048  # pixels of a side
 OLDEST = 1000  # years
-PERSON_BYTES = 6  # of the hash of a name, see evaluation/leaks.py
+PERSON_BYTES = 6  # the hash of a name has this length, see evaluation/leaks.py
 NO_FOLD = 5  # the number of a model that is trained on all faces; its seeds follow from it
 EARLIER_NAMES = {"twins": "duplicates", "inner_width": "mid_width"}  # in files of earlier versions
 EARLIER_DEFAULTS = {"attention": "none"}  # options that are gone, and the value that changed nothing
@@ -60,7 +60,7 @@ OPTIONAL_FIELDS = {
     "initial_pictures": torch.Tensor,
     "duplicate_pictures": torch.Tensor,  # like train_pictures, of the duplicates
     "unknown_origin": (list, str),  # initial weights whose training faces are not known
-    "terms": str,  # of use, of a published model or of the models that this one learned from
+    "terms": str,  # the terms of use of a published model, or of the models that this one learned from
     "usual_answer": (list, float),  # see evaluation/label_shift.py
 }
 KINDS = {dict: "a dict", list: "a list", str: "a text", int: "a whole number", float: "a number"}

@@ -214,7 +214,7 @@ def check_choice(name, value, choices):
 
 
 LEAST_SHARE = 0.1  # a smaller share of the smallest images has fewer than four pixels a side
-LEAST_CONTRAST = 0.2  # where the channels of a usual image have a deviation of about 1
+LEAST_CONTRAST = 0.2  # the channels of a usual image have a deviation of about 1
 
 # Block, and how many of them each of the four layers has (Table 1).
 LAYOUTS = {

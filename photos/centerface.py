@@ -114,7 +114,7 @@ def load_fast_centerface():
         session = open_session(WEIGHTS_IN_8_BITS)
     except ImportError:
         return load_centerface()
-    except Exception as error:  # of onnxruntime's own kinds
+    except Exception as error:  # onnxruntime raises kinds of its own
         problem = f"onnxruntime cannot load '{WEIGHTS_IN_8_BITS}': {first_line(error)}"
         raise UserError(f"{problem}; --precision fp32 does without it") from None
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])

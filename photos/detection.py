@@ -88,7 +88,7 @@ def shrink(image, shortest, longest):
     width, height = (max(1, round(side * scale)) for side in image.size)
     pixels = torch.from_numpy(np.array(image)).movedim(-1, 0)[None]
     pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True)  # faster than Pillow's
-    scales = np.tile(np.divide((width, height), image.size), 7)  # of x and y
+    scales = np.tile(np.divide((width, height), image.size), 7)  # for each x and y of a row
     return pixels[0].movedim(0, -1).numpy(), np.concatenate([[1], scales])
 
 

@@ -58,7 +58,7 @@ def find_framing(paths, limit=MOST_IMAGES):
     paths = [paths[position] for position in np.random.default_rng(0).permutation(len(paths))[:limit]]
     places, seen = [], 0
     with one_core_threads(cpu_threads()) as pool:
-        while seen < len(paths) and len(places) >= seen / 4:  # of drawings, say, no more than the first are searched
+        while seen < len(paths) and len(places) >= seen / 4:  # drawings, say, are given up after the first batch
             batch = paths[seen : seen + 30]
             places += filter(None, pool.map(place_of_face, batch))
             seen += len(batch)

@@ -23,7 +23,7 @@ from data.faces import Faces
 from data.load import load_data
 from evaluation.calibration import apply_temperature
 from evaluation.evaluation import FACE_COLUMNS, Evaluation, with_faces
-from evaluation.leaks import knows, learned_from, refuse_seen
+from evaluation.leaks import are_among, learned_from, refuse_seen, trained_people
 from evaluation.metrics import METRICS
 from evaluation.predictions import read_predictions
 from models.ages import MASS
@@ -133,7 +133,7 @@ def find_source(path, options):
     if faces.classes.names != model.classes.names:
         expected, found = (", ".join(classes.names) for classes in (model.classes, faces.classes))
         raise UserError(f"'{path}' knows the classes {expected}; these labels have {found}")
-    train = faces.where(knows(record, faces.people))
+    train = faces.where(are_among(faces.people, trained_people(record)))
     test = faces.where(faces.table.fold == record["fold"])
     refuse_seen(path, record, test, f"fold {record['fold']}")
     if options.int8 and not len(train):

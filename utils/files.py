@@ -61,7 +61,7 @@ def atomic_write(path, mebibytes=None):
             replace(unfinished, target)
     except OSError as error:
         size, free = f" ({mebibytes:,.0f} MiB)" if mebibytes else "", ""
-        if error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # None: of torch
+        if error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # torch's errors have None
             with contextlib.suppress(OSError):
                 free = f"; {shutil.disk_usage(Path(path).parent).free / MIB:,.0f} MiB are free there"
         raise UserError(f"cannot write '{path}'{size}: {reason(error)}{free}") from None
